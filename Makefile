@@ -1,0 +1,158 @@
+# minivmm: `make` builds, `make demo` shows, `make test` tests.  Every folder is a glob: adding a file edits nothing here.
+#   MODE=release|debug|asan|tsan|cov|fuzz|musl   O=DIR   V=1   WERROR=0   PREFIX=/usr/local   DESTDIR=
+
+MODE   ?= release
+O      ?= build/$(MODE)
+ARCH   ?= $(shell uname -m)
+PREFIX ?= /usr/local
+CACHE  ?= $(or $(MINIVMM_CACHE),$(HOME)/.cache/minivmm)
+VERSION := $(shell cat VERSION)
+
+.DEFAULT_GOAL := all
+ifneq ($(filter-out release debug asan tsan cov fuzz musl,$(MODE)),)
+$(error MODE=$(MODE) is not one of release debug asan tsan cov fuzz musl)
+endif
+
+# ---- flags -----------------------------------------------------------------------------------------------------
+CC       = gcc
+CPPFLAGS = -I. -I$(O)/include -D_GNU_SOURCE -DMINIVMM_VERSION='"$(VERSION)"'
+WARN     = -Wall -Wextra -Wshadow -Wvla -Wundef -Wcast-qual -Wcast-align -Wpointer-arith -Wwrite-strings \
+           -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wnull-dereference -Wimplicit-fallthrough \
+           -Wswitch-enum -Wconversion -Wsign-conversion $(if $(filter 0,$(WERROR)),,-Werror)
+HARDEN   = -fstack-protector-strong -fstack-clash-protection -fno-common -fvisibility=hidden
+CFLAGS   = -std=c11 -g -pthread $(WARN) $(HARDEN) $(CFLAGS_$(MODE))
+LDFLAGS  = -pthread -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--gc-sections -Wl,--as-needed $(LDFLAGS_$(MODE))
+LDLIBS   = -lseccomp
+
+CFLAGS_release = -O2 -D_FORTIFY_SOURCE=3 -fPIE -ffunction-sections -fdata-sections
+LDFLAGS_release = -pie
+CFLAGS_debug   = -Og -fPIE
+LDFLAGS_debug  = -pie
+CFLAGS_asan    = -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -DMINIVMM_SANITIZED
+LDFLAGS_asan   = -fsanitize=address,undefined
+CFLAGS_tsan    = -O1 -fno-omit-frame-pointer -fsanitize=thread -DMINIVMM_SANITIZED
+LDFLAGS_tsan   = -fsanitize=thread
+CFLAGS_cov     = -O0 --coverage -DMINIVMM_SANITIZED
+LDFLAGS_cov    = --coverage
+CFLAGS_fuzz    = -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all \
+                 -Wno-unknown-warning-option -DMINIVMM_SANITIZED
+LDFLAGS_fuzz   = -fsanitize=address,undefined
+CFLAGS_musl    = -O2 -D_FORTIFY_SOURCE=2 -ffunction-sections -fdata-sections -isystem $(CACHE)/musl/include
+LDFLAGS_musl   = -static -L$(CACHE)/musl/lib
+ifeq ($(MODE),fuzz)
+CC = clang
+endif
+ifeq ($(MODE),musl)
+CC = musl-gcc
+endif
+
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(filter 1,$(V)),@:,@printf '  %-7s %s\n' $(1) $(2))
+
+# ---- sources ---------------------------------------------------------------------------------------------------
+obj = $(patsubst %.c,$(O)/%.o,$(filter %.c,$(1))) $(patsubst %.S,$(O)/%.o,$(filter %.S,$(1)))
+BASE     := $(wildcard vmm/base/*.c)
+VMM      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
+BRIDGES  := $(wildcard bridges/*.c)
+ARCHSRC  := $(wildcard arch/$(ARCH)/*.c)
+FIRMWARE := $(wildcard firmware/*.c)
+SDK      := $(wildcard devices/sdk/*.c)
+DEVICES  := $(patsubst devices/%.c,%,$(wildcard devices/*.c))
+UNIT     := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/*.c))
+FAULT    := $(patsubst tests/fault/%.c,%,$(wildcard tests/fault/*.c))
+FUZZ     := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
+
+lib = $(O)/lib$(1).a
+MONITOR_LIBS = $(foreach l,bridges vmm arch firmware,$(call lib,$(l)))
+PROGRAMS     = $(O)/minivmm $(DEVICES:%=$(O)/minivmm-%)
+
+all: $(PROGRAMS) $(PROGRAMS:$(O)/%=top-%)
+top-%: $(O)/%
+	$(Q)ln -sfn $(O)/$* $*
+
+$(O)/%.o: %.c | musl-libs
+	$(call say,CC,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+ar = $(Q)mkdir -p $(@D) && rm -f $@ && ar crsD $@ $^
+$(call lib,base):     $(call obj,$(BASE))     ; $(ar)
+$(call lib,vmm):      $(call obj,$(VMM))      ; $(ar)
+$(call lib,bridges):  $(call obj,$(BRIDGES))  ; $(ar)
+$(call lib,arch):     $(call obj,$(ARCHSRC))  ; $(ar)
+$(call lib,firmware): $(call obj,$(FIRMWARE)) ; $(ar)
+$(call lib,sdk):      $(call obj,$(SDK))      ; $(ar)
+
+# vmm and arch call each other, so they are one link group; who may include whom is tests/unit/layers.sh's to hold.
+link = $(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+$(O)/minivmm: $(O)/vmm/main.o $(MONITOR_LIBS) $(call lib,base)
+	$(call say,LINK,$@)
+	$(link)
+$(O)/minivmm-%: $(O)/devices/%.o $(call lib,sdk) $(call lib,base)
+	$(call say,LINK,$@)
+	$(link)
+
+# ---- tests -----------------------------------------------------------------------------------------------------
+TEST_LIBS = $(MONITOR_LIBS) $(call lib,sdk) $(call lib,base)
+$(O)/tests/unit/%: $(O)/tests/unit/%.o $(TEST_LIBS)
+	$(call say,LINK,$@)
+	$(link)
+$(O)/tests/fault/%: $(O)/tests/fault/%.o $(TEST_LIBS)
+	$(call say,LINK,$@)
+	$(link)
+$(O)/tests/fuzz/%: $(O)/tests/fuzz/%.o $(TEST_LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+# Without libFuzzer a target replays its corpus.
+$(O)/tests/replay/%: $(O)/tests/fuzz/%.o $(O)/tests/fuzz/main/replay.o $(TEST_LIBS)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(link)
+.SECONDARY:
+
+checks: $(PROGRAMS) $(UNIT:%=$(O)/tests/unit/%) $(FAULT:%=$(O)/tests/fault/%) $(FUZZ:%=$(O)/tests/replay/%)
+check:
+	$(Q)$(MAKE) --no-print-directory -s MODE=asan checks
+	$(Q)O=build/asan tests/check
+test: deps-test all
+	$(Q)tests/all
+fuzz-targets: $(FUZZ:%=$(O)/tests/fuzz/%)
+fuzz: # SECONDS=30 for each target
+	$(Q)$(MAKE) --no-print-directory MODE=fuzz fuzz-targets
+	$(Q)tests/fuzz/run build/fuzz $(or $(SECONDS),30)
+bench: deps-test all
+	$(Q)$(MAKE) --no-print-directory -s MODE=musl
+	$(Q)tests/bench/run
+demo: deps-test all
+	$(Q)tests/demo
+
+# ---- set-up ----------------------------------------------------------------------------------------------------
+deps:
+	$(Q)tests/deps build
+deps-test:
+	$(Q)tests/deps test
+rig: deps-test
+	$(Q)tests/rig/rig build
+musl-libs:
+ifeq ($(MODE),musl)
+musl-libs: $(CACHE)/musl/lib/libseccomp.a
+$(CACHE)/musl/lib/libseccomp.a: tests/musl-libs
+	$(Q)tests/musl-libs $(CACHE)/musl
+endif
+
+# ---- care ------------------------------------------------------------------------------------------------------
+CODE = $(shell git ls-files '*.c' '*.h')
+format:
+	$(Q)clang-format -i $(CODE)
+analyze:
+	$(Q)tests/analyze "$(CPPFLAGS)" "$(WARN)"
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -s $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+clean:
+	rm -rf build minivmm $(DEVICES:%=minivmm-%)
+dist-clean: clean
+	rm -rf $(CACHE)
+
+.PHONY: all checks check test fuzz fuzz-targets bench demo deps deps-test rig musl-libs format analyze install clean dist-clean
+-include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "vmm/base/err.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+__attribute__((format(printf, 3, 0))) static void err_write(struct err *e, int error, const char *fmt, va_list ap)
+{
+	int n = vsnprintf(e->text, sizeof(e->text), fmt, ap);
+	if (error == 0 || n < 0 || (size_t)n >= sizeof(e->text))
+		return;
+	snprintf(e->text + n, sizeof(e->text) - (size_t)n, ": %s", strerror(error));
+}
+
+int err_set(struct err *e, int error, const char *fmt, ...)
+{
+	if (e) {
+		va_list ap;
+		va_start(ap, fmt);
+		err_write(e, 0, fmt, ap);
+		va_end(ap);
+	}
+	return -error;
+}
+
+int err_sys(struct err *e, int error, const char *fmt, ...)
+{
+	if (e) {
+		va_list ap;
+		va_start(ap, fmt);
+		err_write(e, error, fmt, ap);
+		va_end(ap);
+	}
+	return -error;
+}
+
+void err_prefix(struct err *e, const char *fmt, ...)
+{
+	if (!e)
+		return;
+	struct err old = *e;
+	va_list ap;
+	va_start(ap, fmt);
+	int n = vsnprintf(e->text, sizeof(e->text), fmt, ap);
+	va_end(ap);
+	if (n >= 0 && (size_t)n < sizeof(e->text))
+		snprintf(e->text + n, sizeof(e->text) - (size_t)n, ": %s", old.text);
+}

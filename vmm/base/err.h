@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// One sentence about why a set-up step failed.
+//
+// Set-up code takes a `struct err *` and returns 0 or -errno; whoever sees the failure first writes the
+// sentence ("disk0: open disk.raw: No such file or directory"), everybody above only passes it on.  main() or a
+// device's open() prints it.  Run-time code, which has nobody to pass a sentence to, logs instead (log.h).
+#ifndef MINIVMM_BASE_ERR_H
+#define MINIVMM_BASE_ERR_H
+
+struct err {
+	char text[512]; // truncated, never overrun; empty until set
+};
+
+// Writes the sentence.  `error` is a positive errno value, used for the return value only.
+// `e` may be NULL.  Returns -error, so that `return err_set(e, EINVAL, ...)` reads well.
+__attribute__((format(printf, 3, 4))) int err_set(struct err *e, int error, const char *fmt, ...);
+
+// The same, with ": " and strerror(error) appended.
+__attribute__((format(printf, 3, 4))) int err_sys(struct err *e, int error, const char *fmt, ...);
+
+// Puts "prefix: " before a sentence that is already there.  Does nothing for NULL.
+__attribute__((format(printf, 2, 3))) void err_prefix(struct err *e, const char *fmt, ...);
+
+#endif

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "vmm/base/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define LISTEN_FDS_START 3
+
+void fd_close(int *fd)
+{
+	if (*fd < 0)
+		return;
+	int saved_errno = errno;
+	close(*fd);
+	errno = saved_errno;
+	*fd = -1;
+}
+
+void fd_close_all(int *fds, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		fd_close(&fds[i]);
+}
+
+int fd_eventfd(void)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return fd < 0 ? -errno : fd;
+}
+
+void fd_event_signal(int eventfd)
+{
+	const uint64_t one = 1;
+	ssize_t n;
+	do {
+		n = write(eventfd, &one, sizeof(one));
+	} while (n < 0 && errno == EINTR);
+}
+
+bool fd_event_take(int eventfd)
+{
+	uint64_t count;
+	ssize_t n;
+	do {
+		n = read(eventfd, &count, sizeof(count));
+	} while (n < 0 && errno == EINTR);
+	return n == (ssize_t)sizeof(count);
+}
+
+bool fd_event_pending(int eventfd)
+{
+	struct pollfd p = { .fd = eventfd, .events = POLLIN };
+	return poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
+}
+
+bool fd_is_reference(const char *path)
+{
+	return strncmp(path, "fd:", 3) == 0;
+}
+
+// The number that "fd:NAME" stands for, or -1.
+static int fd_by_listen_name(const char *name)
+{
+	const char *pid = getenv("LISTEN_PID");
+	const char *names = getenv("LISTEN_FDNAMES");
+	if (!names || (pid && strtol(pid, NULL, 10) != (long)getpid()))
+		return -1;
+	size_t len = strlen(name);
+	for (int fd = LISTEN_FDS_START;; fd++) {
+		const char *end = strchrnul(names, ':');
+		if ((size_t)(end - names) == len && memcmp(names, name, len) == 0)
+			return fd;
+		if (*end == '\0')
+			return -1;
+		names = end + 1;
+	}
+}
+
+static int fd_open_reference(const char *ref, int flags, struct err *e)
+{
+	const char *name = ref + 3;
+	char *end;
+	errno = 0;
+	long n = strtol(name, &end, 10);
+	if (*name < '0' || *name > '9' || *end != '\0' || errno || n > 0x7fffffff) {
+		n = fd_by_listen_name(name);
+		if (n < 0)
+			return err_set(e, ENOENT, "%s: no such name in LISTEN_FDNAMES", ref);
+	}
+	int mode = fcntl((int)n, F_GETFL);
+	if (mode < 0)
+		return err_sys(e, errno, "%s", ref);
+	int have = mode & O_ACCMODE, want = flags & O_ACCMODE;
+	if ((mode & O_PATH) || (have != O_RDWR && have != want))
+		return err_set(e, EACCES, "%s: the descriptor is not open for %s", ref,
+		               want == O_RDONLY ? "reading" : want == O_WRONLY ? "writing" : "reading and writing");
+	int fd = fcntl((int)n, F_DUPFD_CLOEXEC, LISTEN_FDS_START);
+	return fd < 0 ? err_sys(e, errno, "%s", ref) : fd;
+}
+
+int fd_open_path(const char *path, int flags, struct err *e)
+{
+	if (fd_is_reference(path))
+		return fd_open_reference(path, flags, e);
+	int fd = open(path, flags | O_CLOEXEC | O_NOCTTY, 0666);
+	return fd < 0 ? err_sys(e, errno, "open %s", path) : fd;
+}

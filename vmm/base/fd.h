@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// File descriptors with an owner.
+//
+// FD_AUTO declares a local that is closed when its scope ends; fd_steal() takes the number out, leaving -1.
+// -1 is "none" everywhere.
+#ifndef MINIVMM_BASE_FD_H
+#define MINIVMM_BASE_FD_H
+
+#include "vmm/base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+// Closes *fd unless it is -1, and sets it to -1.  Keeps errno.
+void fd_close(int *fd);
+
+// Closes every descriptor of a list and sets each to -1.
+void fd_close_all(int *fds, size_t count);
+
+static inline int fd_steal(int *fd)
+{
+	int taken = *fd;
+	*fd = -1;
+	return taken;
+}
+
+#define FD_AUTO __attribute__((cleanup(fd_close))) int
+
+// A close-on-exec, non-blocking eventfd with count 0, or -errno.
+int fd_eventfd(void);
+
+// Adds 1 to an eventfd's count.  Never blocks; a full counter is already "signalled".
+void fd_event_signal(int eventfd);
+
+// Takes an eventfd's count down to 0; true if it was signalled.
+bool fd_event_take(int eventfd);
+
+// True if the eventfd is signalled; leaves the count as it is.
+bool fd_event_pending(int eventfd);
+
+// Opens what the user wrote where a path is expected: a path, or "fd:N", or "fd:NAME" with NAME one of
+// LISTEN_FDNAMES (sd_listen_fds(3) convention).  `flags` as for open(2), O_CLOEXEC is added; a handed-over
+// descriptor must allow the access mode in `flags`.  Returns a descriptor that the caller owns, or -errno with the sentence set.
+int fd_open_path(const char *path, int flags, struct err *e);
+
+// True if the text is of the form "fd:...".
+bool fd_is_reference(const char *path);
+
+#endif
