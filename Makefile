@@ -18,7 +18,7 @@ CC       = gcc
 CPPFLAGS = -I. -I$(O)/include -D_GNU_SOURCE -DMINIVMM_VERSION='"$(VERSION)"'
 WARN     = -Wall -Wextra -Wshadow -Wvla -Wundef -Wcast-qual -Wcast-align -Wpointer-arith -Wwrite-strings \
            -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wnull-dereference -Wimplicit-fallthrough \
-           -Wswitch-enum -Wconversion -Wsign-conversion $(if $(filter 0,$(WERROR)),,-Werror)
+           -Wswitch-enum -Wconversion -Wsign-conversion -Wno-format-truncation $(if $(filter 0,$(WERROR)),,-Werror)
 HARDEN   = -fstack-protector-strong -fstack-clash-protection -fno-common -fvisibility=hidden
 CFLAGS   = -std=c11 -g -pthread $(WARN) $(HARDEN) $(CFLAGS_$(MODE))
 LDFLAGS  = -pthread -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--gc-sections -Wl,--as-needed $(LDFLAGS_$(MODE))
@@ -56,7 +56,7 @@ VMM      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
 BRIDGES  := $(wildcard bridges/*.c)
 ARCHSRC  := $(wildcard arch/$(ARCH)/*.c)
 FIRMWARE := $(wildcard firmware/*.c)
-SDK      := $(wildcard devices/sdk/*.c)
+SDK      := $(wildcard devices/*/*.c)
 DEVICES  := $(patsubst devices/%.c,%,$(wildcard devices/*.c))
 UNIT     := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/*.c))
 FAULT    := $(patsubst tests/fault/%.c,%,$(wildcard tests/fault/*.c))

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What a virtio back-end must do: the seam between virtio_pci.c and the vhost family.  No code.
+//
+// A back-end is made by its bridge's open function (bridges.h), already connected, with its identity in struct
+// backend.  Operations are called under the device's lock, by whatever thread holds it; each ends within
+// DEADLINE_CONTROL_MS (start and stop: DEADLINE_START_MS) and may be refused with -errno.  A back-end that breaks its protocol or
+// misses a deadline is dead: that call and all later ones return -EPIPE at once, and `died` is called once.
+#ifndef MINIVMM_BRIDGES_BACKEND_H
+#define MINIVMM_BRIDGES_BACKEND_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct backend;
+struct mem_table; // vmm/memmap.h
+
+// A virtqueue as the driver set it up; every address was checked against guest RAM (virtio 1.2 §4.1.4.3).
+struct vring_cfg {
+	uint16_t size;
+	uint16_t base;      // first avail index to serve
+	uint64_t desc_gpa;
+	uint64_t avail_gpa; // packed ring: driver event suppression
+	uint64_t used_gpa;  // packed ring: device event suppression
+	int kick_fd;        // eventfd that a doorbell signals; stays the caller's
+	int call_fd;        // eventfd that interrupts the guest, or -1 for none; stays the caller's
+};
+
+struct backend_ops {
+	const char *kind; // "vhost-user", for log lines
+
+	// The virtio features that the back-end offers (virtio 1.2 §2.2), transport bits included.
+	int (*features)(struct backend *b, uint64_t *out);
+	// The features that the driver took; a subset of what was offered.
+	int (*negotiate)(struct backend *b, uint64_t features);
+	// Device configuration space; [off, off + len) lies within b->config_len.
+	int (*config_read)(struct backend *b, uint32_t off, void *buf, uint32_t len);
+	int (*config_write)(struct backend *b, uint32_t off, const void *buf, uint32_t len);
+	// Guest RAM; before the first queue_start, and again whenever it changes.
+	int (*memory)(struct backend *b, const struct mem_table *t);
+	int (*queue_start)(struct backend *b, unsigned q, const struct vring_cfg *cfg);
+	// No access to the queue's memory after this.  *base: the next avail index it would have served.
+	int (*queue_stop)(struct backend *b, unsigned q, uint16_t *base);
+	// All queues are set up (true), or the device is being reset and all are stopped (false).
+	int (*run)(struct backend *b, bool on);
+	// Ends the connection and frees the back-end.  Never fails; good on a dead one.
+	void (*close)(struct backend *b);
+};
+
+// Upcalls, on the loop's thread, without the device's lock; they must not block.
+struct backend_events {
+	void (*config_changed)(void *owner);
+	void (*died)(void *owner, const char *why);
+};
+
+struct backend {
+	const struct backend_ops *ops;
+	const char *id;       // the device's id in the configuration
+	uint16_t virtio_type; // device type, virtio 1.2 §5
+	uint16_t queue_count; // queues that the device has
+	uint16_t queue_size_max;
+	uint32_t config_len;
+	const struct backend_events *events; // set by the owner before it runs the loop
+	void *owner;
+};
+
+#endif

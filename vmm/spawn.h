@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Starting the processes that serve devices.
+//
+// A child gets a pidfd, dies with the monitor, has exactly the descriptors it is given, an empty environment, and, unless the user
+// wrote otherwise, name spaces of its own (user, mount, pid, net, ipc, uts, cgroup).  Its standard error is a pipe whose lines
+// appear in our log with the device's id in front.  "Ready" is no message of its own: a child is ready
+// when it answers on its socket; what it wrote before dying is then the reason (spawn_last_words()).
+#ifndef MINIVMM_VMM_SPAWN_H
+#define MINIVMM_VMM_SPAWN_H
+
+#include "vmm/base/err.h"
+#include "vmm/base/loop.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#define SPAWN_FD_FIRST 3 // number of the first descriptor that is handed over
+#define SPAWN_FDS_MAX  8
+
+struct spawn_request {
+	const char *id;          // device id, for log lines; must outlive the child
+	const char *program;     // path; without a slash it is looked for in PATH
+	const char *const *argv; // NULL-terminated, argv[0] included
+	int fds[SPAWN_FDS_MAX];  // become 3, 4, ... in the child; stay the caller's
+	unsigned fd_count;
+	bool isolate;            // name spaces; false only where the user wrote sandbox = "none"
+};
+
+struct child {
+	const char *id;
+	pid_t pid;
+	int pidfd;               // -1: no child
+	int log_fd;              // read end of its standard error, -1 after its end
+	char line[256];          // the line being collected
+	unsigned line_len;
+	char last[256];          // its last complete line
+	struct loop *loop;
+	struct loop_source log_source, exit_source;
+	void (*exited)(struct child *c, const char *how); // "killed by signal 9 (Killed)", "exit status 1"
+	void *owner;
+};
+
+// Starts a program.  Blocks until exec has succeeded or failed (milliseconds).  -errno with the child's own reason.
+int spawn_start(struct child *c, const struct spawn_request *rq, struct err *e);
+
+// From here on the loop forwards its log lines and calls `exited` once (soon after its death, by pidfd).
+int spawn_watch(struct child *c, struct loop *l, void (*exited)(struct child *c, const char *how), void *owner);
+
+// Reads what is left in the log pipe and returns the last line the child wrote, "" if none.  Waits for at most `wait_ms` for its end.
+const char *spawn_last_words(struct child *c, int wait_ms);
+
+// Ends the child: SIGTERM, after `grace_ms` SIGKILL, reaped; closes everything.  Good on one that is gone already.
+void spawn_stop(struct child *c, int grace_ms);
+
+#endif
