@@ -28,9 +28,13 @@ int msg_send(int sock, const struct iovec *iov, unsigned iov_count, const int *f
              deadline_ns deadline);
 
 // Receives exactly `len` bytes, and adds the descriptors that came with them to *fds (close-on-exec; the caller
-// owns them).  0, or with nothing left open: -ETIMEDOUT, -ECONNRESET (end of stream), -EMSGSIZE (more descriptors
-// than `fds` has room for, or MSG_CTRUNC), -errno.
+// owns them; NULL where none are due).  0, or with nothing left open: -ETIMEDOUT, -ECONNRESET (end of stream), -EMSGSIZE (more
+// descriptors than `fds` has room for, or MSG_CTRUNC), -EPROTO (out-of-band data), -errno.
 int msg_recv(int sock, void *buf, size_t len, struct msg_fds *fds, deadline_ns deadline);
+
+// What is there at once, at most `len` bytes (> 0): the number received, -EAGAIN when there is nothing yet, or as msg_recv().  For
+// readers on a loop, which must not wait.
+int msg_recv_now(int sock, void *buf, size_t len, struct msg_fds *fds);
 
 // Closes what is in the list and empties it.
 void msg_fds_close(struct msg_fds *fds);
