@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The machine that the user asked for: TOML in, struct vm_config out, every error with its place.
 //
-// Reads and checks text only: opens no file but the configuration itself, changes nothing.  All errors of one file are
-// reported in one run.  The strings live as long as the struct.
+// Reads and checks text only: opens no file but the configuration itself, changes nothing.  All errors of one
+// file are reported in one run.  The strings live as long as the struct.
+//
+// A relative path in a file starts from that file's folder; one in standard input ("-"), in a handed-over
+// descriptor or in
+// --set starts from the working directory.  "fd:..." stays as it is, and so does a program without a slash in
+// `exec`.
 #ifndef MINIVMM_VMM_CONFIG_H
 #define MINIVMM_VMM_CONFIG_H
 
@@ -14,9 +19,10 @@
 #include <stdio.h>
 
 #define CONFIG_DEVICES_MAX 31 // one bus of 32 slots, less the host bridge
+#define CONFIG_ID_MAX	   32 // A-Z a-z 0-9 _ . -
 
 enum device_via {
-	VIA_BUILTIN,    // no `via`: a device program of ours
+	VIA_BUILTIN, // no `via`: a device program of ours
 	VIA_VHOST_USER,
 	VIA_COUNT,
 };
@@ -24,58 +30,59 @@ enum device_via {
 enum reboot_action { REBOOT_RESTART, REBOOT_EXIT };
 
 struct config_place {
-	unsigned line, column; // from 1; 0 for what came from --set
+	unsigned line, column; // from 1
 };
 
 struct device_config {
 	struct config_place place; // of its [[device]]
 	const char *id;
 	enum device_via via;
-	uint16_t virtio_type;   // virtio 1.2 §5; 0 only where the interface itself tells
+	uint16_t virtio_type; // virtio 1.2 §5; 0 only where the interface itself tells
 	const char *virtio_name;
-	uint16_t queues;        // 0: what the back-end says, else the type's own
-	uint16_t queue_size;    // 0: default
-	int slot;               // PCI device number, or -1 for the next free one
+	uint16_t queues;     // 0: what the back-end says, else the type's own
+	uint16_t queue_size; // 0: default
+	int slot;	     // PCI device number, or -1 for the next free one
 
 	// vhost-user: exactly one of the two
-	const char *socket;     // path or "fd:..."
-	char **exec;            // NULL-terminated, or NULL; "{fd}" in a word stands for the descriptor's number
-	const char *sandbox;    // profile for `exec`, or "none"
+	const char *socket;  // path or "fd:..."
+	char **exec;	     // NULL-terminated, or NULL; "{fd}" in a word stands for the descriptor's number
+	const char *sandbox; // profile for `exec`, or "none"
 
 	// blk, ours
 	const char *image;
 	bool readonly;
-	bool direct;            // bypass the host's page cache
-	uint32_t block_size;    // 512 or 4096; 0: 512
-	const char *serial;     // at most 20 bytes; NULL: the id
+	bool direct;	     // bypass the host's page cache
+	uint32_t block_size; // 512 or 4096; 0: 512
+	const char *serial;  // at most 20 bytes; NULL: the id
 };
 
 struct vm_config {
-	const char *file;       // name for messages
+	const char *file; // name for messages
 	const char *name;
-	uint32_t cpus;          // > 0
-	uint64_t memory;        // bytes, a multiple of the backing's page size
+	uint32_t cpus;	 // > 0
+	uint64_t memory; // bytes, a multiple of the backing's page size
 	enum mem_backing backing;
-	const char *control;    // path of the control socket, or NULL
+	const char *control; // path of the control socket, or NULL
 	enum reboot_action on_reboot;
-	bool insecure;          // vm.insecure = true: run although the host refuses a sandbox
+	bool insecure; // vm.insecure = true: run although the host refuses a sandbox
 
-	const char *kernel;     // required
-	const char *initrd;     // or NULL
-	const char *cmdline;    // "" if left out
+	const char *kernel;  // required
+	const char *initrd;  // or NULL
+	const char *cmdline; // "" if left out
 
-	const char *serial_to;  // "stdio", "pty", "file:PATH", "unix:PATH", "none"
+	const char *serial_to; // "stdio", "pty", "file:PATH", "unix:PATH", "none"
 
 	struct device_config *devices;
 	unsigned device_count;
-	void *storage;          // what the strings live in
+	void *storage; // what the strings live in
 };
 
-// Reads `path` ("-" is standard input, "fd:..." a descriptor) and applies each override ("vm.memory=1G", a TOML value or a bare word). Prints every
-// error as a line to `errors` ("FILE:LINE:COLUMN: [device] "disk0": ...").  0, or -EINVAL if any was printed;
-// *c is then empty.
+// Reads `path` ("-" is standard input, "fd:..." a descriptor) and applies each override ("vm.memory=1G",
+// "device.disk0.image=x.raw"; a TOML value, or else a bare text; replaces or adds one key).  Prints every
+// error as a line to `errors`: "FILE:LINE:COLUMN: [device] "disk0": ...", "--set TEXT: ...".  0, or -EINVAL
+// if any was printed; *c is then empty.
 int config_read(struct vm_config *c, const char *path, const char *const *overrides, unsigned override_count,
-                FILE *errors);
+		FILE *errors);
 void config_free(struct vm_config *c);
 
 #endif

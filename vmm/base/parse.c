@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "vmm/base/parse.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+// The digits at the start of the text; *rest is what follows them.
+static int leading_digits(const char *text, uint64_t *out, const char **rest)
+{
+	uint64_t v = 0;
+	bool large = false;
+	const char *p = text;
+	for (; *p >= '0' && *p <= '9'; p++) {
+		unsigned d = (unsigned)(*p - '0');
+		large = large || v > (UINT64_MAX - d) / 10;
+		v = large ? 0 : v * 10 + d;
+	}
+	*out = v;
+	*rest = p;
+	return p == text ? -EINVAL : large ? -ERANGE : 0;
+}
+
+int parse_uint(const char *text, uint64_t max, uint64_t *out)
+{
+	const char *rest;
+	uint64_t v;
+	int r = leading_digits(text, &v, &rest);
+	if (r == -EINVAL || *rest != '\0')
+		return -EINVAL;
+	if (r || v > max)
+		return -ERANGE;
+	*out = v;
+	return 0;
+}
+
+int parse_size(const char *text, uint64_t *out)
+{
+	static const char suffixes[] = "KMGT";
+	const char *rest;
+	uint64_t v;
+	unsigned shift = 0;
+	int r = leading_digits(text, &v, &rest);
+	if (r == -EINVAL)
+		return r;
+	if (*rest != '\0') {
+		const char *s = strchr(suffixes, *rest++);
+		if (!s || *rest != '\0')
+			return -EINVAL;
+		shift = 10 * (unsigned)(s - suffixes + 1);
+	}
+	if (r || v > UINT64_MAX >> shift)
+		return -ERANGE;
+	*out = v << shift;
+	return 0;
+}

@@ -1,0 +1,477 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "vmm/config_key.h"
+
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/parse.h"
+#include "vmm/base/suggest.h"
+#include "vmm/base/virtio_id.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+
+#define QUOTED_MAX   64	 // characters of a text in a message
+#define ERRORS_MAX   100 // lines of one run
+#define MEMORY_MAX   (UINT64_C(64) << 40)
+#define CPUS_MAX     4096 // more than KVM allows anywhere
+#define QUEUES_MAX   1024
+#define QUEUE_MAX    32768 // virtio 1.2 §2.7
+#define NAME_MAX_LEN 64
+#define SERIAL_LEN   20 // VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6
+
+// ---- messages ----
+
+void config_complain(struct config_reader *r, unsigned line, unsigned column, const char *fmt, ...)
+{
+	if (r->error_count++ >= ERRORS_MAX)
+		return;
+	if (line)
+		fprintf(r->errors, "%s:%u:%u: ", r->file, line, column);
+	else
+		fprintf(r->errors, "--set %s: ", r->overrides[column]);
+	if (r->object[0])
+		fprintf(r->errors, "%s: ", r->object);
+	va_list ap;
+	va_start(ap, fmt);
+	vfprintf(r->errors, fmt, ap);
+	va_end(ap);
+	fputc('\n', r->errors);
+	if (r->error_count == ERRORS_MAX)
+		fprintf(r->errors, "%s: more errors are not shown\n", r->file);
+}
+
+void *config_kept(struct config_reader *r, void *p)
+{
+	r->no_memory |= p == NULL;
+	return p;
+}
+
+const char *config_quote(struct config_reader *r, const struct toml_text *t)
+{
+	size_t len = MIN(t->len, QUOTED_MAX), n = 0;
+	char *out = arena_alloc(r->arena, len * 6 + 6);
+	if (!out)
+		return "\"?\"";
+	while (len < t->len && len > 0 && ((unsigned char)t->bytes[len] & 0xc0) == 0x80)
+		len--;
+	out[n++] = '"';
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)t->bytes[i],
+			      next = i + 1 < len ? (unsigned char)t->bytes[i + 1] : 0;
+		bool c1 = c == 0xc2 && next < 0xa0; // terminals obey U+0080 to U+009F, too
+		if (c < 0x20 || c == 0x7f || c1) {
+			n += (size_t)snprintf(out + n, 7, "\\u%04X", c1 ? next : c);
+			i += c1;
+		} else {
+			out[n++] = (char)c;
+		}
+	}
+	memcpy(out + n, len < t->len ? "...\"" : "\"", len < t->len ? 5 : 2);
+	return out;
+}
+
+static const char *quote(struct config_reader *r, const char *s)
+{
+	return config_quote(r, &(struct toml_text){ .bytes = s, .len = strlen(s) });
+}
+
+static const char *did_you_mean(struct config_reader *r, const struct suggest *s)
+{
+	const char *hint = s->best ? arena_printf(r->arena, " (did you mean \"%s\"?)", s->best) : NULL;
+	return hint ? hint : "";
+}
+
+static bool is_type(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		    enum toml_type due)
+{
+	if (v->type == due)
+		return true;
+	config_complain_value(r, v, "%s is %s, %s is due", k->name, toml_type_name(v->type),
+			      toml_type_name(due));
+	return false;
+}
+
+const char *config_string(struct config_reader *r, const struct config_key *k, const struct toml_value *v)
+{
+	if (!is_type(r, k, v, TOML_STRING))
+		return NULL;
+	if (memchr(v->string.bytes, '\0', v->string.len)) {
+		config_complain_value(r, v, "%s has a NUL character in it", k->name);
+		return NULL;
+	}
+	return v->string.bytes;
+}
+
+// ---- values: one function a kind ----
+
+static void put_uint(void *field, unsigned width, uint64_t n)
+{
+	const uint32_t n32 = (uint32_t)n;
+	const uint16_t n16 = (uint16_t)n;
+	if (width == sizeof(n))
+		memcpy(field, &n, sizeof(n));
+	else if (width == sizeof(n32))
+		memcpy(field, &n32, sizeof(n32));
+	else
+		memcpy(field, &n16, sizeof(n16));
+}
+
+static void store_text(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		       void *field)
+{
+	const char *s = config_string(r, k, v);
+	if (!s)
+		return;
+	size_t len = v->string.len;
+	if (len < k->min || len > k->max) {
+		config_complain_value(r, v, "%s has %zu bytes, not %" PRIu64 " to %" PRIu64, k->name, len,
+				      k->min, k->max);
+		return;
+	}
+	*(const char **)field = s;
+}
+
+// What appears in log lines and on screens.
+static void store_printable(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			    void *field)
+{
+	const char *s = config_string(r, k, v);
+	for (const char *p = s; p && *p; p++) {
+		if (*p >= ' ' && *p <= '~')
+			continue;
+		config_complain_value(r, v, "%s has something in it that is not printable ASCII", k->name);
+		return;
+	}
+	if (s)
+		store_text(r, k, v, field);
+}
+
+bool config_is_id(const char *s)
+{
+	size_t n = strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-");
+	return n >= 1 && n <= CONFIG_ID_MAX && s[n] == '\0';
+}
+
+static void store_id(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		     void *field)
+{
+	const char *s = config_string(r, k, v);
+	if (!s)
+		return;
+	if (config_is_id(s))
+		*(const char **)field = s;
+	else
+		config_complain_value(r, v, "id %s is not 1 to %d of A-Z a-z 0-9 _ . -", quote(r, s),
+				      CONFIG_ID_MAX);
+}
+
+// Paths from the command line start where the user stands.
+static const char *resolve(struct config_reader *r, const struct toml_value *v, const char *path)
+{
+	if (path[0] == '/' || v->line == 0 || fd_is_reference(path))
+		return path;
+	return config_kept(r, arena_printf(r->arena, "%s%s", r->directory, path));
+}
+
+static void store_path(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		       void *field)
+{
+	const char *s = config_string(r, k, v);
+	if (s && *s == '\0')
+		config_complain_value(r, v, "%s is empty, a path is due", k->name);
+	else if (s)
+		*(const char **)field = resolve(r, v, s);
+}
+
+static void store_serial_to(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			    void *field)
+{
+	const char *s = config_string(r, k, v);
+	if (!s)
+		return;
+	bool plain = false, file = strncmp(s, "file:", 5) == 0, unix_socket = strncmp(s, "unix:", 5) == 0;
+	for (const char *const *w = k->words; *w; w++)
+		plain |= strcmp(s, *w) == 0;
+	if (plain)
+		*(const char **)field = s;
+	else if ((file || unix_socket) && s[5]) {
+		const char *path = resolve(r, v, s + 5);
+		*(const char **)field = config_kept(r, arena_printf(r->arena, "%.5s%s", s, path ? path : ""));
+	} else
+		config_complain_value(
+			r, v, "to = %s is none of \"stdio\", \"pty\", \"file:PATH\", \"unix:PATH\", \"none\"",
+			quote(r, s));
+}
+
+static bool is_in_range(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			uint64_t *n)
+{
+	if (!is_type(r, k, v, TOML_INTEGER))
+		return false;
+	*n = (uint64_t)v->integer;
+	if (v->integer >= 0 && *n >= k->min && *n <= k->max)
+		return true;
+	config_complain_value(r, v, "%s = %" PRId64 " is not in the range from %" PRIu64 " to %" PRIu64,
+			      k->name, v->integer, k->min, k->max);
+	return false;
+}
+
+static void store_uint(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		       void *field)
+{
+	uint64_t n;
+	if (is_in_range(r, k, v, &n))
+		put_uint(field, k->width, n);
+}
+
+static void store_queue_size(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			     void *field)
+{
+	uint64_t n;
+	if (!is_in_range(r, k, v, &n))
+		return;
+	if (is_power_of_two(n))
+		put_uint(field, k->width, n);
+	else
+		config_complain_value(r, v, "%s = %" PRIu64 " is not a power of two", k->name, n);
+}
+
+static void store_block_size(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			     void *field)
+{
+	if (!is_type(r, k, v, TOML_INTEGER))
+		return;
+	if (v->integer == 512 || v->integer == 4096)
+		put_uint(field, k->width, (uint64_t)v->integer);
+	else
+		config_complain_value(r, v, "%s = %" PRId64 " is neither 512 nor 4096", k->name, v->integer);
+}
+
+// "512M", or an integer: bytes.
+static void store_size(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		       void *field)
+{
+	uint64_t n = 0;
+	const char *shown;
+	bool large = false;
+	if (v->type == TOML_INTEGER) {
+		shown = arena_printf(r->arena, "%" PRId64, v->integer);
+		n = v->integer < 0 ? 0 : (uint64_t)v->integer;
+	} else {
+		const char *s = config_string(r, k, v);
+		if (!s)
+			return;
+		shown = quote(r, s);
+		int e = parse_size(s, &n);
+		large = e == -ERANGE;
+		if (e == -EINVAL) {
+			config_complain_value(r, v,
+					      "%s = %s is not a size: digits, then nothing or one of K M G T",
+					      k->name, shown);
+			return;
+		}
+	}
+	if (large || n < k->min || n > k->max)
+		config_complain_value(r, v, "%s = %s is not in the range from 1 byte to 64T", k->name,
+				      shown ? shown : "?");
+	else
+		put_uint(field, k->width, n);
+}
+
+static void store_bool(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		       void *field)
+{
+	if (is_type(r, k, v, TOML_BOOLEAN))
+		*(bool *)field = v->boolean;
+}
+
+static void store_choice(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			 void *field)
+{
+	const char *s = config_string(r, k, v);
+	if (!s)
+		return;
+	struct suggest hint = { .word = s };
+	for (unsigned i = 0; k->words[i]; i++) {
+		if (strcmp(s, k->words[i]) == 0) {
+			put_uint(field, k->width, i);
+			return;
+		}
+		suggest_offer(&hint, k->words[i]);
+	}
+	config_complain_value(r, v, "%s = %s is not known%s", k->name, quote(r, s), did_you_mean(r, &hint));
+}
+
+static void store_via(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		      void *field)
+{
+	static const char *const later[] = { "vhost", "vhost-vdpa", "vfio", "vfio-user" };
+	for (unsigned i = 0; v->type == TOML_STRING && i < ARRAY_LEN(later); i++) {
+		if (strcmp(v->string.bytes, later[i]) != 0)
+			continue;
+		config_complain_value(r, v, "this version of minivmm does not have via = \"%s\"", later[i]);
+		return;
+	}
+	if (v->type == TOML_STRING && v->string.len == 0)
+		config_complain_value(r, v, "via is empty; leave it out for a device of minivmm's own");
+	else
+		store_choice(r, k, v, field);
+}
+
+// A name or a number; the name is kept beside it, for messages.
+static void store_virtio(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			 void *field)
+{
+	struct device_config *d = CONTAINER_OF(field, struct device_config, virtio_type);
+	if (v->type == TOML_INTEGER) {
+		uint64_t n;
+		if (!is_in_range(r, k, v, &n))
+			return;
+		d->virtio_type = (uint16_t)n;
+		d->virtio_name = virtio_id_name(d->virtio_type);
+		if (!d->virtio_name)
+			d->virtio_name = config_kept(r, arena_printf(r->arena, "%" PRIu64, n));
+		return;
+	}
+	const char *s = config_string(r, k, v);
+	if (!s)
+		return;
+	d->virtio_type = virtio_id_by_name(s);
+	d->virtio_name = s;
+	if (d->virtio_type)
+		return;
+	struct suggest hint = { .word = s };
+	for (uint16_t i = 1; i <= VIRTIO_TYPE_MAX; i++)
+		if (virtio_id_name(i))
+			suggest_offer(&hint, virtio_id_name(i));
+	config_complain_value(r, v, "virtio = %s is no device type that is known by name%s", quote(r, s),
+			      did_you_mean(r, &hint));
+}
+
+// The first word is a program: a bare name is left for PATH.
+static void store_exec(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		       void *field)
+{
+	if (!is_type(r, k, v, TOML_ARRAY))
+		return;
+	size_t count = 0;
+	for (const struct toml_value *w = v->children.first; w; w = w->next)
+		count++;
+	char **words = config_kept(r, arena_alloc(r->arena, (count + 1) * sizeof(*words)));
+	if (!words)
+		return;
+	bool has_fd = false;
+	size_t n = 0;
+	for (const struct toml_value *w = v->children.first; w; w = w->next) {
+		const char *s = config_string(r, k, w);
+		if (!s)
+			return;
+		has_fd |= strstr(s, "{fd}") != NULL;
+		if (n == 0 && strchr(s, '/'))
+			s = resolve(r, w, s);
+		words[n++] = s ? config_kept(r, arena_copy(r->arena, s, strlen(s))) : NULL;
+	}
+	if (n == 0 || v->children.first->string.len == 0)
+		config_complain_value(r, v, "exec names no program");
+	else if (!has_fd)
+		config_complain_value(r, v,
+				      "exec has no \"{fd}\", the program would not know its connection");
+	else
+		*(char ***)field = words;
+}
+
+// ---- the table ----
+
+#define BUILTIN	   (1u << VIA_BUILTIN)
+#define VHOST_USER (1u << VIA_VHOST_USER)
+#define ANY	   (BUILTIN | VHOST_USER)
+
+const char *const config_via_names[] = { [VIA_BUILTIN] = "", [VIA_VHOST_USER] = "vhost-user", NULL };
+_Static_assert(ARRAY_LEN(config_via_names) == VIA_COUNT + 1, "one name for each via");
+
+static const char *const backings[] = { [MEM_BACKING_MEMFD] = "memfd",
+					[MEM_BACKING_HUGETLB_2M] = "hugetlb-2M",
+					[MEM_BACKING_HUGETLB_1G] = "hugetlb-1G",
+					NULL };
+static const char *const reboots[] = { [REBOOT_RESTART] = "restart", [REBOOT_EXIT] = "exit", NULL };
+static const char *const serials[] = { "stdio", "pty", "none", NULL };
+
+#define FIELD(type, member) \
+	.offset = offsetof(struct type, member), .width = sizeof(((struct type *)0)->member)
+#define VM(member)     FIELD(vm_config, member)
+#define DEVICE(member) .table = "device", FIELD(device_config, member)
+
+const struct config_key config_keys[] = {
+	{ "vm", "name", store_printable, VM(name), .min = 1, .max = NAME_MAX_LEN },
+	{ "vm", "cpus", store_uint, VM(cpus), .min = 1, .max = CPUS_MAX },
+	{ "vm", "memory", store_size, VM(memory), .min = 1, .max = MEMORY_MAX },
+	{ "vm", "backing", store_choice, VM(backing), .words = backings },
+	{ "vm", "control", store_path, VM(control) },
+	{ "vm", "on_reboot", store_choice, VM(on_reboot), .words = reboots },
+	{ "vm", "insecure", store_bool, VM(insecure) },
+
+	{ "boot", "kernel", store_path, VM(kernel), .needed_by = 1 },
+	{ "boot", "initrd", store_path, VM(initrd) },
+	{ "boot", "cmdline", store_text, VM(cmdline), .max = 65535 },
+
+	{ "serial", "to", store_serial_to, VM(serial_to), .words = serials },
+
+	{ .name = "id", .store = store_id, DEVICE(id), .vias = ANY, .needed_by = ANY },
+	{ .name = "via", .store = store_via, DEVICE(via), .vias = ANY, .words = config_via_names },
+	{ .name = "virtio",
+	  .store = store_virtio,
+	  DEVICE(virtio_type),
+	  .vias = ANY,
+	  .needed_by = ANY,
+	  .min = 1,
+	  .max = VIRTIO_TYPE_MAX },
+	{ .name = "queues", .store = store_uint, DEVICE(queues), .vias = ANY, .min = 1, .max = QUEUES_MAX },
+	{ .name = "queue_size",
+	  .store = store_queue_size,
+	  DEVICE(queue_size),
+	  .vias = ANY,
+	  .min = 2,
+	  .max = QUEUE_MAX },
+	{ .name = "slot",
+	  .store = store_uint,
+	  DEVICE(slot),
+	  .vias = ANY,
+	  .min = 1,
+	  .max = CONFIG_DEVICES_MAX },
+
+	{ .name = "socket", .store = store_path, DEVICE(socket), .vias = VHOST_USER },
+	{ .name = "exec", .store = store_exec, DEVICE(exec), .vias = VHOST_USER },
+	{ .name = "sandbox", .store = store_text, DEVICE(sandbox), .vias = VHOST_USER, .min = 1, .max = 64 },
+
+	{ .name = "image",
+	  .store = store_path,
+	  DEVICE(image),
+	  .vias = BUILTIN,
+	  .needed_by = BUILTIN,
+	  .virtio = VIRTIO_BLK },
+	{ .name = "readonly", .store = store_bool, DEVICE(readonly), .vias = BUILTIN, .virtio = VIRTIO_BLK },
+	{ .name = "direct", .store = store_bool, DEVICE(direct), .vias = BUILTIN, .virtio = VIRTIO_BLK },
+	{ .name = "block_size",
+	  .store = store_block_size,
+	  DEVICE(block_size),
+	  .vias = BUILTIN,
+	  .virtio = VIRTIO_BLK },
+	{ .name = "serial",
+	  .store = store_printable,
+	  DEVICE(serial),
+	  .vias = BUILTIN,
+	  .virtio = VIRTIO_BLK,
+	  .max = SERIAL_LEN },
+};
+const unsigned config_key_count = ARRAY_LEN(config_keys);
+
+const struct config_key *config_key_find(const char *table, const struct toml_text *name)
+{
+	for (const struct config_key *k = config_keys; k < config_keys + config_key_count; k++)
+		if (strcmp(k->table, table) == 0 && strlen(k->name) == name->len &&
+		    memcmp(k->name, name->bytes, name->len) == 0)
+			return k;
+	return NULL;
+}
