@@ -5,9 +5,8 @@
 // file are reported in one run.  The strings live as long as the struct.
 //
 // A relative path in a file starts from that file's folder; one in standard input ("-"), in a handed-over
-// descriptor or in
-// --set starts from the working directory.  "fd:..." stays as it is, and so does a program without a slash in
-// `exec`.
+// descriptor or in --set starts from the working directory.  "fd:..." stays as it is, and so does a program
+// without a slash in `exec`.
 #ifndef MINIVMM_VMM_CONFIG_H
 #define MINIVMM_VMM_CONFIG_H
 
