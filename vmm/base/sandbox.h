@@ -19,13 +19,13 @@
 
 #include "vmm/base/err.h"
 
+#include <linux/filter.h>
 #include <seccomp.h> // SCMP_SYS: numbers for calls that this architecture or these headers do not have
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-
-struct sock_filter;
+#include <sys/types.h>
 
 // One allowed system call: whatever its arguments, or where (argument & mask) == value.
 struct sandbox_rule {
@@ -78,19 +78,28 @@ int sandbox_filter(const struct sandbox_spec *s, struct err *e);
 
 // sandbox_filter() in two steps, for a table that several threads load: compile once (allocates), load on each thread (one
 // system call, with no_new_privs set).
-#define SANDBOX_FILTER_MAX 1024
+#define SANDBOX_FILTER_MAX 512
 struct sandbox_program {
 	unsigned short count;
-	struct sock_filter *insns; // freed by sandbox_program_free()
+	struct sock_filter insn[SANDBOX_FILTER_MAX];
 };
 int sandbox_compile(const struct sandbox_spec *s, struct sandbox_program *out, struct err *e);
-int sandbox_load(const struct sandbox_program *p, struct err *e);
-void sandbox_program_free(struct sandbox_program *p);
+int sandbox_load(struct sandbox_program *p, struct err *e);
 
 // The steps of sandbox_confine() that the monitor takes too (seal.c); each for the calling thread and those that it makes later.
 int sandbox_drop_privileges(struct err *e); // capabilities, no_new_privs, dumpable
 enum sandbox_scope { SANDBOX_SCOPE_ALL, SANDBOX_MAY_SIGNAL };
 int sandbox_landlock(enum sandbox_scope scope, struct err *e); // 0 too where the kernel has no Landlock
+
+// True where the note on sanitizer builds above applies.
+bool sandbox_held_back(const struct sandbox_spec *s);
+
+// For a process that has just been put in a new user name space: makes `uid` and `gid` (its ids outside) user and group 0, and
+// no other.  0 or -errno; allocates nothing.
+int sandbox_map_ids(uid_t uid, gid_t gid);
+
+// What to do about a host that refused a user name space with `error`: half a sentence.
+const char *sandbox_mend(int error);
 
 // The whole table, a row a line, as text fields with a tab between: call, condition ("-" or "arg1 & 0xffffffff == 0x1277"), "rare"
 // or "-", reason.  Behind `--print-syscalls` of device programs.
