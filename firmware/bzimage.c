@@ -48,8 +48,10 @@ static int header_check(const struct boot_file *f, const uint8_t *head, size_t l
 		return boot_file_refuse(f, e, "boot protocol %u.%02u is older than 2.12 (Linux 3.8)", version >> 8,
 		                        version & 0xff);
 	unsigned end = HEADER_MAGIC + head[JUMP_LEN];
-	if (end < HEADER_NEEDED || end > SETUP_HEADER_LIMIT || end > len)
+	if (end < HEADER_NEEDED || end > SETUP_HEADER_LIMIT)
 		return boot_file_refuse(f, e, "bad header: it claims to end at %#x", end);
+	if (end > len)
+		return boot_file_refuse(f, e, "the file is cut short: it ends within the setup header");
 	if (!(le16(head + XLOADFLAGS) & XLF_KERNEL_64))
 		return boot_file_refuse(f, e, "not a 64-bit kernel (no XLF_KERNEL_64)");
 	if (!(head[LOADFLAGS] & LOADED_HIGH))

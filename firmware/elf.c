@@ -61,7 +61,7 @@ static int segments_check(const struct boot_file *f, const Elf64_Phdr *ph, unsig
 	k->start = UINT64_MAX;
 	k->end = 0;
 	for (unsigned i = 0; i < count; i++) {
-		if (ph[i].p_type != PT_LOAD || ph[i].p_memsz == 0)
+		if (ph[i].p_type != PT_LOAD || (ph[i].p_memsz == 0 && ph[i].p_filesz == 0))
 			continue;
 		int rc = segment_check(f, &ph[i], i, ram_size, e);
 		if (rc)
