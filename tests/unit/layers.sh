@@ -1,0 +1,62 @@
+#!/bin/bash
+# layers.sh - who may include whom.
+#
+# Each folder has the list of what its files may include of ours, as patterns over the path in the #include line; any file may
+# include its own folder.  What the compiler sees is checked, so every line of code is held to it.  The rule behind it: devices know
+# nothing of the monitor, the monitor knows no back-end, only main.c knows bridges by name.
+
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+passed=0 failed=0
+
+may_include() { # FILE -> patterns, or nothing if the file has no place in the layers
+    case $1 in
+    vmm/base/*) echo 'vmm/base/*' ;;
+    vmm/main.c) echo 'vmm/* arch/arch.h firmware/*.h bridges/bridges.h' ;;
+    vmm/*) echo 'vmm/* arch/arch.h firmware/*.h bridges/backend.h bridges/vfio_ops.h' ;;
+    bridges/*) echo 'bridges/* vmm/base/* vmm/memmap.h vmm/irq.h vmm/pci.h vmm/msix.h vmm/spawn.h vmm/config.h' ;;
+    devices/sdk/*) echo 'devices/sdk/* vmm/base/* bridges/*_wire.h' ;;
+    devices/*/*) echo "$(dirname "$1")/* devices/sdk/* vmm/base/*" ;;
+    devices/*) echo 'devices/*/*.h vmm/base/*' ;;
+    arch/arch.h) echo 'vmm/*.h' ;;
+    arch/*) echo "arch/arch.h $(dirname "$1")/* vmm/*.h firmware/*.h" ;;
+    firmware/*) echo 'firmware/* vmm/base/*' ;;
+    tests/*) echo 'tests/* vmm/* bridges/* devices/* arch/* firmware/*' ;;
+    esac
+}
+
+allowed() { # INCLUDED PATTERN...
+    local included=$1 pattern
+    shift
+    for pattern in "$@"; do
+        # shellcheck disable=SC2053  # the right side is meant as a pattern
+        [[ $included == $pattern ]] && return 0
+    done
+    return 1
+}
+
+set -f # the lists hold patterns
+while IFS= read -r file; do
+    wrong=
+    patterns=$(may_include "$file")
+    [ -n "$patterns" ] || wrong+="$file: in no layer"$'\n'
+    while IFS=: read -r number included; do
+        [ -n "$number" ] || continue
+        case $included in
+        *..*) wrong+="$file:$number: $included: paths start at the top of the tree"$'\n' ; continue ;;
+        esac
+        # shellcheck disable=SC2086  # a list
+        allowed "$included" $patterns || wrong+="$file:$number: may not include $included"$'\n'
+        [ -e "$included" ] || wrong+="$file:$number: $included: no such file"$'\n'
+    done < <(sed -n 's/^[ \t]*#[ \t]*include[ \t]*"\([^"]*\)".*/\1/;T;=;p' "$file" | paste -d: - -)
+    if [ -n "$wrong" ]; then
+        printf '%s' "$wrong"
+        failed=$((failed + 1))
+    else
+        passed=$((passed + 1))
+    fi
+done < <(find vmm bridges devices arch firmware tests -name '*.[chS]' -not -path 'tests/rig/*' | sort)
+
+[ "$passed" -gt 0 ] || failed=$((failed + 1))
+echo "$passed passed, $failed failed, 0 skipped"
+[ "$failed" -eq 0 ]
