@@ -50,6 +50,9 @@ struct backend_ops {
 struct backend_events {
 	void (*config_changed)(void *owner);
 	void (*died)(void *owner, const char *why);
+	// The back-end stopped a queue because of what the driver put there: the device needs a reset by its driver (virtio 1.2
+	// §2.1.1).  At most once between two ops->run(b, true).  NULL: not wanted.
+	void (*queue_failed)(void *owner);
 };
 
 struct backend {

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "bridges/builtin.h"
+
+#include "bridges/launch.h"
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define WORDS_MAX   16
+#define SERIAL_MAX  20 // virtio 1.2 §5.2.6.1
+#define VIRTIO_BLK  2
+
+// A command line in the making.
+struct command {
+	const char *words[WORDS_MAX + 1];
+	unsigned count;
+	size_t used;
+	char text[1024];
+};
+
+__attribute__((format(printf, 2, 3))) static void command_add(struct command *c, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	int n = vsnprintf(c->text + c->used, sizeof(c->text) - c->used, fmt, ap);
+	va_end(ap);
+	if (c->count == WORDS_MAX || n < 0 || (size_t)n >= sizeof(c->text) - c->used)
+		return; // no value from the configuration is long enough for this
+	c->words[c->count++] = c->text + c->used;
+	c->used += (size_t)n + 1;
+}
+
+// Opens a disk image: a regular file or a block device.
+static int open_image(const struct device_config *cfg, struct err *e)
+{
+	const int flags = (cfg->readonly ? O_RDONLY : O_RDWR) | (cfg->direct ? O_DIRECT : 0);
+	FD_AUTO fd = fd_open_path(cfg->image, flags | O_NONBLOCK, e); // a FIFO must not make us wait
+	if (fd < 0)
+		return fd;
+	struct stat st;
+	if (fstat(fd, &st) < 0)
+		return err_sys(e, errno, "open %s", cfg->image);
+	const char *kind = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ? NULL
+	                   : S_ISDIR(st.st_mode)                      ? "a directory"
+	                   : S_ISFIFO(st.st_mode)                     ? "a FIFO"
+	                   : S_ISCHR(st.st_mode)                      ? "a character device"
+	                                                              : "a socket";
+	if (kind)
+		return err_set(e, EINVAL, "open %s: it is %s; an image is a file or a block device", cfg->image, kind);
+	int now = fcntl(fd, F_GETFL);
+	if (now < 0 || fcntl(fd, F_SETFL, (now & ~O_NONBLOCK) | (cfg->direct ? O_DIRECT : 0)) < 0)
+		return err_sys(e, errno, "open %s%s", cfg->image, cfg->direct ? " past the page cache (direct = true)" : "");
+	return fd_steal(&fd);
+}
+
+static void blk_command(struct command *c, const struct device_config *cfg)
+{
+	command_add(c, "--image=fd:%d", LAUNCH_RESOURCE_FD);
+	if (cfg->readonly)
+		command_add(c, "--readonly");
+	if (cfg->block_size)
+		command_add(c, "--block-size=%u", cfg->block_size);
+	command_add(c, "--serial=%.*s", SERIAL_MAX, cfg->serial ? cfg->serial : cfg->id);
+	if (cfg->queues)
+		command_add(c, "--queues=%u", cfg->queues);
+	if (cfg->queue_size)
+		command_add(c, "--queue-size=%u", cfg->queue_size);
+}
+
+static const struct builtin {
+	uint16_t virtio_type;
+	const char *program;
+	int (*open)(const struct device_config *cfg, struct err *e); // its one resource
+	void (*command)(struct command *c, const struct device_config *cfg);
+} builtins[] = {
+	{ VIRTIO_BLK, "minivmm-blk", open_image, blk_command },
+};
+
+int builtin_start(const struct device_config *cfg, const char *dir, bool insecure, const char **peer, int *sock,
+                  struct child **child, struct err *e)
+{
+	const struct builtin *b = NULL;
+	for (size_t i = 0; i < ARRAY_LEN(builtins); i++)
+		if (builtins[i].virtio_type == cfg->virtio_type)
+			b = &builtins[i];
+	if (!b)
+		return err_set(e, ENOTSUP, "no program of ours is a virtio device of type %u: write via = and where it is",
+		               cfg->virtio_type);
+	FD_AUTO resource = b->open(cfg, e);
+	if (resource < 0)
+		return resource;
+
+	struct command c = { .count = 0 };
+	command_add(&c, "%s", b->program);
+	command_add(&c, "--fd=%d", LAUNCH_SOCKET_FD);
+	if (insecure)
+		command_add(&c, "--insecure");
+	b->command(&c, cfg);
+
+	char path[PATH_MAX];
+	int n = snprintf(path, sizeof(path), "%s/%s", dir ? dir : "", b->program);
+	bool beside = dir && n > 0 && (size_t)n < sizeof(path) && access(path, X_OK) == 0;
+	const struct launch l = {
+		.id = cfg->id,
+		.program = beside ? path : b->program,
+		.argv = c.words,
+		.resource = { resource },
+		.resource_count = 1,
+		.isolate = true,
+		.insecure = insecure,
+	};
+	*peer = b->program;
+	return launch_program(&l, sock, child, e);
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "bridges/vhost_user_channel.h"
+
+#include "bridges/vhost_user_wire.h"
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+
+#define WATCHED ((uint32_t)EPOLLIN | (uint32_t)EPOLLPRI | (uint32_t)EPOLLONESHOT)
+
+static void channel_pause(struct vu_channel *c)
+{
+	const struct itimerspec t = { .it_value.tv_nsec = CHANNEL_PAUSE_MS * NS_PER_MS };
+	if (timerfd_settime(c->timer.fd, 0, &t, NULL) < 0)
+		vu_link_condemn(c->link, "its request channel cannot be paused");
+}
+
+static void channel_timer(struct loop_source *s, uint32_t events)
+{
+	(void)events;
+	struct vu_channel *c = CONTAINER_OF(s, struct vu_channel, timer);
+	if (fd_event_take(s->fd) && c->source.added)
+		loop_modify(c->link->loop, &c->source, WATCHED);
+}
+
+// Answers a request that asked for it.
+static const char *channel_reply(struct vu_channel *c, const struct vhost_user_header *asked, uint64_t code)
+{
+	if (!(asked->flags & VHOST_USER_NEED_REPLY) || !vu_link_has(c->link, VHOST_USER_PF_BIT(REPLY_ACK)))
+		return NULL;
+	struct vhost_user_header h = { .request = asked->request,
+		                       .flags = VHOST_USER_VERSION | VHOST_USER_REPLY,
+		                       .size = sizeof(code) };
+	struct iovec iov[2] = { { .iov_base = &h, .iov_len = sizeof(h) },
+		                { .iov_base = &code, .iov_len = sizeof(code) } };
+	const deadline_ns now_or_never = 0;
+	int rc = msg_send(c->source.fd, iov, 2, NULL, 0, now_or_never);
+	return rc == 0 ? NULL : "does not read the answers to its requests";
+}
+
+// One whole request in c->in.  NULL, or why the back-end has to go.
+static const char *channel_serve(struct vu_channel *c, const struct vhost_user_header *h)
+{
+	const struct vhost_user_row *row = vhost_user_backend_row(h->request);
+	unsigned fd_count = c->fds.count;
+	msg_fds_close(&c->fds);
+	if (row && row->fds_max < fd_count)
+		return "sent descriptors where none are due (request channel)";
+	if (!row || vhost_user_request_error(h, row, c->link->protocol_features) ||
+	    h->request != VHOST_USER_BACKEND_CONFIG_CHANGE_MSG) {
+		log_limited(LOG_INFO, "%s: the back-end asks for something that is not offered to it (%s)",
+		            c->link->id, row ? row->name : "unknown request");
+		return channel_reply(c, h, 1);
+	}
+	c->changed = true;
+	return channel_reply(c, h, 0);
+}
+
+// Reads on until a message is whole and serves it: 1, or 0 if nothing more is there.  A reason in *why ends the back-end.
+static int channel_step(struct vu_channel *c, const char **why)
+{
+	struct vhost_user_header h;
+	size_t want = sizeof(h);
+	if (c->have >= sizeof(h)) {
+		memcpy(&h, c->in, sizeof(h));
+		want += h.size;
+	}
+	if (c->have < want) {
+		int n = msg_recv_now(c->source.fd, c->in + c->have, want - c->have, &c->fds);
+		if (n == -EAGAIN)
+			return 0;
+		if (n == -ECONNRESET) {
+			// A back-end may give the channel up and live on; it just has nothing to say.
+			loop_remove(c->link->loop, &c->source);
+			return 0;
+		}
+		if (n < 0) {
+			*why = "broke the protocol on its request channel";
+			return 0;
+		}
+		c->have += (unsigned)n;
+	}
+	if (c->have < sizeof(h))
+		return 1;
+	memcpy(&h, c->in, sizeof(h));
+	if ((h.flags & ~VHOST_USER_NEED_REPLY) != VHOST_USER_VERSION || h.size > CHANNEL_PAYLOAD) {
+		*why = "broke the protocol on its request channel (header)";
+		return 0;
+	}
+	if (c->have < sizeof(h) + h.size)
+		return 1;
+	c->have = 0;
+	*why = channel_serve(c, &h);
+	return *why == NULL;
+}
+
+static void channel_ready(struct loop_source *s, uint32_t events)
+{
+	struct vu_channel *c = CONTAINER_OF(s, struct vu_channel, source);
+	const char *why = events & EPOLLPRI ? "sent out-of-band data on its request channel" : NULL;
+	c->changed = false;
+	// A message may take two steps, header and payload.
+	for (unsigned i = 0; !why && i < 2 * CHANNEL_BURST; i++)
+		if (!channel_step(c, &why))
+			break;
+	if (why) {
+		msg_fds_close(&c->fds);
+		loop_remove(c->link->loop, s);
+		vu_link_condemn(c->link, why);
+		return;
+	}
+	if (s->added)
+		channel_pause(c);
+	if (c->changed)
+		c->config_changed(c);
+}
+
+int vu_channel_open(struct vu_channel *c, struct vu_link *link, void (*config_changed)(struct vu_channel *c))
+{
+	int pair[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (timer < 0) {
+		int rc = -errno;
+		fd_close_all(pair, 2);
+		return rc;
+	}
+	*c = (struct vu_channel){ .link = link, .config_changed = config_changed };
+	c->source = (struct loop_source){ .fd = pair[0], .ready = channel_ready };
+	c->timer = (struct loop_source){ .fd = timer, .ready = channel_timer };
+	return pair[1];
+}
+
+int vu_channel_watch(struct vu_channel *c)
+{
+	if (!c->link)
+		return 0;
+	int rc = loop_add(c->link->loop, &c->source, WATCHED);
+	return rc < 0 ? rc : loop_add(c->link->loop, &c->timer, EPOLLIN);
+}
+
+void vu_channel_close(struct vu_channel *c)
+{
+	if (!c->link)
+		return;
+	loop_remove(c->link->loop, &c->source);
+	loop_remove(c->link->loop, &c->timer);
+	msg_fds_close(&c->fds);
+	fd_close(&c->source.fd);
+	fd_close(&c->timer.fd);
+	c->link = NULL;
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The handshake, in two round trips, and what a back-end must bring to be taken.
+#include "bridges/vhost_user_impl.h"
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+#include "vmm/spawn.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define QUEUE_SIZE_DEFAULT  256
+#define QUEUE_SIZE_LIMIT    32768 // virtio 1.2 §2.7
+#define VIRTIO_F_VERSION_1  (UINT64_C(1) << 32)
+#define LAST_WORDS_WAIT_MS  20
+#define LAST_WORDS_START_MS 500
+
+// ---- device types -----------------------------------------------------------------------------------------------
+
+static const struct vu_type types[] = {
+	{ 1, "net", 2, false, 0, 0 },
+	{ 2, "blk", 1, true, 12, 34 },
+	{ 3, "console", 2, true, 0, 0 },
+	{ 4, "rng", 1, false, 0, 0 },
+	{ 5, "balloon", 2, true, 0, 0 },
+	{ 8, "scsi", 3, true, 0, 0 },
+	{ 19, "vsock", 3, true, 0, 0 },
+	{ 26, "fs", 2, true, 0, 0 },
+};
+
+// Up to where the configuration space reaches, by feature (virtio 1.2 §5): a back-end may refuse to show more.
+#define ALWAYS 64
+static const struct {
+	uint16_t virtio_type;
+	uint8_t feature;
+	uint16_t end;
+} config_ends[] = {
+	{ 1, ALWAYS, 6 },  { 1, 16, 8 },  { 1, 22, 10 }, { 1, 3, 12 },       { 1, 63, 17 }, { 1, 57, 24 }, { 1, 60, 24 },
+	{ 2, ALWAYS, 36 }, { 2, 13, 48 }, { 2, 14, 60 }, { 2, 16, 72 },      { 2, 17, 96 },
+	{ 3, 0, 4 },       { 3, 1, 8 },   { 3, 2, 12 },
+	{ 5, ALWAYS, 8 },  { 5, 3, 12 },  { 5, 4, 16 },
+	{ 8, ALWAYS, 36 }, { 19, ALWAYS, 8 }, { 26, ALWAYS, 40 },
+};
+
+static const struct vu_type *type_of(uint16_t virtio_type)
+{
+	for (size_t i = 0; i < ARRAY_LEN(types); i++)
+		if (types[i].virtio_type == virtio_type)
+			return &types[i];
+	return NULL;
+}
+
+static uint16_t config_len_of(uint16_t virtio_type, uint64_t features)
+{
+	uint16_t len = 0;
+	for (size_t i = 0; i < ARRAY_LEN(config_ends); i++) {
+		const uint8_t bit = config_ends[i].feature;
+		if (config_ends[i].virtio_type == virtio_type && (bit == ALWAYS || features >> bit & 1))
+			len = MAX(len, config_ends[i].end);
+	}
+	return len;
+}
+
+// ---- upcalls ----------------------------------------------------------------------------------------------------
+
+static void tell_died(struct vhost_user *vu)
+{
+	const char *why = vu->link.why, *words = "";
+	char text[600];
+	// The socket's end comes a moment before the process's, and only the process can say why.
+	if (vu->child)
+		words = spawn_last_words(vu->child, LAST_WORDS_WAIT_MS);
+	if (*words) {
+		snprintf(text, sizeof(text), "%s; its last words: %s", why, words);
+		why = text;
+	}
+	vu_channel_close(&vu->channel);
+	loop_remove(vu->link.loop, &vu->err_source);
+	if (vu->backend.events && vu->backend.events->died)
+		vu->backend.events->died(vu->backend.owner, why);
+}
+
+static void link_died(struct vu_link *l)
+{
+	tell_died(CONTAINER_OF(l, struct vhost_user, link));
+}
+
+static void child_exited(struct child *c, const char *how)
+{
+	struct vhost_user *vu = c->owner;
+	log_warn("%s: process %d: %s", vu->backend.id, (int)c->pid, how);
+	vu_link_condemn(&vu->link, "its process ended");
+}
+
+static void config_changed(struct vu_channel *c)
+{
+	struct vhost_user *vu = CONTAINER_OF(c, struct vhost_user, channel);
+	atomic_store(&vu->config_stale, true);
+	if (vu->backend.events && vu->backend.events->config_changed)
+		vu->backend.events->config_changed(vu->backend.owner);
+}
+
+// Armed for one event by ops->run(): a back-end that signals without end is heard once.
+static void queue_failed(struct loop_source *s, uint32_t events)
+{
+	(void)events;
+	struct vhost_user *vu = CONTAINER_OF(s, struct vhost_user, err_source);
+	if (!fd_event_take(s->fd))
+		return;
+	log_limited(LOG_WARN, "%s: the back-end reports an error on a queue", vu->backend.id);
+	if (vu->backend.events && vu->backend.events->queue_failed)
+		vu->backend.events->queue_failed(vu->backend.owner);
+}
+
+// ---- handshake --------------------------------------------------------------------------------------------------
+
+// Why an exchange of the handshake failed, after it has ended.
+static int handshake_failed(struct vhost_user *vu, const struct vu_exchange *x, struct err *e)
+{
+	const char *words = vu->child ? spawn_last_words(vu->child, LAST_WORDS_START_MS) : "";
+	if (*words && x->rc == -EPIPE)
+		return err_set(e, EPIPE, "%s: %s: %s", vu->backend.id, vu->peer, words);
+	if (x->refused)
+		return err_set(e, EIO, "%s: handshake with %s: it refuses %s", vu->backend.id, vu->peer, x->refused);
+	return err_set(e, EPIPE, "%s: handshake with %s: the back-end %s", vu->backend.id, vu->peer, vu->link.why);
+}
+
+static int check_offer(struct vhost_user *vu, struct err *e)
+{
+	const char *id = vu->backend.id;
+	if (!(vu->link.features >> VHOST_USER_F_PROTOCOL_FEATURES & 1))
+		return err_set(e, ENOTSUP,
+		               "%s: handshake with %s: the back-end has no protocol features "
+		               "(VHOST_USER_F_PROTOCOL_FEATURES), and so cannot be stopped safely; use a newer one",
+		               id, vu->peer);
+	if (!(vu->link.features & VIRTIO_F_VERSION_1))
+		return err_set(e, ENOTSUP,
+		               "%s: handshake with %s: the back-end offers legacy virtio only (no VIRTIO_F_VERSION_1); "
+		               "use one that speaks virtio 1.0",
+		               id, vu->peer);
+	return 0;
+}
+
+// First round trip: what it is.
+static int ask_features(struct vhost_user *vu, deadline_ns deadline, uint64_t *protocol, struct err *e)
+{
+	struct vu_exchange x;
+	vu_begin(&x, &vu->link, deadline);
+	vu_tell(&x, VHOST_USER_SET_OWNER, NULL, 0, -1);
+	vu_ask(&x, VHOST_USER_GET_FEATURES, NULL, 0);
+	// Good only if the features say so; one that does not say so is not taken anyway, whatever it answers here.
+	vu_ask(&x, VHOST_USER_GET_PROTOCOL_FEATURES, NULL, 0);
+	vu->link.features = vu_answer_u64(&x, VHOST_USER_GET_FEATURES);
+	int rc = x.rc == 0 ? check_offer(vu, e) : 0;
+	if (rc < 0)
+		vu_broken(&x, "is not usable");
+	*protocol = vu_answer_u64(&x, VHOST_USER_GET_PROTOCOL_FEATURES);
+	if (vu_end(&x) < 0 && rc == 0)
+		rc = handshake_failed(vu, &x, e);
+	return rc;
+}
+
+static int choose_protocol(struct vhost_user *vu, uint64_t offered, struct err *e)
+{
+	const uint16_t type = vu->backend.virtio_type;
+	vu->link.protocol_features = offered & VU_PROTOCOL_FEATURES;
+	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIG)))
+		vu->backend.config_len = config_len_of(type, vu->offered);
+	else if (vu->type && vu->type->needs_config)
+		return err_set(e, ENOTSUP,
+		               "%s: handshake with %s: the back-end does not show its configuration space "
+		               "(VHOST_USER_PROTOCOL_F_CONFIG), which a %s device cannot do without; use one that does",
+		               vu->backend.id, vu->peer, vu->type->name);
+	return 0;
+}
+
+// Settles how many queues the device has; `most` is what the back-end said, or UINT64_MAX.
+static int choose_queues(struct vhost_user *vu, uint64_t most, uint16_t wanted, struct err *e)
+{
+	const struct vu_type *t = vu->type;
+	const char *id = vu->backend.id;
+	uint64_t own = t ? t->queues : 1;
+	if (t && t->queues_bit) {
+		uint16_t counted = 0;
+		if (vu->offered >> t->queues_bit & 1 && range_in(t->queues_off, 2, vu->backend.config_len))
+			memcpy(&counted, vu->config + t->queues_off, 2);
+		own = MAX(counted, 1);
+		if (counted == 0)
+			most = MIN(most, 1);
+	}
+	if (most == 0)
+		return err_set(e, EPROTO, "%s: handshake with %s: the back-end says that it has no queues", id, vu->peer);
+	most = MIN(most, VU_QUEUES_MAX);
+	if (wanted > most)
+		return err_set(e, EINVAL, "%s: queues = %u, but %s has %llu: write at most that", id, wanted, vu->peer,
+		               (unsigned long long)most);
+	vu->backend.queue_count = (uint16_t)(wanted ? wanted : MIN(own, most));
+	if (t && t->queues_bit && range_in(t->queues_off, 2, vu->backend.config_len))
+		memcpy(vu->config + t->queues_off, &vu->backend.queue_count, 2);
+	return 0;
+}
+
+// Second round trip: what is used of it.
+static int settle(struct vhost_user *vu, const struct vhost_user_params *p, struct err *e)
+{
+	const uint64_t protocol = vu->link.protocol_features;
+	uint64_t queues = UINT64_MAX;
+	FD_AUTO theirs = -1;
+	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(BACKEND_REQ))) {
+		theirs = vu_channel_open(&vu->channel, &vu->link, config_changed);
+		if (theirs < 0)
+			return err_sys(e, -theirs, "%s: make a request channel", p->id);
+	}
+	struct vu_exchange x;
+	vu_begin(&x, &vu->link, p->start_deadline);
+	vu_tell(&x, VHOST_USER_SET_PROTOCOL_FEATURES, &protocol, sizeof(protocol), -1);
+	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(MQ)))
+		vu_ask(&x, VHOST_USER_GET_QUEUE_NUM, NULL, 0);
+	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
+		vu_ask(&x, VHOST_USER_GET_MAX_MEM_SLOTS, NULL, 0);
+	if (vu->backend.config_len)
+		vu_ask_config(&x, vu);
+	if (theirs >= 0)
+		vu_order(&x, VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, &theirs, 1);
+	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(MQ)))
+		queues = vu_answer_u64(&x, VHOST_USER_GET_QUEUE_NUM);
+	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
+		vu->mem_slots = vu_answer_u64(&x, VHOST_USER_GET_MAX_MEM_SLOTS);
+	if (vu->backend.config_len)
+		vu_answer_config(&x, vu);
+	if (vu_end(&x) < 0)
+		return handshake_failed(vu, &x, e);
+	if (vu->mem_slots == 0)
+		return err_set(e, EPROTO, "%s: handshake with %s: the back-end says that it takes no memory", p->id, p->peer);
+	return choose_queues(vu, queues, p->queues, e);
+}
+
+static int watch(struct vhost_user *vu, struct err *e)
+{
+	int rc = vu_link_watch(&vu->link);
+	if (rc == 0)
+		rc = vu_channel_watch(&vu->channel);
+	if (rc == 0)
+		rc = loop_add(vu->link.loop, &vu->err_source, (uint32_t)EPOLLIN | (uint32_t)EPOLLONESHOT);
+	if (rc == 0 && vu->child)
+		rc = spawn_watch(vu->child, vu->link.loop, child_exited, vu);
+	return rc < 0 ? err_sys(e, -rc, "%s: watch the back-end", vu->backend.id) : 0;
+}
+
+static int handshake(struct vhost_user *vu, const struct vhost_user_params *p, struct err *e)
+{
+	uint64_t protocol = 0;
+	int rc = vu->err_fd < 0 ? err_sys(e, -vu->err_fd, "%s: make an eventfd", p->id) : 0;
+	if (rc == 0)
+		rc = ask_features(vu, p->start_deadline, &protocol, e);
+	vu->offered = vu->link.features & ~VU_PRIVATE_FEATURES;
+	if (rc == 0)
+		rc = choose_protocol(vu, protocol, e);
+	if (rc == 0)
+		rc = settle(vu, p, e);
+	return rc < 0 ? rc : watch(vu, e);
+}
+
+static void vu_init(struct vhost_user *vu, const struct vhost_user_params *p)
+{
+	*vu = (struct vhost_user){
+		.backend = {
+			.ops = &vu_ops,
+			.id = p->id,
+			.virtio_type = p->virtio_type,
+			.queue_size_max = p->queue_size ? p->queue_size : QUEUE_SIZE_DEFAULT,
+		},
+		.peer = p->peer,
+		.type = type_of(p->virtio_type),
+		.child = p->child,
+		.control_ms = p->control_ms ? p->control_ms : DEADLINE_CONTROL_MS,
+		.stop_ms = p->stop_ms ? p->stop_ms : DEADLINE_START_MS,
+		.mem_slots = UINT64_MAX,
+		.err_fd = fd_eventfd(),
+	};
+	vu->err_source = (struct loop_source){ .fd = vu->err_fd, .ready = queue_failed };
+	vu_link_init(&vu->link, p->id, p->sock, p->loop, link_died);
+}
+
+int vhost_user_open(struct backend **out, const struct vhost_user_params *p, struct err *e)
+{
+	struct vhost_user *vu = malloc(sizeof(*vu));
+	if (!vu) {
+		int sock = p->sock;
+		fd_close(&sock);
+		if (p->child)
+			spawn_stop(p->child, 0);
+		free(p->child);
+		return err_sys(e, ENOMEM, "%s", p->id);
+	}
+	vu_init(vu, p);
+	int rc;
+	if (!is_power_of_two(vu->backend.queue_size_max) || vu->backend.queue_size_max > QUEUE_SIZE_LIMIT)
+		rc = err_set(e, EINVAL, "%s: queue_size = %u is not a power of two up to %u", p->id,
+		             vu->backend.queue_size_max, QUEUE_SIZE_LIMIT);
+	else
+		rc = handshake(vu, p, e);
+	if (rc < 0) {
+		vu_ops.close(&vu->backend);
+		return rc;
+	}
+	*out = &vu->backend;
+	return 0;
+}
