@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "devices/block/image.h"
+
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+static int image_lock(int fd, bool readonly, const char *path, struct err *e)
+{
+	struct flock l = { .l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
+	if (fcntl(fd, F_OFD_SETLK, &l) == 0)
+		return 0;
+	if (errno != EAGAIN && errno != EACCES)
+		return err_sys(e, errno, "lock %s", path);
+	return err_set(e, EBUSY, "image %s is in use by another process (%s)", path,
+	               readonly ? "one that writes to it" : "a writable image is locked for one user");
+}
+
+static int image_measure(struct blk_image *img, const struct blk_image_options *o, struct err *e)
+{
+	struct stat st;
+	if (fstat(img->fd, &st) < 0)
+		return err_sys(e, errno, "fstat %s", o->path);
+	const char *kind = S_ISDIR(st.st_mode)    ? "a directory"
+	                   : S_ISFIFO(st.st_mode) ? "a FIFO"
+	                   : S_ISSOCK(st.st_mode) ? "a socket"
+	                   : S_ISCHR(st.st_mode)  ? "a character device"
+	                                          : NULL;
+	if (kind)
+		return err_set(e, EINVAL, "image %s is %s; only regular files and block devices will do", o->path, kind);
+	int logical = 512;
+	unsigned physical = 4096;
+	if (S_ISBLK(st.st_mode) && (ioctl(img->fd, BLKSSZGET, &logical) < 0 || ioctl(img->fd, BLKPBSZGET, &physical) < 0))
+		return err_sys(e, errno, "block size of %s", o->path);
+	off_t end = lseek(img->fd, 0, SEEK_END);
+	if (end < 0)
+		return err_sys(e, errno, "size of %s", o->path);
+	img->size = (uint64_t)end;
+	img->block_size = o->block_size ? o->block_size : (uint32_t)logical;
+	if (img->block_size < (uint32_t)logical)
+		return err_set(e, EINVAL, "image %s has blocks of %d bytes, not %u", o->path, logical, img->block_size);
+	img->physical_block = is_power_of_two(physical) ? MAX(img->block_size, physical) : img->block_size;
+	if (img->size == 0 || img->size % img->block_size)
+		return err_set(e, EINVAL, "image %s: its size, %llu bytes, is not a multiple of %u", o->path,
+		               (unsigned long long)img->size, img->block_size);
+	struct statfs fs;
+	img->in_memory = S_ISREG(st.st_mode) && fstatfs(img->fd, &fs) == 0 &&
+	                 (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+	return 0;
+}
+
+// A second description of the same file, so that requests whose buffers do not suit O_DIRECT still find a way.
+static int image_open_direct(struct blk_image *img, const struct blk_image_options *o, struct err *e)
+{
+	char link[32];
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", img->fd);
+	img->direct_fd = open(link, (o->readonly ? O_RDONLY : O_RDWR) | O_DIRECT | O_CLOEXEC);
+	return img->direct_fd < 0 ? err_sys(e, errno, "open %s around the page cache", o->path) : 0;
+}
+
+int blk_image_open(struct blk_image *img, const struct blk_image_options *o, struct err *e)
+{
+	// O_NONBLOCK: a FIFO in its place is to be refused, not waited for.
+	int fd = fd_open_path(o->path, (o->readonly ? O_RDONLY : O_RDWR) | O_NONBLOCK, e);
+	if (fd < 0)
+		return fd;
+	*img = (struct blk_image){ .fd = fd, .direct_fd = -1, .readonly = o->readonly };
+	int rc = image_measure(img, o, e);
+	if (rc == 0)
+		rc = image_lock(fd, o->readonly, o->path, e);
+	if (rc == 0 && o->direct)
+		rc = image_open_direct(img, o, e);
+	if (rc == 0 && fcntl(fd, F_SETFL, 0) < 0)
+		rc = err_sys(e, errno, "fcntl %s", o->path);
+	if (rc < 0)
+		blk_image_close(img);
+	return rc;
+}
+
+void blk_image_close(struct blk_image *img)
+{
+	fd_close(&img->fd);
+	fd_close(&img->direct_fd);
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What a device author writes: one struct vdev_ops and a main() that calls vdev_main().
+//
+// A device is a program of its own.  It cannot tell which interface serves it (carrier.h) nor which VMM drives it.
+// Everything runs on one thread.  In order: option() for each of the device's own options, open() (the only
+// place that touches paths), the sandbox is sealed, then for each front-end that connects
+// start() ... kick() ... drain() ... stop().  What a driver wrote is hostile until checked; virtq.h
+// and guest_mem.h have checked what they give out.
+#ifndef MINIVMM_SDK_DEV_H
+#define MINIVMM_SDK_DEV_H
+
+#include "devices/sdk/guest_mem.h"
+#include "devices/sdk/virtq.h"
+#include "vmm/base/err.h"
+#include "vmm/base/loop.h"
+#include "vmm/base/sandbox.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define VDEV_QUEUES_MAX 64
+
+struct vdev;
+
+// A command line option of the device: "--name VALUE" or "--name=VALUE"; without `value` a flag.
+struct vdev_option {
+	const char *name;
+	const char *value; // what the value is, for --help: "PATH"; NULL for a flag
+	const char *help;  // NULL: an alias, not shown
+};
+
+struct vdev_ops {
+	const char *program;      // "minivmm-blk"
+	const char *summary;      // one line for --help
+	const char *capabilities; // what --print-capabilities prints (vhost-user.json)
+	const struct vdev_option *options; // ends with a NULL name
+	const struct sandbox_rule *rules;  // system calls beyond those of the SDK
+	unsigned rule_count;
+
+	// One option was given; value is NULL for a flag.  0 or -errno and the sentence.
+	int (*option)(struct vdev *d, const char *name, const char *value, struct err *e);
+	// Opens everything that the device will ever need and fills in the "device" part of struct vdev.
+	int (*open)(struct vdev *d, struct err *e);
+	// The driver settled the features; queues start after this.  0 or -errno: refused.
+	int (*start)(struct vdev *d, uint64_t features);
+	// There may be requests in the queue.  Takes at most about a queue's worth, then calls vdev_again() if there are more.
+	void (*kick)(struct vdev *d, struct vq *q);
+	// Returns when nothing of `q` (NULL: of no queue) is in flight.
+	void (*drain)(struct vdev *d, struct vq *q);
+	// The device is reset or its front-end gone; nothing is in flight, no queue runs.
+	void (*stop)(struct vdev *d);
+	// The driver wrote configuration space; within config_len.  d->config is the device's to change.
+	int (*config_write)(struct vdev *d, uint32_t off, const void *p, uint32_t len);
+};
+
+struct vdev {
+	const struct vdev_ops *ops;
+	// The device's, set by open().
+	void *priv;
+	uint64_t features;       // offered, VERSION_1 and the ring features included
+	uint16_t queue_count;    // <= VDEV_QUEUES_MAX
+	uint16_t queue_size_max; // power of two, <= VQ_SIZE_MAX
+	void *config;            // configuration space
+	uint32_t config_len;
+	unsigned fds_needed;     // descriptors that the device may yet open
+	// The SDK's.
+	struct loop loop;        // the device adds its own sources here, from open() on
+	struct guest_mem mem;
+	struct vq *queues;       // queue_count of them
+	uint64_t negotiated;     // valid from start() to stop()
+	uint64_t again;          // a bit for each queue that wants another kick()
+};
+
+// The whole of main().
+int vdev_main(const struct vdev_ops *ops, int argc, char **argv);
+
+// A number in [min, max] for option().  0, or -EINVAL and the sentence.
+int vdev_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out, struct err *e);
+
+// kick(q) will be called again soon, after what else is due.
+static inline void vdev_again(struct vdev *d, const struct vq *q)
+{
+	d->again |= UINT64_C(1) << q->index;
+}
+
+// Delivers events that are ready within `timeout_ms`, then the due kicks.  For carriers.
+int vdev_turn(struct vdev *d, int timeout_ms);
+
+#endif

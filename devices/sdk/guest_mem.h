@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The guest's memory as a device process sees it.
+//
+// Owned by the carrier (serve_*.c), which adds and removes regions as the front-end says; virtqueues and devices only look
+// addresses up.  All on the device's one thread.  A pointer obtained here is good until the region is
+// removed, which happens only while no I/O is in flight.
+#ifndef MINIVMM_SDK_GUEST_MEM_H
+#define MINIVMM_SDK_GUEST_MEM_H
+
+#include "vmm/base/err.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define GUEST_REGIONS_MAX 64
+
+// Which of its two names an address uses.
+enum guest_space {
+	GUEST_PHYSICAL, // what descriptors carry
+	GUEST_USER,     // what the front-end calls it: ring addresses in vhost messages
+};
+
+struct guest_region {
+	uint64_t base[2]; // by enum guest_space
+	uint64_t len;
+	uint8_t *host;    // of the first byte
+	void *map;        // what munmap gets
+	size_t map_len;
+};
+
+struct guest_mem {
+	unsigned count;
+	unsigned hint; // the region found last
+	struct guest_region region[GUEST_REGIONS_MAX];
+};
+
+// Maps [file_off, file_off + len) of `fd` (which stays the caller's) as guest memory.  Refuses what is no memory file
+// opened for reading and writing, what the file does not cover, and what overlaps another region.  0 or -errno.
+int guest_mem_add(struct guest_mem *m, int fd, uint64_t file_off, uint64_t gpa, uint64_t uva, uint64_t len);
+
+// Unmaps exactly that region.  0, or -ENOENT.
+int guest_mem_remove(struct guest_mem *m, uint64_t gpa, uint64_t uva, uint64_t len);
+
+void guest_mem_clear(struct guest_mem *m);
+
+// THE translation: a pointer to `at`, and in *got how many of the `len` bytes lie behind it in one piece (>= 1).
+// NULL if `at` is no guest memory or `len` is 0.
+void *guest_mem_translate(struct guest_mem *m, enum guest_space space, uint64_t at, uint64_t len, uint64_t *got);
+
+// A pointer to `len` bytes in one piece, or NULL.
+void *guest_mem_at(struct guest_mem *m, enum guest_space space, uint64_t at, uint64_t len);
+
+// Describes [gpa, gpa + len) by at most `max` pieces.  Their number, or -EFAULT (not all of it is memory),
+// or -ENOBUFS.
+int guest_mem_iov(struct guest_mem *m, uint64_t gpa, uint64_t len, struct iovec *iov, unsigned max);
+
+#endif

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// vdev_main(): the life of a device program, from its command line to its end.
+//
+// Follows the back-end program conventions of vhost-user.rst.  With a socket path, a keeper (the process that was started)
+// stays outside the sandbox with nothing to do but wait for the device and remove the socket file, which the device itself
+// cannot reach any more.
+#include "devices/sdk/carrier.h"
+#include "devices/sdk/dev.h"
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+#include "vmm/base/msg.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+static const struct sandbox_rule sdk_rules[] = {
+	SANDBOX_CALL(epoll_wait, "waits for kicks, messages and completions"),
+	SANDBOX_CALL(epoll_pwait, "the same, where the C library has no epoll_wait"),
+	SANDBOX_CALL(epoll_ctl, "a front-end's eventfds come and go"),
+	SANDBOX_CALL(recvmsg, "messages of the front-end, with descriptors"),
+	SANDBOX_CALL(sendmsg, "replies to the front-end"),
+	SANDBOX_CALL(poll, "a message is read and answered by a deadline"),
+	SANDBOX_CALL(close, "descriptors of a front-end that replaces them or leaves"),
+	SANDBOX_CALL(fcntl, "access mode of a memory file; eventfds become non-blocking"),
+	SANDBOX_CALL(fstat, "size and kind of a memory file"),
+	SANDBOX_CALL(newfstatat, "fstat of newer C libraries"),
+	SANDBOX_CALL_IF(mmap, "guest memory, never executable", 2, PROT_EXEC, 0),
+	SANDBOX_CALL(munmap, "guest memory that the front-end takes back"),
+	SANDBOX_CALL_IF(madvise, "guest memory stays out of core dumps", 2, UINT32_MAX, MADV_DONTDUMP),
+	SANDBOX_CALL(write, "interrupts (eventfds) and log lines"),
+	SANDBOX_RARE(read, "SIGTERM, by signalfd"),
+	SANDBOX_RARE(accept4, "the next front-end, on a listening socket"),
+};
+
+static const struct carrier *const carriers[] = { &carrier_vhost_user };
+
+static const struct vdev_option common_options[] = {
+	{ "vhost-user", "PATH", "listen on this socket for vhost-user front-ends, one after the other" },
+	{ "socket-path", "PATH", "the same" },
+	{ "fd", "N", "serve on this descriptor: a connected socket, or a listening one" },
+	{ "print-capabilities", NULL, "say in JSON what this program can do, and exit" },
+	{ "insecure", NULL, "go on where the host refuses a part of the sandbox" },
+	{ "verbose", NULL, "say more (-v)" },
+	{ "quiet", NULL, "say less (-q)" },
+	{ "version", NULL, "print the version, and exit" },
+	{ "help", NULL, "print this, and exit" },
+	{ NULL, NULL, NULL },
+};
+
+struct settings {
+	const struct carrier *carrier;
+	const char *path; // to listen at, or NULL
+	int fd;           // to serve on, or -1
+	bool insecure;
+	int level;        // enum log_level
+};
+
+int vdev_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out, struct err *e)
+{
+	uint64_t v = 0;
+	const char *p = text;
+	for (; *p >= '0' && *p <= '9'; p++) {
+		if (__builtin_mul_overflow(v, UINT64_C(10), &v) || __builtin_add_overflow(v, (uint64_t)(*p - '0'), &v))
+			break;
+	}
+	if (*p || p == text || v < min || v > max)
+		return err_set(e, EINVAL, "--%s: \"%s\" is not a number from %llu to %llu", name, text,
+		               (unsigned long long)min, (unsigned long long)max);
+	*out = v;
+	return 0;
+}
+
+static void help_options(const struct vdev_option *o)
+{
+	for (; o->name; o++) {
+		char left[64];
+		snprintf(left, sizeof(left), "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
+		if (o->help)
+			printf("  %-22s %s\n", left, o->help);
+	}
+}
+
+static void help(const struct vdev_ops *ops)
+{
+	printf("usage: %s (--vhost-user PATH | --fd N) [OPTION]...\n%s\n\n", ops->program, ops->summary);
+	help_options(ops->options);
+	printf("\n");
+	help_options(common_options);
+}
+
+static const struct vdev_option *option_find(const struct vdev_option *o, const char *name, size_t len)
+{
+	for (; o->name; o++)
+		if (strlen(o->name) == len && memcmp(o->name, name, len) == 0)
+			return o;
+	return NULL;
+}
+
+static int option_common(struct settings *s, const char *name, const char *value, struct err *e)
+{
+	uint64_t fd;
+	if (strcmp(name, "vhost-user") == 0 || strcmp(name, "socket-path") == 0) {
+		s->path = value;
+	} else if (strcmp(name, "fd") == 0) {
+		int rc = vdev_number(name, value, 0, 1 << 20, &fd, e);
+		if (rc < 0)
+			return rc;
+		s->fd = (int)fd;
+	} else if (strcmp(name, "insecure") == 0) {
+		s->insecure = true;
+	} else if (strcmp(name, "verbose") == 0) {
+		s->level = MIN(s->level + 1, LOG_DEBUG);
+	} else if (strcmp(name, "quiet") == 0) {
+		s->level = LOG_ERROR;
+	}
+	return 0;
+}
+
+// Options that end the program at once: true if one was given.  They win over any error elsewhere on the line.
+static bool answer_and_leave(const struct vdev_ops *ops, int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++) {
+		if (strcmp(argv[i], "--print-capabilities") == 0)
+			printf("%s\n", ops->capabilities);
+		else if (strcmp(argv[i], "--version") == 0)
+			printf("%s %s\n", ops->program, MINIVMM_VERSION);
+		else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+			help(ops);
+		else
+			continue;
+		return true;
+	}
+	return false;
+}
+
+static int parse_options(struct vdev *d, struct settings *s, int argc, char **argv, struct err *e)
+{
+	for (int i = 1; i < argc; i++) {
+		const char *arg = strcmp(argv[i], "-v") == 0 ? "--verbose" : strcmp(argv[i], "-q") == 0 ? "--quiet" : argv[i];
+		if (strncmp(arg, "--", 2) != 0)
+			return err_set(e, EINVAL, "\"%s\": not an option (see --help)", arg);
+		const char *name = arg + 2, *value = strchr(name, '=');
+		size_t len = value ? (size_t)(value - name) : strlen(name);
+		const struct vdev_option *own = option_find(d->ops->options, name, len);
+		const struct vdev_option *o = own ? own : option_find(common_options, name, len);
+		if (!o)
+			return err_set(e, EINVAL, "--%.*s: no such option (see --help)", (int)len, name);
+		if (!o->value && value)
+			return err_set(e, EINVAL, "--%s takes no value", o->name);
+		if (o->value && !value && i + 1 == argc)
+			return err_set(e, EINVAL, "--%s: %s is missing", o->name, o->value);
+		value = !o->value ? NULL : value ? value + 1 : argv[++i];
+		int rc = own ? d->ops->option(d, o->name, value, e) : option_common(s, o->name, value, e);
+		if (rc < 0)
+			return rc;
+	}
+	if (!s->path && s->fd < 0)
+		return err_set(e, EINVAL, "where to serve is missing: --vhost-user PATH or --fd N");
+	if (s->path && s->fd >= 0)
+		return err_set(e, EINVAL, "--fd and a socket path exclude each other");
+	return 0;
+}
+
+int vdev_turn(struct vdev *d, int timeout_ms)
+{
+	int rc = loop_once(&d->loop, d->again ? 0 : timeout_ms);
+	uint64_t again = d->again;
+	d->again = 0;
+	for (unsigned i = 0; again; i++, again >>= 1)
+		if ((again & 1) && d->queues[i].running)
+			d->ops->kick(d, &d->queues[i]);
+	return rc;
+}
+
+static int seal(struct vdev *d, const struct settings *s, int sock, struct err *e)
+{
+	static struct sandbox_rule rules[64];
+	unsigned n = ARRAY_LEN(sdk_rules);
+	if (n + d->ops->rule_count > ARRAY_LEN(rules))
+		return err_set(e, E2BIG, "sandbox: too many rules");
+	memcpy(rules, sdk_rules, sizeof(sdk_rules));
+	memcpy(rules + n, d->ops->rules, d->ops->rule_count * sizeof(rules[0]));
+	struct sandbox_spec spec = {
+		.program = d->ops->program,
+		.rules = rules,
+		.rule_count = n + d->ops->rule_count,
+		// Ours, three for each queue, and those of one message.
+		.nofile = 64 + (uint64_t)MAX(sock, 0) + d->fds_needed + 3 * (uint64_t)d->queue_count + MSG_FDS_MAX,
+	};
+	if (s->insecure)
+		log_warn("--insecure: running with whatever part of the sandbox this host allows");
+	int rc = sandbox_confine(&spec, !s->insecure, e);
+	if (rc == 0)
+		rc = sandbox_filter(&spec, e);
+	if (rc < 0 && s->insecure) {
+		log_warn("%s", e->text);
+		return 0;
+	}
+	return rc;
+}
+
+struct stopper {
+	struct loop_source source;
+	bool stop;
+};
+
+static void stop_asked(struct loop_source *src, uint32_t events)
+{
+	(void)events;
+	struct signalfd_siginfo si;
+	struct stopper *st = CONTAINER_OF(src, struct stopper, source);
+	if (read(src->fd, &si, sizeof(si)) == (ssize_t)sizeof(si))
+		st->stop = true;
+}
+
+struct listener {
+	struct loop_source source;
+	int accepted;
+};
+
+static void client_waits(struct loop_source *src, uint32_t events)
+{
+	(void)events;
+	struct listener *l = CONTAINER_OF(src, struct listener, source);
+	l->accepted = accept4(src->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (l->accepted < 0 && errno != EAGAIN && errno != ECONNABORTED && errno != EINTR)
+		log_limited(LOG_WARN, "accept: %s", strerror(errno));
+}
+
+static int serve_listener(struct vdev *d, const struct settings *s, int fd, const bool *stop)
+{
+	while (!*stop) {
+		struct listener l = { .source = { .fd = fd, .ready = client_waits }, .accepted = -1 };
+		int rc = loop_add(&d->loop, &l.source, EPOLLIN);
+		while (rc >= 0 && l.accepted < 0 && !*stop)
+			rc = vdev_turn(d, -1);
+		loop_remove(&d->loop, &l.source);
+		if (rc < 0)
+			return rc;
+		if (l.accepted >= 0)
+			s->carrier->serve(d, l.accepted, stop);
+	}
+	return 0;
+}
+
+// The device itself.  `sock` is connected or listening; consumed.
+static int device_run(struct vdev *d, const struct settings *s, int sock, struct err *e)
+{
+	int listening = 0;
+	socklen_t len = sizeof(listening);
+	if (getsockopt(sock, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0)
+		return err_sys(e, errno, "--fd %d", sock);
+	d->queues = calloc(d->queue_count, sizeof(*d->queues));
+	if (!d->queues)
+		return err_sys(e, ENOMEM, "queues");
+	for (unsigned i = 0; i < d->queue_count; i++)
+		d->queues[i] = (struct vq){ .index = (uint16_t)i, .call_fd = -1, .err_fd = -1 };
+
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	struct stopper st = { .source = { .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = stop_asked } };
+	int rc = st.source.fd < 0 ? -errno : loop_add(&d->loop, &st.source, EPOLLIN);
+	if (rc < 0)
+		return err_sys(e, -rc, "signalfd");
+	rc = seal(d, s, sock, e);
+	if (rc < 0)
+		return rc;
+	log_info("ready");
+	if (listening)
+		rc = serve_listener(d, s, sock, &st.stop);
+	else
+		s->carrier->serve(d, sock, &st.stop);
+	return rc < 0 ? err_sys(e, -rc, "event loop") : 0;
+}
+
+static int device_main(struct vdev *d, const struct settings *s, int listen_note)
+{
+	struct err e = { { 0 } };
+	int rc = loop_init(&d->loop), sock = s->fd;
+	if (rc < 0)
+		err_sys(&e, -rc, "epoll");
+	if (rc == 0)
+		rc = d->ops->open(d, &e);
+	if (rc == 0 && s->path) {
+		sock = msg_listen(s->path, &e);
+		rc = MIN(sock, 0);
+		if (rc == 0 && write(listen_note, "", 1) != 1)
+			rc = err_set(&e, EPIPE, "the keeper is gone");
+	}
+	if (listen_note >= 0)
+		close(listen_note);
+	if (rc == 0)
+		rc = device_run(d, s, sock, &e);
+	if (rc < 0)
+		log_error("%s", e.text);
+	return rc < 0 ? EXIT_FAILED : EXIT_OK;
+}
+
+// Waits for the device, hands on requests to stop, and returns the device's exit status.
+static int keeper_wait(pid_t child, const sigset_t *set)
+{
+	for (;;) {
+		int sig, status;
+		if (sigwait(set, &sig) != 0)
+			continue;
+		if (sig != SIGCHLD) {
+			kill(child, SIGTERM);
+			continue;
+		}
+		if (waitpid(child, &status, WNOHANG) != child)
+			continue;
+		if (WIFEXITED(status))
+			return WEXITSTATUS(status);
+		log_error("killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+		return EXIT_FAILED;
+	}
+}
+
+static int keeper_main(struct vdev *d, const struct settings *s)
+{
+	int note[2];
+	if (pipe2(note, O_CLOEXEC) < 0) {
+		log_error("pipe: %s", strerror(errno));
+		return EXIT_FAILED;
+	}
+	sigset_t set, old;
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &set, &old);
+	pid_t keeper = getpid(), child = fork();
+	if (child < 0) {
+		log_error("fork: %s", strerror(errno));
+		return EXIT_FAILED;
+	}
+	if (child == 0) {
+		close(note[0]);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != keeper)
+			return EXIT_FAILED;
+		sigprocmask(SIG_SETMASK, &old, NULL);
+		return device_main(d, s, note[1]);
+	}
+	close(note[1]);
+	char byte;
+	bool listening = read(note[0], &byte, 1) == 1;
+	int rc = keeper_wait(child, &set);
+	if (listening)
+		unlink(s->path);
+	return rc;
+}
+
+int vdev_main(const struct vdev_ops *ops, int argc, char **argv)
+{
+	if (answer_and_leave(ops, argc, argv))
+		return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
+	struct err e = { { 0 } };
+	struct vdev *d = calloc(1, sizeof(*d));
+	struct settings s = { .carrier = carriers[0], .fd = -1, .level = LOG_WARN };
+	log_init(ops->program, LOG_WARN);
+	if (!d) {
+		log_error("out of memory");
+		return EXIT_FAILED;
+	}
+	d->ops = ops;
+	if (parse_options(d, &s, argc, argv, &e) < 0) {
+		log_error("%s", e.text);
+		free(d);
+		return EXIT_USAGE;
+	}
+	log_init(ops->program, (enum log_level)s.level);
+	int rc = s.path ? keeper_main(d, &s) : device_main(d, &s, -1);
+	free(d->queues);
+	free(d);
+	return rc;
+}
