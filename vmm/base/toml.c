@@ -122,10 +122,10 @@ static bool skip_dot(struct toml_lex *lx)
 	return true;
 }
 
-static int new_value(struct toml_lex *lx, const struct toml_value *parent, size_t pos,
+static int new_value(struct toml_lex *lx, const struct toml_value *parent, size_t pos, bool container,
 		     struct toml_value **out)
 {
-	if (parent->depth >= TOML_DEPTH_MAX)
+	if (container && parent->depth >= TOML_DEPTH_MAX)
 		return toml_lex_fail(lx, pos, "more than %d tables and arrays inside each other",
 				     TOML_DEPTH_MAX);
 	struct toml_value *v = arena_alloc(lx->arena, sizeof(*v));
@@ -141,7 +141,7 @@ static int new_value(struct toml_lex *lx, const struct toml_value *parent, size_
 static int new_child(struct toml_lex *lx, struct toml_value *parent, const struct key_at *k,
 		     enum toml_type type, enum origin origin, struct toml_value **out)
 {
-	int r = new_value(lx, parent, k->pos, out);
+	int r = new_value(lx, parent, k->pos, true, out);
 	if (r)
 		return r;
 	struct toml_value *v = *out;
@@ -223,7 +223,7 @@ static int open_array_element(struct toml_lex *lx, struct toml_value **table, co
 	else if (array->type != TOML_ARRAY || array->origin != BY_ARRAY_HEADER)
 		return fail_at_key(lx, k, array, "already defined, and not by [[...]],");
 	if (!r)
-		r = new_value(lx, array, k->pos, table);
+		r = new_value(lx, array, k->pos, true, table);
 	if (r)
 		return r;
 	(*table)->type = TOML_TABLE;
@@ -345,10 +345,10 @@ static int read_inline_table(struct toml_lex *lx, struct toml_value *table)
 
 static int read_value(struct toml_lex *lx, const struct toml_value *parent, struct toml_value **out)
 {
-	int r = new_value(lx, parent, lx->pos, out);
+	int c = toml_lex_peek(lx);
+	int r = new_value(lx, parent, lx->pos, c == '[' || c == '{', out);
 	if (r)
 		return r;
-	int c = toml_lex_peek(lx);
 	return c == '['	  ? read_array(lx, *out)
 	       : c == '{' ? read_inline_table(lx, *out)
 			  : toml_lex_scalar(lx, *out);
