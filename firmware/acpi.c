@@ -14,35 +14,35 @@
 #define FADT_SIZE   276
 #define TABLE_ALIGN 16
 
-#define OEM_ID       "MINVMM"
+#define OEM_ID	     "MINVMM"
 #define OEM_TABLE_ID "MINIVMM "
 #define CREATOR_ID   "MVMM"
 
 // FADT, §5.2.9
-#define FADT_DSDT           40
+#define FADT_DSDT	    40
 #define FADT_LVL2_LATENCY   96
 #define FADT_LVL3_LATENCY   98
-#define FADT_CENTURY        108
+#define FADT_CENTURY	    108
 #define FADT_IAPC_BOOT_ARCH 109
-#define FADT_FLAGS          112
-#define FADT_RESET_REG      116
+#define FADT_FLAGS	    112
+#define FADT_RESET_REG	    116
 #define FADT_RESET_VALUE    128
 #define FADT_MINOR_VERSION  131
-#define FADT_X_DSDT         140
+#define FADT_X_DSDT	    140
 #define FADT_SLEEP_CONTROL  244
 #define FADT_SLEEP_STATUS   256
 
 #define BOOT_ARCH_LEGACY_DEVICES (1 << 0) // a serial port; no 8042
-#define BOOT_ARCH_NO_VGA         (1 << 2)
-#define BOOT_ARCH_NO_ASPM        (1 << 4)
+#define BOOT_ARCH_NO_VGA	 (1 << 2)
+#define BOOT_ARCH_NO_ASPM	 (1 << 4)
 
-#define FLAG_WBINVD          (1u << 0)
-#define FLAG_PROC_C1         (1u << 2)
-#define FLAG_PWR_BUTTON      (1u << 4) // none in fixed hardware
-#define FLAG_SLP_BUTTON      (1u << 5) // likewise
-#define FLAG_FIX_RTC         (1u << 6) // no RTC wake status in fixed hardware
+#define FLAG_WBINVD	     (1u << 0)
+#define FLAG_PROC_C1	     (1u << 2)
+#define FLAG_PWR_BUTTON	     (1u << 4) // none in fixed hardware
+#define FLAG_SLP_BUTTON	     (1u << 5) // likewise
+#define FLAG_FIX_RTC	     (1u << 6) // no RTC wake status in fixed hardware
 #define FLAG_RESET_REG_SUP   (1u << 10)
-#define FLAG_HEADLESS        (1u << 12)
+#define FLAG_HEADLESS	     (1u << 12)
 #define FLAG_HW_REDUCED_ACPI (1u << 20)
 
 #define LAPIC_IDS 255 // those from here on have no place in a local APIC entry
@@ -131,8 +131,9 @@ static bool fadt_build(struct tables *t, const struct acpi_machine *m, uint64_t 
 	le16_put(p + FADT_LVL3_LATENCY, 1001); // more than 1000: no C3
 	p[FADT_CENTURY] = m->rtc_century;
 	le16_put(p + FADT_IAPC_BOOT_ARCH, BOOT_ARCH_LEGACY_DEVICES | BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_ASPM);
-	le32_put(p + FADT_FLAGS, FLAG_WBINVD | FLAG_PROC_C1 | FLAG_PWR_BUTTON | FLAG_SLP_BUTTON | FLAG_FIX_RTC |
-	                                 FLAG_RESET_REG_SUP | FLAG_HEADLESS | FLAG_HW_REDUCED_ACPI);
+	le32_put(p + FADT_FLAGS, FLAG_WBINVD | FLAG_PROC_C1 | FLAG_PWR_BUTTON | FLAG_SLP_BUTTON |
+					 FLAG_FIX_RTC | FLAG_RESET_REG_SUP | FLAG_HEADLESS |
+					 FLAG_HW_REDUCED_ACPI);
 	port_register(p + FADT_RESET_REG, m->reset_port);
 	p[FADT_RESET_VALUE] = m->reset_value;
 	p[FADT_MINOR_VERSION] = 4;
@@ -230,7 +231,7 @@ static void rsdp_write(uint8_t *p, uint64_t xsdt_gpa)
 }
 
 int acpi_build(const struct acpi_machine *m, void *buf, size_t room, uint64_t gpa, uint64_t *rsdp_gpa,
-               struct err *e)
+	       struct err *e)
 {
 	assert(m->cpu_count > 0 && m->bus_count > 0 && m->bus_count <= 256 && gpa % TABLE_ALIGN == 0);
 	assert(range_in(m->ecam_gpa, (uint64_t)m->bus_count << 20, UINT64_C(1) << 32));
@@ -243,7 +244,8 @@ int acpi_build(const struct acpi_machine *m, void *buf, size_t room, uint64_t gp
 	uint8_t *rsdp = take(&t, RSDP_SIZE);
 	if (!rsdp || !dsdt_build(&t, m, &dsdt_gpa) || !fadt_build(&t, m, dsdt_gpa) || !madt_build(&t, m) ||
 	    !mcfg_build(&t, m) || !xsdt_build(&t, &xsdt_gpa))
-		return err_set(e, ENOSPC, "ACPI tables for %u CPUs do not fit in %zu KiB", m->cpu_count, room >> 10);
+		return err_set(e, ENOSPC, "ACPI tables for %u CPUs do not fit in %zu KiB", m->cpu_count,
+			       room >> 10);
 	rsdp_write(rsdp, xsdt_gpa);
 	*rsdp_gpa = gpa;
 	return 0;

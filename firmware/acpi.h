@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // ACPI tables (6.4) of an x86 machine: RSDP, XSDT, FADT, MADT, MCFG, DSDT.
 //
-// The machine is "hardware-reduced" (§4.1): no PM timer, no SCI, no fixed events, and Linux then leaves the PIT and the 8259s alone, too. Its power
-// button and whatever comes to it at run time are events of one Generic Event Device; sleeping is one register.
+// The machine is "hardware-reduced" (§4.1): no PM timer, no SCI, no fixed events, and Linux then leaves the
+// PIT and the 8259s alone, too. Its power button and whatever comes to it at run time are events of one
+// Generic Event Device; sleeping is one register.
 //
-// CPUs are listed in the MADT only.  A processor device in the DSDT is for C-states, frequencies and hot-plug, none of which exist here, and each
-// would cost the guest the interpretation of its AML at boot and us some 40 bytes.
+// CPUs are listed in the MADT only.  A processor device in the DSDT is for C-states, frequencies and
+// hot-plug, none of which exist here, and each would cost the guest the interpretation of its AML at boot and
+// us some 40 bytes.
 //
-// There are no interrupt source overrides: no device sits on a legacy interrupt whose number is not its GSI, and nothing is on IRQ 0.
+// There are no interrupt source overrides: no device sits on a legacy interrupt whose number is not its GSI,
+// and nothing is on IRQ 0.
 #ifndef MINIVMM_FIRMWARE_ACPI_H
 #define MINIVMM_FIRMWARE_ACPI_H
 
@@ -32,8 +35,8 @@ struct acpi_machine {
 	uint32_t lapic_gpa;
 	uint32_t ioapic_gpa; // its id is 0, its first GSI 0
 
-	uint64_t ecam_gpa; // below 4 GiB; bus_count MiB from there on
-	unsigned bus_count; // 1 to 256, from bus 0 on
+	uint64_t ecam_gpa;	       // below 4 GiB; bus_count MiB from there on
+	unsigned bus_count;	       // 1 to 256, from bus 0 on
 	struct acpi_window pci_io;     // ports; size 0: none
 	struct acpi_window pci_mmio32; // below 4 GiB
 	struct acpi_window pci_mmio64; // size 0: none
@@ -46,17 +49,17 @@ struct acpi_machine {
 
 	// Ports of one byte each.
 	uint16_t reset_port;
-	uint8_t reset_value;    // written there: reset
+	uint8_t reset_value;	// written there: reset
 	uint16_t sleep_control; // ACPI_SLEEP_S5 is written there: power off
-	uint16_t sleep_status;  // reads as 0 (never slept); writes have no effect
-	uint16_t event_port;    // a read returns the pending ACPI_EVENT_... bits and clears them
-	uint32_t event_gsi;     // edge: raised after a bit has been set
+	uint16_t sleep_status;	// reads as 0 (never slept); writes have no effect
+	uint16_t event_port;	// a read returns the pending ACPI_EVENT_... bits and clears them
+	uint32_t event_gsi;	// edge: raised after a bit has been set
 };
 
-// Writes the RSDP at the start of `buf` (the guest sees it at `gpa`, a multiple of 16) and the tables behind it.  Needs less than 2 KiB, and
-// 8 bytes for each CPU below 255 and 16 for each from there on, so that LAYOUT_ACPI_SIZE (128 KiB) is enough
-// for 8000 CPUs. -ENOSPC with the sentence set if `room` is too small.
+// Writes the RSDP at the start of `buf` (the guest sees it at `gpa`, a multiple of 16) and the tables behind
+// it.  Needs less than 2 KiB, and 8 bytes for each CPU below 255 and 16 for each from there on, so that
+// LAYOUT_ACPI_SIZE (128 KiB) is enough for 8000 CPUs. -ENOSPC with the sentence set if `room` is too small.
 int acpi_build(const struct acpi_machine *m, void *buf, size_t room, uint64_t gpa, uint64_t *rsdp_gpa,
-               struct err *e);
+	       struct err *e);
 
 #endif

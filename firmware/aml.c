@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#define NAME_OP       0x08
+#define NAME_OP	      0x08
 #define BYTE_PREFIX   0x0a
 #define WORD_PREFIX   0x0b
 #define DWORD_PREFIX  0x0c
@@ -19,17 +19,16 @@
 #define EXT_REGION    0x80
 #define EXT_FIELD     0x81
 #define EXT_DEVICE    0x82
-#define IF_OP         0xa0
-#define ELSE_OP       0xa1
-#define ZERO_OP       0x00
-#define ONE_OP        0x01
-#define ONES_OP       0xff
+#define IF_OP	      0xa0
+#define ELSE_OP	      0xa1
+#define ZERO_OP	      0x00
+#define ONE_OP	      0x01
 
 #define REGION_SYSTEM_IO    1
 #define FIELD_BYTE_ZEROS    0x41 // byte access, no lock, WriteAsZeros
 #define METHOD_SERIALIZED   0x08
 #define RESOURCE_END_TAG    0x79
-#define RESOURCE_FIXED      0x0c // minimum and maximum fixed, positive decoding, producer
+#define RESOURCE_FIXED	    0x0c // minimum and maximum fixed, positive decoding, producer
 #define RESOURCE_READ_WRITE 0x01
 
 static void put(struct aml *a, uint64_t v, unsigned size)
@@ -89,7 +88,9 @@ static unsigned int_spell(uint8_t *out, uint64_t v)
 	static const struct {
 		uint64_t max;
 		uint8_t prefix, size;
-	} form[] = { { UINT8_MAX, BYTE_PREFIX, 1 }, { UINT16_MAX, WORD_PREFIX, 2 }, { UINT32_MAX, DWORD_PREFIX, 4 },
+	} form[] = { { UINT8_MAX, BYTE_PREFIX, 1 },
+		     { UINT16_MAX, WORD_PREFIX, 2 },
+		     { UINT32_MAX, DWORD_PREFIX, 4 },
 		     { UINT64_MAX, QWORD_PREFIX, 8 } };
 	if (v <= 1) {
 		out[0] = v ? ONE_OP : ZERO_OP;
@@ -292,7 +293,8 @@ void aml_memory32(struct aml *a, uint32_t gpa, uint32_t size)
 }
 
 // Word, DWord and QWord address space descriptors differ in the width of their five numbers only.
-static void address_space(struct aml *a, unsigned width, uint8_t type, uint8_t type_flags, uint64_t first, uint64_t last)
+static void address_space(struct aml *a, unsigned width, uint8_t type, uint8_t type_flags, uint64_t first,
+			  uint64_t last)
 {
 	put(a, width == 2 ? 0x88 : width == 4 ? 0x87 : 0x8a, 1);
 	put(a, 3 + 5 * width, 2);

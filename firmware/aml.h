@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Writes ACPI Machine Language (ACPI 6.4 §20) into a buffer of fixed size.
 //
-// Whatever does not fit is dropped and remembered: check aml_failed() once, at the end.  Things that nest (scopes, devices, methods, packages, fields,
-// resource lists, conditions) are opened by an aml_*_begin() and closed by aml_end(), which puts the length in
-// front.  Names are four characters, padded with "_" by the caller.
+// Whatever does not fit is dropped and remembered: check aml_failed() once, at the end.  Things that nest
+// (scopes, devices, methods, packages, fields, resource lists, conditions) are opened by an aml_*_begin() and
+// closed by aml_end(), which puts the length in front.  Names are four characters, padded with "_" by the
+// caller.
 #ifndef MINIVMM_FIRMWARE_AML_H
 #define MINIVMM_FIRMWARE_AML_H
 
@@ -19,7 +20,7 @@ struct aml {
 	bool failed;
 	unsigned depth;
 	struct aml_open {
-		size_t at;      // where the length goes
+		size_t at;	// where the length goes
 		bool resources; // a buffer whose size goes behind the length
 	} open[AML_DEPTH_MAX];
 };
@@ -35,16 +36,17 @@ void aml_end(struct aml *a);
 // ---- named objects ----
 void aml_scope_begin(struct aml *a, const char *name); // below the root: "_SB_" is \_SB_
 void aml_device_begin(struct aml *a, const char *name);
-void aml_method_begin(struct aml *a, const char *name, unsigned arg_count);         // serialized
-void aml_name(struct aml *a, const char *name);                                     // Name (name, ...): a value has to follow
-void aml_io_region(struct aml *a, const char *name, uint16_t port, uint8_t length); // OperationRegion in I/O space
+void aml_method_begin(struct aml *a, const char *name, unsigned arg_count); // serialized
+void aml_name(struct aml *a, const char *name); // Name (name, ...): a value has to follow
+void aml_io_region(struct aml *a, const char *name, uint16_t port,
+		   uint8_t length);			 // OperationRegion in I/O space
 void aml_field_begin(struct aml *a, const char *region); // byte accesses, no lock, rest written as zeros
 void aml_field_bits(struct aml *a, const char *name, uint8_t bits); // < 64
 
 // ---- values ----
 void aml_int(struct aml *a, uint64_t v);
 void aml_string(struct aml *a, const char *s);
-void aml_eisa_id(struct aml *a, const char *id); // "PNP0A08"
+void aml_eisa_id(struct aml *a, const char *id);	   // "PNP0A08"
 void aml_bytes(struct aml *a, const void *p, uint8_t len); // Buffer
 void aml_package_begin(struct aml *a, uint8_t count);
 
@@ -58,7 +60,6 @@ enum aml_op {
 	AML_CREATE_DWORD_FIELD = 0x8a,
 	AML_RETURN = 0xa4,
 	AML_LOCAL0 = 0x60,
-	AML_LOCAL1 = 0x61,
 	AML_ARG0 = 0x68,
 	AML_ARG1 = 0x69,
 	AML_ARG3 = 0x6b,

@@ -14,10 +14,10 @@
 
 #define PAGE_SIZE UINT64_C(4096)
 
-#define CR0_PE   0x01u
-#define CR0_ET   0x10u
-#define CR0_PG   0x80000000u
-#define CR4_PAE  0x20u
+#define CR0_PE	 0x01u
+#define CR0_ET	 0x10u
+#define CR0_PG	 0x80000000u
+#define CR4_PAE	 0x20u
 #define EFER_LME 0x100u
 #define EFER_LMA 0x400u
 
@@ -50,7 +50,8 @@ static int kernel_load(struct kernel *k, const struct boot_request *rq, struct e
 }
 
 // As high as it may be, so that the kernel has one piece of memory to grow in.
-static int initrd_load(struct handover *h, const struct kernel *k, const struct boot_request *rq, struct err *e)
+static int initrd_load(struct handover *h, const struct kernel *k, const struct boot_request *rq,
+		       struct err *e)
 {
 	struct boot_file f = { .fd = rq->initrd_fd, .what = "initrd", .name = rq->initrd_name };
 	if (f.fd < 0)
@@ -61,26 +62,31 @@ static int initrd_load(struct handover *h, const struct kernel *k, const struct 
 	uint64_t floor = MAX(k->end, LAYOUT_HIGH), top = MIN(k->initrd_end, rq->ram.low_size);
 	uint64_t gpa = f.size < top ? (top - f.size) & ~(PAGE_SIZE - 1) : 0;
 	if (gpa < floor)
-		return boot_file_refuse(&f, e, "its %" PRIu64 " bytes do not fit between the kernel's end, %#" PRIx64
-		                        ", and %#" PRIx64, f.size, floor, top);
+		return boot_file_refuse(&f, e,
+					"its %" PRIu64 " bytes do not fit between the kernel's end, %#" PRIx64
+					", and %#" PRIx64,
+					f.size, floor, top);
 	h->initrd_gpa = gpa;
 	h->initrd_size = f.size;
 	return boot_file_read(&f, 0, guest_ram_ptr(&rq->ram, gpa, f.size), f.size, e);
 }
 
-static int cmdline_write(struct handover *h, const struct kernel *k, const struct boot_request *rq, struct err *e)
+static int cmdline_write(struct handover *h, const struct kernel *k, const struct boot_request *rq,
+			 struct err *e)
 {
 	size_t len = strlen(rq->cmdline);
 	uint64_t max = MIN((uint64_t)k->cmdline_max, LAYOUT_CMDLINE_SIZE - 1);
 	if (len > max)
-		return err_set(e, EINVAL, "kernel %s: the command line has %zu bytes, the kernel takes at most %" PRIu64,
-		               rq->kernel_name, len, max);
+		return err_set(e, EINVAL,
+			       "kernel %s: the command line has %zu bytes, the kernel takes at most %" PRIu64,
+			       rq->kernel_name, len, max);
 	memcpy(guest_ram_ptr(&rq->ram, LAYOUT_CMDLINE, len + 1), rq->cmdline, len + 1);
 	h->cmdline_gpa = LAYOUT_CMDLINE;
 	return 0;
 }
 
-// PML4, PDPT and four directories of 2 MiB pages: the first 4 GiB at their own addresses, without asking for 1 GiB pages of the CPU.
+// PML4, PDPT and four directories of 2 MiB pages: the first 4 GiB at their own addresses, without asking for
+// 1 GiB pages of the CPU.
 static void page_tables_write(const struct guest_ram *ram)
 {
 	const uint64_t present_write = 3, large = 0x80;
@@ -97,18 +103,28 @@ static void descriptor_write(uint8_t *gdt, const struct boot_segment *s)
 {
 	uint64_t limit = s->g ? s->limit >> 12 : s->limit;
 	uint64_t d = (limit & 0xffff) | (uint64_t)(s->base & 0xffffff) << 16 | (uint64_t)s->type << 40 |
-	             (uint64_t)s->s << 44 | UINT64_C(1) << 47 | (limit >> 16 & 0xf) << 48 | (uint64_t)s->l << 53 |
-	             (uint64_t)s->db << 54 | (uint64_t)s->g << 55 | (uint64_t)(s->base >> 24) << 56;
+		     (uint64_t)s->s << 44 | UINT64_C(1) << 47 | (limit >> 16 & 0xf) << 48 |
+		     (uint64_t)s->l << 53 | (uint64_t)s->db << 54 | (uint64_t)s->g << 55 |
+		     (uint64_t)(s->base >> 24) << 56;
 	le64_put(gdt + s->selector, d);
 }
 
 static void segments_write(struct boot_image *out, const struct guest_ram *ram)
 {
 	bool long_mode = out->mode == BOOT_LINUX64;
-	out->cs = (struct boot_segment){ .selector = SELECTOR_CODE, .limit = UINT32_MAX, .type = TYPE_CODE, .s = true,
-	                                 .l = long_mode, .db = !long_mode, .g = true };
-	out->data = (struct boot_segment){ .selector = SELECTOR_DATA, .limit = UINT32_MAX, .type = TYPE_DATA,
-	                                   .s = true, .db = true, .g = true };
+	out->cs = (struct boot_segment){ .selector = SELECTOR_CODE,
+					 .limit = UINT32_MAX,
+					 .type = TYPE_CODE,
+					 .s = true,
+					 .l = long_mode,
+					 .db = !long_mode,
+					 .g = true };
+	out->data = (struct boot_segment){ .selector = SELECTOR_DATA,
+					   .limit = UINT32_MAX,
+					   .type = TYPE_DATA,
+					   .s = true,
+					   .db = true,
+					   .g = true };
 	out->tr = (struct boot_segment){ .selector = SELECTOR_TASK, .limit = 0x67, .type = TYPE_TASK };
 	out->gdt_gpa = LAYOUT_GDT;
 	out->gdt_limit = GDT_SIZE - 1;
@@ -120,7 +136,7 @@ static void segments_write(struct boot_image *out, const struct guest_ram *ram)
 }
 
 static void entry_write(struct boot_image *out, const struct kernel *k, const struct handover *h,
-                        const struct e820_map *map, const struct guest_ram *ram)
+			const struct e820_map *map, const struct guest_ram *ram)
 {
 	out->mode = k->mode;
 	out->rip = k->entry;
@@ -148,8 +164,8 @@ int firmware_load(struct boot_image *out, const struct boot_request *rq, struct 
 
 	*out = (struct boot_image){ 0 };
 	if (rq->ram.low_size < LAYOUT_RAM_MIN)
-		return err_set(e, EINVAL, "kernel %s: no kernel runs in %" PRIu64 " KiB of memory", rq->kernel_name,
-		               rq->ram.low_size >> 10);
+		return err_set(e, EINVAL, "kernel %s: no kernel runs in %" PRIu64 " KiB of memory",
+			       rq->kernel_name, rq->ram.low_size >> 10);
 	int rc = e820_build(&map, &rq->ram, rq->reserved, rq->reserved_count, e);
 	if (!rc)
 		rc = kernel_load(&k, rq, e);

@@ -45,12 +45,13 @@ int boot_file_read(const struct boot_file *f, uint64_t off, void *buf, uint64_t 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return err_sys(e, errno, "%s %s: reading %" PRIu64 " bytes at offset %" PRIu64, f->what,
-			               f->name, len, off);
+			return err_sys(e, errno, "%s %s: reading %" PRIu64 " bytes at offset %" PRIu64,
+				       f->what, f->name, len, off);
 		if (n == 0)
 			return boot_file_refuse(f, e,
-			                        "the file is cut short: %" PRIu64 " bytes are missing at offset %" PRIu64,
-			                        len, off);
+						"the file is cut short: %" PRIu64
+						" bytes are missing at offset %" PRIu64,
+						len, off);
 		p += n;
 		off += (uint64_t)n;
 		len -= (uint64_t)n;

@@ -9,29 +9,29 @@
 #include <string.h>
 
 // Offsets in the file: boot.rst, "The Real-Mode Kernel Header".
-#define SETUP_SECTS        0x1f1
-#define SYSSIZE            0x1f4
-#define BOOT_FLAG          0x1fe
-#define JUMP_LEN           0x201
-#define HEADER_MAGIC       0x202
-#define VERSION            0x206
-#define LOADFLAGS          0x211
-#define INITRD_ADDR_MAX    0x22c
+#define SETUP_SECTS	   0x1f1
+#define SYSSIZE		   0x1f4
+#define BOOT_FLAG	   0x1fe
+#define JUMP_LEN	   0x201
+#define HEADER_MAGIC	   0x202
+#define VERSION		   0x206
+#define LOADFLAGS	   0x211
+#define INITRD_ADDR_MAX	   0x22c
 #define KERNEL_ALIGNMENT   0x230
 #define RELOCATABLE_KERNEL 0x234
-#define XLOADFLAGS         0x236
-#define CMDLINE_SIZE       0x238
-#define PREF_ADDRESS       0x258
-#define INIT_SIZE          0x260
-#define HEADER_NEEDED      0x264 // up to here a 2.12 header must reach
+#define XLOADFLAGS	   0x236
+#define CMDLINE_SIZE	   0x238
+#define PREF_ADDRESS	   0x258
+#define INIT_SIZE	   0x260
+#define HEADER_NEEDED	   0x264 // up to here a 2.12 header must reach
 
-#define PROTOCOL_MIN   0x020c
-#define LOADED_HIGH    0x01
-#define XLF_KERNEL_64  0x0001
-#define ENTRY_64       0x200
-#define SECTOR         512
-#define PARAGRAPH      16
-#define ALIGNMENT_MAX  (UINT32_C(1) << 30)
+#define PROTOCOL_MIN  0x020c
+#define LOADED_HIGH   0x01
+#define XLF_KERNEL_64 0x0001
+#define ENTRY_64      0x200
+#define SECTOR	      512
+#define PARAGRAPH     16
+#define ALIGNMENT_MAX (UINT32_C(1) << 30)
 
 bool bzimage_recognise(const uint8_t *head, size_t len)
 {
@@ -39,14 +39,15 @@ bool bzimage_recognise(const uint8_t *head, size_t len)
 	       memcmp(head + HEADER_MAGIC, "HdrS", 4) == 0;
 }
 
-static int header_check(const struct boot_file *f, const uint8_t *head, size_t len, struct kernel *k, struct err *e)
+static int header_check(const struct boot_file *f, const uint8_t *head, size_t len, struct kernel *k,
+			struct err *e)
 {
 	if (len < HEADER_NEEDED)
 		return boot_file_refuse(f, e, "the file is cut short: it ends within the setup header");
 	unsigned version = le16(head + VERSION);
 	if (version < PROTOCOL_MIN)
-		return boot_file_refuse(f, e, "boot protocol %u.%02u is older than 2.12 (Linux 3.8)", version >> 8,
-		                        version & 0xff);
+		return boot_file_refuse(f, e, "boot protocol %u.%02u is older than 2.12 (Linux 3.8)",
+					version >> 8, version & 0xff);
 	unsigned end = HEADER_MAGIC + head[JUMP_LEN];
 	if (end < HEADER_NEEDED || end > SETUP_HEADER_LIMIT)
 		return boot_file_refuse(f, e, "bad header: it claims to end at %#x", end);
@@ -63,9 +64,10 @@ static int header_check(const struct boot_file *f, const uint8_t *head, size_t l
 	return 0;
 }
 
-// A relocatable kernel, too, moves itself up to its preferred address, so that loading it elsewhere only costs a copy.
+// A relocatable kernel, too, moves itself up to its preferred address, so that loading it elsewhere only
+// costs a copy.
 static int place(const struct boot_file *f, const uint8_t *head, uint64_t code_len, uint64_t ram_size,
-                 struct kernel *k, struct err *e)
+		 struct kernel *k, struct err *e)
 {
 	uint64_t start = le64(head + PREF_ADDRESS);
 	uint32_t align = le32(head + KERNEL_ALIGNMENT);
@@ -81,8 +83,10 @@ static int place(const struct boot_file *f, const uint8_t *head, uint64_t code_l
 	}
 	uint64_t need = MAX(code_len, (uint64_t)le32(head + INIT_SIZE));
 	if (!range_in(start, need, ram_size))
-		return boot_file_refuse(f, e, "needs %" PRIu64 " KiB of RAM at address %#" PRIx64
-		                        ", but RAM ends at %#" PRIx64, need >> 10, start, ram_size);
+		return boot_file_refuse(f, e,
+					"needs %" PRIu64 " KiB of RAM at address %#" PRIx64
+					", but RAM ends at %#" PRIx64,
+					need >> 10, start, ram_size);
 	k->start = start;
 	k->end = start + need;
 	k->entry = start + ENTRY_64;
@@ -90,7 +94,7 @@ static int place(const struct boot_file *f, const uint8_t *head, uint64_t code_l
 }
 
 int bzimage_load(struct kernel *k, const struct boot_file *f, const uint8_t *head, size_t len,
-                 const struct guest_ram *ram, struct err *e)
+		 const struct guest_ram *ram, struct err *e)
 {
 	int rc = header_check(f, head, len, k, e);
 	if (rc)
@@ -102,8 +106,9 @@ int bzimage_load(struct kernel *k, const struct boot_file *f, const uint8_t *hea
 	if (code_len <= ENTRY_64)
 		return boot_file_refuse(f, e, "bad header: %" PRIu64 " bytes of code", code_len);
 	if (code_off > f->size || code_len - MIN(code_len, f->size - code_off) >= PARAGRAPH)
-		return boot_file_refuse(f, e, "the file is cut short: its header promises %" PRIu64
-		                        " bytes, it has %" PRIu64, code_off + code_len, f->size);
+		return boot_file_refuse(
+			f, e, "the file is cut short: its header promises %" PRIu64 " bytes, it has %" PRIu64,
+			code_off + code_len, f->size);
 	code_len = MIN(code_len, f->size - code_off);
 
 	rc = place(f, head, code_len, ram->low_size, k, e);

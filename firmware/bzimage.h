@@ -14,9 +14,9 @@
 // True if the first `len` bytes of a file carry the magic numbers.
 bool bzimage_recognise(const uint8_t *head, size_t len);
 
-// Checks the header in `head` (the file's first `len` bytes, read once, recognised) and loads the protected-mode code straight into RAM at its
-// preferred address.  0, or -errno with the sentence set.
+// Checks the header in `head` (the file's first `len` bytes, read once, recognised) and loads the
+// protected-mode code straight into RAM at its preferred address.  0, or -errno with the sentence set.
 int bzimage_load(struct kernel *k, const struct boot_file *f, const uint8_t *head, size_t len,
-                 const struct guest_ram *ram, struct err *e);
+		 const struct guest_ram *ram, struct err *e);
 
 #endif

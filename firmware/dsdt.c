@@ -2,18 +2,19 @@
 #include "firmware/dsdt.h"
 
 #define STA_PRESENT_ENABLED_SHOWN_WORKING 0x0f
-#define NOTIFY_BUTTON_PRESSED             0x80
+#define NOTIFY_BUTTON_PRESSED		  0x80
 
-// _OSC for PCI host bridges (PCI Firmware 3.3 §4.5.1): power management events, error reporting, the capability structure and latency tolerance are
-// the guest's.  Native hot-plug is not granted: there is no slot that has it.
-#define OSC_GRANTED          0x3c
+// _OSC for PCI host bridges (PCI Firmware 3.3 §4.5.1): power management events, error reporting, the
+// capability structure and latency tolerance are the guest's.  Native hot-plug is not granted: there is no
+// slot that has it.
+#define OSC_GRANTED	     0x3c
 #define OSC_UNKNOWN_UUID     0x04
 #define OSC_UNKNOWN_REVISION 0x08
-#define OSC_MASKED           0x10
+#define OSC_MASKED	     0x10
 
 // 33db4d5b-1ff7-401c-9657-7441c03dd766, as ToUUID() lays it out
 static const uint8_t osc_uuid[16] = { 0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40,
-	                              0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66 };
+				      0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66 };
 
 static void dword_field(struct aml *a, enum aml_op buffer, unsigned at, const char *name)
 {
@@ -134,7 +135,7 @@ static void reserved_write(struct aml *a, const struct acpi_machine *m)
 }
 
 static void isa_device_write(struct aml *a, const char *name, const char *id, unsigned uid, uint16_t port,
-                             uint8_t ports, uint32_t gsi)
+			     uint8_t ports, uint32_t gsi)
 {
 	aml_device_begin(a, name);
 	named_id(a, "_HID", id);
@@ -181,7 +182,8 @@ static void events_write(struct aml *a, const struct acpi_machine *m)
 	aml_field_begin(a, "EVTR");
 	aml_field_bits(a, "EVTS", 8);
 	aml_end(a);
-	// The register is read once: that clears it, and an event that comes later raises the interrupt again.
+	// The register is read once: that clears it, and an event that comes later raises the interrupt
+	// again.
 	aml_method_begin(a, "_EVT", 1);
 	aml_op(a, AML_STORE);
 	aml_ref(a, "EVTS");

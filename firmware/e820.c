@@ -12,12 +12,15 @@ static int e820_add(struct e820_map *m, uint64_t gpa, uint64_t size, uint32_t ty
 	if (size == 0)
 		return 0;
 	if (!range_in(gpa, size, UINT64_MAX) || m->count == E820_MAX)
-		return err_set(e, EINVAL, "memory map: no place for %#" PRIx64 " bytes at %#" PRIx64, size, gpa);
+		return err_set(e, EINVAL, "memory map: no place for %#" PRIx64 " bytes at %#" PRIx64, size,
+			       gpa);
 	unsigned at = m->count;
 	for (unsigned i = 0; i < m->count; i++) {
 		if (range_overlaps(m->entry[i].gpa, m->entry[i].size, gpa, size))
-			return err_set(e, EINVAL, "memory map: %#" PRIx64 " bytes at %#" PRIx64
-			               " overlap those at %#" PRIx64, size, gpa, m->entry[i].gpa);
+			return err_set(e, EINVAL,
+				       "memory map: %#" PRIx64 " bytes at %#" PRIx64
+				       " overlap those at %#" PRIx64,
+				       size, gpa, m->entry[i].gpa);
 		if (at == m->count && gpa < m->entry[i].gpa)
 			at = i;
 	}
@@ -28,7 +31,7 @@ static int e820_add(struct e820_map *m, uint64_t gpa, uint64_t size, uint32_t ty
 }
 
 int e820_build(struct e820_map *m, const struct guest_ram *ram, const struct boot_range *reserved,
-               unsigned reserved_count, struct err *e)
+	       unsigned reserved_count, struct err *e)
 {
 	m->count = 0;
 	int rc = e820_add(m, 0, LAYOUT_LOW_END, E820_RAM, e);

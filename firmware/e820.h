@@ -26,9 +26,9 @@ struct e820_map {
 	struct e820_entry entry[E820_MAX]; // ascending, none overlaps another
 };
 
-// RAM less the hole below 1 MiB, and the reserved ranges, which lie outside RAM.  -EINVAL with the sentence set if ranges overlap, wrap or
-// are too many.
+// RAM less the hole below 1 MiB, and the reserved ranges, which lie outside RAM.  -EINVAL with the sentence
+// set if ranges overlap, wrap or are too many.
 int e820_build(struct e820_map *m, const struct guest_ram *ram, const struct boot_range *reserved,
-               unsigned reserved_count, struct err *e);
+	       unsigned reserved_count, struct err *e);
 
 #endif

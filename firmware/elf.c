@@ -24,7 +24,8 @@ bool elf_recognise(const uint8_t *head, size_t len)
 
 static int header_check(const struct boot_file *f, const Elf64_Ehdr *h, struct err *e)
 {
-	if (h->e_ident[EI_CLASS] != ELFCLASS64 || h->e_ident[EI_DATA] != ELFDATA2LSB || h->e_machine != EM_X86_64)
+	if (h->e_ident[EI_CLASS] != ELFCLASS64 || h->e_ident[EI_DATA] != ELFDATA2LSB ||
+	    h->e_machine != EM_X86_64)
 		return boot_file_refuse(f, e, "this ELF file is not for x86_64");
 	if (h->e_type != ET_EXEC)
 		return boot_file_refuse(f, e, "ELF type %u: a kernel is an executable (2)", h->e_type);
@@ -32,31 +33,36 @@ static int header_check(const struct boot_file *f, const Elf64_Ehdr *h, struct e
 		return boot_file_refuse(f, e, "bad header: program headers of %u bytes", h->e_phentsize);
 	if (h->e_phnum == 0 || h->e_phnum > SEGMENTS_MAX)
 		return boot_file_refuse(f, e, "bad header: %u segments, 1 to %u are possible", h->e_phnum,
-		                        SEGMENTS_MAX);
+					SEGMENTS_MAX);
 	return 0;
 }
 
 static int segment_check(const struct boot_file *f, const Elf64_Phdr *p, unsigned i, uint64_t ram_size,
-                         struct err *e)
+			 struct err *e)
 {
 	if (p->p_filesz > p->p_memsz)
-		return boot_file_refuse(f, e, "segment %u: more bytes in the file (%#" PRIx64
-		                        ") than in memory (%#" PRIx64 ")", i, p->p_filesz, p->p_memsz);
+		return boot_file_refuse(f, e,
+					"segment %u: more bytes in the file (%#" PRIx64
+					") than in memory (%#" PRIx64 ")",
+					i, p->p_filesz, p->p_memsz);
 	if (!range_in(p->p_offset, p->p_filesz, f->size))
 		return boot_file_refuse(f, e, "the file is cut short: segment %u is not all there", i);
 	if (!range_in(p->p_paddr, p->p_memsz, ram_size))
-		return boot_file_refuse(f, e, "segment %u: %#" PRIx64 " bytes at address %#" PRIx64
-		                        ", but RAM ends at %#" PRIx64, i, p->p_memsz, p->p_paddr, ram_size);
+		return boot_file_refuse(f, e,
+					"segment %u: %#" PRIx64 " bytes at address %#" PRIx64
+					", but RAM ends at %#" PRIx64,
+					i, p->p_memsz, p->p_paddr, ram_size);
 	if (p->p_paddr < LAYOUT_LOW_FREE ||
 	    range_overlaps(p->p_paddr, p->p_memsz, LAYOUT_LOW_END, LAYOUT_HIGH - LAYOUT_LOW_END))
-		return boot_file_refuse(f, e, "segment %u: address %#" PRIx64 " is taken by the boot data or reserved", i,
-		                        p->p_paddr);
+		return boot_file_refuse(
+			f, e, "segment %u: address %#" PRIx64 " is taken by the boot data or reserved", i,
+			p->p_paddr);
 	return 0;
 }
 
 // Fills in the memory that the kernel occupies.
 static int segments_check(const struct boot_file *f, const Elf64_Phdr *ph, unsigned count, uint64_t ram_size,
-                          struct kernel *k, struct err *e)
+			  struct kernel *k, struct err *e)
 {
 	k->start = UINT64_MAX;
 	k->end = 0;
@@ -79,7 +85,8 @@ static int segments_check(const struct boot_file *f, const Elf64_Phdr *ph, unsig
 }
 
 // Looks for the PVH note in one PT_NOTE segment.  *found is left alone if there is none.
-static int note_scan(const struct boot_file *f, const Elf64_Phdr *p, uint64_t *entry, bool *found, struct err *e)
+static int note_scan(const struct boot_file *f, const Elf64_Phdr *p, uint64_t *entry, bool *found,
+		     struct err *e)
 {
 	uint64_t align = p->p_align == 8 ? 8 : 4;
 	uint64_t off = p->p_offset, left = p->p_filesz;
@@ -98,7 +105,8 @@ static int note_scan(const struct boot_file *f, const Elf64_Phdr *p, uint64_t *e
 		    memcmp(raw + sizeof(Elf64_Nhdr), "Xen", 4) == 0) {
 			uint8_t desc[8] = { 0 };
 			if (desc_len != 4 && desc_len != 8)
-				return boot_file_refuse(f, e, "bad PVH note: an entry of %" PRIu64 " bytes", desc_len);
+				return boot_file_refuse(f, e, "bad PVH note: an entry of %" PRIu64 " bytes",
+							desc_len);
 			*found = true;
 			rc = boot_file_read(f, off + desc_off, desc, desc_len, e);
 			*entry = le64(desc);
@@ -111,7 +119,7 @@ static int note_scan(const struct boot_file *f, const Elf64_Phdr *p, uint64_t *e
 }
 
 static int entry_find(const struct boot_file *f, const Elf64_Ehdr *h, const Elf64_Phdr *ph, struct kernel *k,
-                      struct err *e)
+		      struct err *e)
 {
 	bool pvh = false;
 	k->entry = h->e_entry;
@@ -119,7 +127,8 @@ static int entry_find(const struct boot_file *f, const Elf64_Ehdr *h, const Elf6
 		if (ph[i].p_type != PT_NOTE)
 			continue;
 		if (!range_in(ph[i].p_offset, ph[i].p_filesz, f->size))
-			return boot_file_refuse(f, e, "the file is cut short: segment %u is not all there", i);
+			return boot_file_refuse(f, e, "the file is cut short: segment %u is not all there",
+						i);
 		int rc = note_scan(f, &ph[i], &k->entry, &pvh, e);
 		if (rc)
 			return rc;
@@ -130,11 +139,11 @@ static int entry_find(const struct boot_file *f, const Elf64_Ehdr *h, const Elf6
 		    k->entry - ph[i].p_paddr < ph[i].p_filesz)
 			return 0;
 	return boot_file_refuse(f, e, "the %s entry %#" PRIx64 " lies in no loaded segment",
-	                        pvh ? "PVH" : "64-bit", k->entry);
+				pvh ? "PVH" : "64-bit", k->entry);
 }
 
 int elf_load(struct kernel *k, const struct boot_file *f, const uint8_t *head, size_t len,
-             const struct guest_ram *ram, struct err *e)
+	     const struct guest_ram *ram, struct err *e)
 {
 	Elf64_Ehdr h;
 	Elf64_Phdr ph[SEGMENTS_MAX];
@@ -146,7 +155,8 @@ int elf_load(struct kernel *k, const struct boot_file *f, const uint8_t *head, s
 		return rc;
 	uint64_t ph_len = (uint64_t)h.e_phnum * sizeof(ph[0]);
 	if (!range_in(h.e_phoff, ph_len, f->size))
-		return boot_file_refuse(f, e, "the file is cut short: no program headers at %#" PRIx64, h.e_phoff);
+		return boot_file_refuse(f, e, "the file is cut short: no program headers at %#" PRIx64,
+					h.e_phoff);
 	rc = boot_file_read(f, h.e_phoff, ph, ph_len, e);
 	if (!rc)
 		rc = segments_check(f, ph, h.e_phnum, ram->low_size, k, e);
@@ -154,8 +164,9 @@ int elf_load(struct kernel *k, const struct boot_file *f, const uint8_t *head, s
 		rc = entry_find(f, &h, ph, k, e);
 	for (unsigned i = 0; !rc && i < h.e_phnum; i++)
 		if (ph[i].p_type == PT_LOAD && ph[i].p_filesz)
-			rc = boot_file_read(f, ph[i].p_offset, guest_ram_ptr(ram, ph[i].p_paddr, ph[i].p_filesz),
-			                    ph[i].p_filesz, e);
+			rc = boot_file_read(f, ph[i].p_offset,
+					    guest_ram_ptr(ram, ph[i].p_paddr, ph[i].p_filesz), ph[i].p_filesz,
+					    e);
 	k->initrd_end = INITRD_END;
 	k->cmdline_max = CMDLINE_MAX;
 	k->header_len = 0;

@@ -8,7 +8,7 @@
 #include "vmm/base/check.h"
 
 struct guest_ram {
-	void *low;         // gpa 0
+	void *low;	   // gpa 0
 	uint64_t low_size; // at most 4 GiB
 	uint64_t high_gpa; // of the second block; ignored if high_size is 0
 	uint64_t high_size;

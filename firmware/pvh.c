@@ -8,12 +8,12 @@
 #include <string.h>
 
 #define START_MAGIC 0x336ec578
-#define VERSION     4
+#define VERSION	    4
 #define NR_MODULES  12
-#define MODLIST     16
-#define CMDLINE     24
-#define RSDP        32
-#define MEMMAP      40
+#define MODLIST	    16
+#define CMDLINE	    24
+#define RSDP	    32
+#define MEMMAP	    40
 #define MEMMAP_LEN  48
 #define START_SIZE  56
 

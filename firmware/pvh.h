@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// struct hvm_start_info version 1, with its module list and memory map (Xen, public/arch-x86/hvm/start_info.h).
+// struct hvm_start_info version 1, with its module list and memory map (Xen,
+// public/arch-x86/hvm/start_info.h).
 #ifndef MINIVMM_FIRMWARE_PVH_H
 #define MINIVMM_FIRMWARE_PVH_H
 

@@ -19,6 +19,7 @@ struct handover {
 };
 
 // Writes all ZERO_PAGE_SIZE bytes.
-void zeropage_write(uint8_t *page, const struct kernel *k, const struct handover *h, const struct e820_map *map);
+void zeropage_write(uint8_t *page, const struct kernel *k, const struct handover *h,
+		    const struct e820_map *map);
 
 #endif

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// ACPI tables: found from the RSDP as a guest would, checksums, lengths, bounds; and what ACPICA's compiler makes of them.
+// ACPI tables: found from the RSDP as a guest would, checksums, lengths, bounds; and what ACPICA's compiler
+// makes of them.
 #include "firmware/acpi.h"
 #include "firmware/layout_x86.h"
 #include "firmware/le.h"
@@ -62,7 +63,8 @@ static const uint8_t *table_at(uint64_t gpa, const char *signature)
 // From the RSDP at the start of `area`; "DSDT" by way of the FADT.
 static const uint8_t *table_find(const char *signature)
 {
-	if (memcmp(area, "RSD PTR ", 8) != 0 || !sums_to_zero(area, 20) || !sums_to_zero(area, 36) || area[15] != 2)
+	if (memcmp(area, "RSD PTR ", 8) != 0 || !sums_to_zero(area, 20) || !sums_to_zero(area, 36) ||
+	    area[15] != 2)
 		return NULL;
 	const uint8_t *xsdt = table_at(le64(area + 24), "XSDT");
 	for (size_t at = 36; xsdt && at < le32(xsdt + 4); at += 8) {
@@ -103,7 +105,7 @@ TEST(fadt_fields)
 	CHECK_EQ(p[8], 6);
 	CHECK_EQ(le32(p + 112) >> 20 & 1, 1); // HW_REDUCED_ACPI
 	CHECK_EQ(le32(p + 112) >> 10 & 1, 1); // RESET_REG_SUP
-	CHECK_EQ(le16(p + 109) & 2, 0);       // no 8042
+	CHECK_EQ(le16(p + 109) & 2, 0);	      // no 8042
 	CHECK_EQ(le16(p + 109) & 0x20, 0);    // CMOS RTC there
 	CHECK_EQ(le32(p + 116), 0x01000801);  // I/O, 8 bits, byte access
 	CHECK_EQ(le64(p + 120), 0x600);
@@ -127,7 +129,8 @@ static void madt_count(unsigned cpus, unsigned *small, unsigned *large, unsigned
 		if (p[at] == 0)
 			*good &= p[at + 3] == *small && p[at + 2] == *small && p[at + 4] == 1, ++*small;
 		else if (p[at] == 9)
-			*good &= le32(p + at + 4) == 255 + *large && le32(p + at + 12) == 255 + *large, ++*large;
+			*good &= le32(p + at + 4) == 255 + *large && le32(p + at + 12) == 255 + *large,
+				++*large;
 		else
 			++*other;
 	}
@@ -217,7 +220,8 @@ static size_t file_read(const char *path, uint8_t *p, size_t room)
 	return n;
 }
 
-// True if ACPICA takes the table apart and puts it together again without a complaint, byte for byte (the header names its writer).
+// True if ACPICA takes the table apart and puts it together again without a complaint, byte for byte (the
+// header names its writer).
 static bool round_trip(const char *dir, const char *signature)
 {
 	static uint8_t back[LAYOUT_ACPI_SIZE];

@@ -11,9 +11,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define MIB      UINT64_C(0x100000)
+#define MIB	 UINT64_C(0x100000)
 #define RAM_SIZE (32 * MIB)
-#define ECAM     UINT64_C(0xe0000000)
+#define ECAM	 UINT64_C(0xe0000000)
 
 static uint8_t image[0x2000]; // the kernel file being made up
 static size_t image_len;
@@ -44,7 +44,10 @@ static void ram_renew(void)
 	if (madvise(ram, RAM_SIZE, MADV_DONTNEED))
 		abort();
 	request = (struct boot_request){
-		.ram = { .low = ram, .low_size = RAM_SIZE, .high_gpa = UINT64_C(1) << 32, .high_size = 2 * MIB },
+		.ram = { .low = ram,
+			 .low_size = RAM_SIZE,
+			 .high_gpa = UINT64_C(1) << 32,
+			 .high_size = 2 * MIB },
 		.kernel_fd = -1,
 		.kernel_name = "vmlinuz",
 		.initrd_fd = -1,
@@ -75,7 +78,7 @@ static bool refused(const char *why)
 	return good;
 }
 
-#define BZ_CODE     0x400
+#define BZ_CODE	    0x400
 #define BZ_CODE_LEN 0x1000
 
 static void bzimage_make(void)
@@ -101,16 +104,23 @@ static void bzimage_make(void)
 		image[BZ_CODE + i] = (uint8_t)(i * 7 + i / 256);
 }
 
-#define ELF_PHDR   64
-#define ELF_CODE   0x200
-#define ELF_NOTES  0x800
-#define ELF_PADDR  UINT64_C(0x200000)
-#define ELF_PHNUM  3
+#define ELF_PHDR  64
+#define ELF_CODE  0x200
+#define ELF_NOTES 0x800
+#define ELF_PADDR UINT64_C(0x200000)
+#define ELF_PHNUM 3
 
-static void phdr_put(unsigned i, uint32_t type, uint64_t offset, uint64_t paddr, uint64_t filesz, uint64_t memsz)
+static void phdr_put(unsigned i, uint32_t type, uint64_t offset, uint64_t paddr, uint64_t filesz,
+		     uint64_t memsz)
 {
-	Elf64_Phdr p = { .p_type = type, .p_flags = PF_R | PF_X, .p_offset = offset, .p_vaddr = paddr,
-		         .p_paddr = paddr, .p_filesz = filesz, .p_memsz = memsz, .p_align = 4 };
+	Elf64_Phdr p = { .p_type = type,
+			 .p_flags = PF_R | PF_X,
+			 .p_offset = offset,
+			 .p_vaddr = paddr,
+			 .p_paddr = paddr,
+			 .p_filesz = filesz,
+			 .p_memsz = memsz,
+			 .p_align = 4 };
 	memcpy(image + ELF_PHDR + i * sizeof(p), &p, sizeof(p));
 }
 
@@ -125,9 +135,14 @@ static void elf_make(bool pvh)
 	ram_renew();
 	memset(image, 0, sizeof(image));
 	image_len = 0x900;
-	Elf64_Ehdr h = { .e_type = ET_EXEC, .e_machine = EM_X86_64, .e_version = EV_CURRENT,
-		         .e_entry = ELF_PADDR + 0x10, .e_phoff = ELF_PHDR, .e_ehsize = sizeof(h),
-		         .e_phentsize = sizeof(Elf64_Phdr), .e_phnum = ELF_PHNUM };
+	Elf64_Ehdr h = { .e_type = ET_EXEC,
+			 .e_machine = EM_X86_64,
+			 .e_version = EV_CURRENT,
+			 .e_entry = ELF_PADDR + 0x10,
+			 .e_phoff = ELF_PHDR,
+			 .e_ehsize = sizeof(h),
+			 .e_phentsize = sizeof(Elf64_Phdr),
+			 .e_phnum = ELF_PHNUM };
 	memcpy(h.e_ident, ELFMAG, SELFMAG);
 	h.e_ident[EI_CLASS] = ELFCLASS64;
 	h.e_ident[EI_DATA] = ELFDATA2LSB;
@@ -204,8 +219,11 @@ TEST(zero_page_fields)
 
 TEST(memory_map_is_ascending)
 {
-	static const uint64_t want[][3] = { { 0, 0x9fc00, 1 }, { 0x9fc00, 0x60400, 2 }, { MIB, RAM_SIZE - MIB, 1 },
-		                            { ECAM, MIB, 2 }, { UINT64_C(1) << 32, 2 * MIB, 1 } };
+	static const uint64_t want[][3] = { { 0, 0x9fc00, 1 },
+					    { 0x9fc00, 0x60400, 2 },
+					    { MIB, RAM_SIZE - MIB, 1 },
+					    { ECAM, MIB, 2 },
+					    { UINT64_C(1) << 32, 2 * MIB, 1 } };
 	bzimage_make();
 	CHECK_EQ(load(), 0);
 	const uint8_t *z = ram + LAYOUT_ZERO_PAGE;
@@ -370,12 +388,18 @@ TEST(hostile_bzimage_headers)
 TEST(hostile_elf_headers)
 {
 	static const struct hostile cases[] = {
-		{ 4, 1, 1, "not for x86_64" },          { 5, 1, 2, "not for x86_64" },
-		{ 18, 2, 183, "not for x86_64" },       { 16, 2, ET_DYN, "ELF type 3" },
-		{ 54, 2, 32, "program headers of 32" }, { 56, 2, 0, "0 segments" },
-		{ 56, 2, 0xffff, "65535 segments" },    { 32, 8, UINT64_MAX, "no program headers" },
-		{ 32, 8, 0x8f0, "no program headers" }, { 24, 8, ELF_PADDR + 0x400, "lies in no loaded segment" },
-		{ 24, 8, 0, "lies in no loaded" },      { 24, 8, UINT64_MAX, "lies in no loaded segment" },
+		{ 4, 1, 1, "not for x86_64" },
+		{ 5, 1, 2, "not for x86_64" },
+		{ 18, 2, 183, "not for x86_64" },
+		{ 16, 2, ET_DYN, "ELF type 3" },
+		{ 54, 2, 32, "program headers of 32" },
+		{ 56, 2, 0, "0 segments" },
+		{ 56, 2, 0xffff, "65535 segments" },
+		{ 32, 8, UINT64_MAX, "no program headers" },
+		{ 32, 8, 0x8f0, "no program headers" },
+		{ 24, 8, ELF_PADDR + 0x400, "lies in no loaded segment" },
+		{ 24, 8, 0, "lies in no loaded" },
+		{ 24, 8, UINT64_MAX, "lies in no loaded segment" },
 	};
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
 		elf_make(false);
@@ -444,7 +468,8 @@ TEST(kernel_cut_at_every_length)
 	for (image_len = 0; image_len < whole; image_len++) {
 		int rc = load();
 		CHECK_EQ(rc, -EINVAL);
-		CHECK(strstr(err.text, image_len == 0 ? "empty" : image_len < 0x206 ? "neither" : "cut short"));
+		const char *why = image_len == 0 ? "empty" : image_len < 0x206 ? "neither" : "cut short";
+		CHECK(strstr(err.text, why));
 	}
 	elf_make(true);
 	for (image_len = 0; image_len < 0x800 + 0x2c; image_len++)
@@ -464,10 +489,12 @@ TEST(every_byte_of_the_headers_changed)
 				image[at] = values[v];
 				int rc = load();
 				if (rc)
-					CHECK(rc == -EINVAL && strncmp(err.text, "kernel vmlinuz: ", 16) == 0);
+					CHECK(rc == -EINVAL &&
+					      strncmp(err.text, "kernel vmlinuz: ", 16) == 0);
 				else
 					CHECK(out.rip >= out.kernel_gpa && out.rip < out.kernel_end &&
-					      out.kernel_end <= RAM_SIZE && out.kernel_gpa >= LAYOUT_LOW_FREE);
+					      out.kernel_end <= RAM_SIZE &&
+					      out.kernel_gpa >= LAYOUT_LOW_FREE);
 			}
 			image[at] = was;
 		}
