@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "vmm/kvm.h"
+
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+
+#define KVM_API 12
+
+static const struct {
+	int capability;
+	const char *name;
+} kvm_needed[] = {
+	{ KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP" },
+	{ KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY" },
+	{ KVM_CAP_IRQFD, "KVM_CAP_IRQFD" },
+	{ KVM_CAP_IOEVENTFD, "KVM_CAP_IOEVENTFD" },
+	{ KVM_CAP_IOEVENTFD_ANY_LENGTH, "KVM_CAP_IOEVENTFD_ANY_LENGTH" },
+	{ KVM_CAP_IRQ_ROUTING, "KVM_CAP_IRQ_ROUTING" },
+	{ KVM_CAP_SIGNAL_MSI, "KVM_CAP_SIGNAL_MSI" },
+	{ KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT" },
+	{ KVM_CAP_MP_STATE, "KVM_CAP_MP_STATE" },
+};
+
+static const char *kvm_mend(int error)
+{
+	switch (error) {
+	case ENOENT:
+		return " (load kvm_intel or kvm_amd; is virtualization on in the firmware?)";
+	case EACCES:
+		return " (add yourself to the group that owns it, often \"kvm\")";
+	default:
+		return "";
+	}
+}
+
+int kvm_open(struct kvm *k, const char *path, struct err *e)
+{
+	*k = (struct kvm){ .fd = -1, .vm_fd = -1 };
+	FD_AUTO fd = fd_open_path(path, O_RDWR, e);
+	if (fd < 0)
+		return err_sys(e, -fd, "%s%s", path, kvm_mend(-fd));
+	int version = ioctl(fd, KVM_GET_API_VERSION, 0);
+	if (version != KVM_API)
+		return err_set(e, ENOTSUP, "%s: KVM API version is %d, not %d: is this KVM?", path, version, KVM_API);
+	for (size_t i = 0; i < ARRAY_LEN(kvm_needed); i++)
+		if (ioctl(fd, KVM_CHECK_EXTENSION, kvm_needed[i].capability) <= 0)
+			return err_set(e, ENOTSUP, "%s: this host's KVM lacks %s", path, kvm_needed[i].name);
+	k->vcpu_map_size = ioctl(fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	if (k->vcpu_map_size < (int)sizeof(struct kvm_run))
+		return err_set(e, EIO, "%s: KVM_GET_VCPU_MMAP_SIZE says %d", path, k->vcpu_map_size);
+	k->fd = fd_steal(&fd);
+	return 0;
+}
+
+void kvm_close(struct kvm *k)
+{
+	kvm_vm_destroy(k);
+	fd_close(&k->fd);
+}
+
+int kvm_vm_create(struct kvm *k, struct err *e)
+{
+	int fd;
+	do {
+		fd = ioctl(k->fd, KVM_CREATE_VM, 0);
+	} while (fd < 0 && errno == EINTR);
+	if (fd < 0)
+		return err_sys(e, errno, "KVM_CREATE_VM");
+	k->vm_fd = fd;
+	return 0;
+}
+
+void kvm_vm_destroy(struct kvm *k)
+{
+	fd_close(&k->vm_fd);
+}
+
+int kvm_capability(const struct kvm *k, int capability)
+{
+	int rc = ioctl(k->vm_fd >= 0 ? k->vm_fd : k->fd, KVM_CHECK_EXTENSION, capability);
+	return rc < 0 ? 0 : rc;
+}
+
+int kvm_memory_slot(const struct kvm *k, uint32_t slot, uint64_t gpa, uint64_t size, void *hva, uint32_t flags)
+{
+	struct kvm_userspace_memory_region r = {
+		.slot = slot,
+		.flags = flags,
+		.guest_phys_addr = gpa,
+		.memory_size = size,
+		.userspace_addr = (uint64_t)(uintptr_t)hva,
+	};
+	return ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &r) < 0 ? -errno : 0;
+}
+
+int kvm_ioeventfd(const struct kvm *k, uint64_t gpa, int eventfd, bool on)
+{
+	struct kvm_ioeventfd io = {
+		.addr = gpa,
+		.len = 0, // any length; also the one that needs no instruction decoding where the hardware allows
+		.fd = eventfd,
+		.flags = on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN,
+	};
+	return ioctl(k->vm_fd, KVM_IOEVENTFD, &io) < 0 ? -errno : 0;
+}
+
+int kvm_irqfd(const struct kvm *k, int eventfd, uint32_t gsi, bool on)
+{
+	struct kvm_irqfd irq = {
+		.fd = (uint32_t)eventfd,
+		.gsi = gsi,
+		.flags = on ? 0 : KVM_IRQFD_FLAG_DEASSIGN,
+	};
+	return ioctl(k->vm_fd, KVM_IRQFD, &irq) < 0 ? -errno : 0;
+}

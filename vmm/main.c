@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// minivmm: arguments -> configuration -> build -> run.  The order of set-up is readable in run_machine().
+//
+// The only file where the monitor and the bridges meet.
+#include "bridges/bridges.h"
+#include "vmm/base/check.h"
+#include "vmm/base/deadline.h"
+#include "vmm/base/log.h"
+#include "vmm/config.h"
+#include "vmm/seal.h"
+#include "vmm/signals.h"
+#include "vmm/virtio_pci.h"
+#include "vmm/vm.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { EXIT_GOOD = 0, EXIT_MACHINE = 1, EXIT_USAGE = 2 };
+
+static const char help[] =
+	"usage: minivmm -c FILE [--check] [--set KEY=VALUE]... [-v | -q]\n"
+	"\n"
+	"Runs the virtual machine that FILE describes until the guest powers off.\n"
+	"\n"
+	"  -c, --config FILE    the configuration, TOML; - is standard input, fd:N a descriptor\n"
+	"      --check          only read and check the configuration: says ok, or every error\n"
+	"      --set KEY=VALUE  put a value in the place of the file's, as in vm.memory=1G or\n"
+	"                       device.disk0.image=other.raw; repeat as needed\n"
+	"  -v, --verbose        say more; twice: everything\n"
+	"  -q, --quiet          say errors only\n"
+	"      --version, --help\n"
+	"\n"
+	"On the serial port (serial.to = \"stdio\"): Ctrl-A x quits, Ctrl-A h helps.\n"
+	"SIGTERM presses the power button; again within 5 s, or SIGINT, stops the machine at once.\n"
+	"SIGUSR1 logs the registers of every CPU.\n"
+	"\n"
+	"Exit status: 0 the guest powered off or was quit, 1 the machine failed, 2 wrong usage or\n"
+	"configuration.  A first configuration is in README.md, more are in configs/.\n";
+
+struct options {
+	const char *config;
+	bool check;
+	const char **sets;
+	unsigned set_count;
+	int loudness;
+};
+
+static int usage_error(const char *what, const char *arg)
+{
+	fprintf(stderr, "minivmm: %s%s (see minivmm --help)\n", what, arg);
+	return EXIT_USAGE;
+}
+
+// -1: go on; else the exit status.
+static int options_parse(struct options *o, int argc, char **argv)
+{
+	enum { OPT_CHECK = 256, OPT_SET, OPT_VERSION, OPT_HELP };
+	static const struct option longs[] = {
+		{ "config", required_argument, NULL, 'c' },
+		{ "check", no_argument, NULL, OPT_CHECK },
+		{ "set", required_argument, NULL, OPT_SET },
+		{ "verbose", no_argument, NULL, 'v' },
+		{ "quiet", no_argument, NULL, 'q' },
+		{ "version", no_argument, NULL, OPT_VERSION },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+	opterr = 0;
+	int c;
+	while ((c = getopt_long(argc, argv, ":c:vqh", longs, NULL)) != -1) {
+		switch (c) {
+		case 'c':
+			o->config = optarg;
+			break;
+		case OPT_CHECK:
+			o->check = true;
+			break;
+		case OPT_SET:
+			o->sets[o->set_count++] = optarg;
+			break;
+		case 'v':
+			o->loudness++;
+			break;
+		case 'q':
+			o->loudness = -1;
+			break;
+		case OPT_VERSION:
+			puts("minivmm " MINIVMM_VERSION);
+			return EXIT_GOOD;
+		case 'h':
+		case OPT_HELP:
+			fputs(help, stdout);
+			return EXIT_GOOD;
+		case ':':
+			return usage_error("a value is missing after ", argv[optind - 1]);
+		default:
+			return usage_error("unknown option ", argv[optind - 1]);
+		}
+	}
+	if (optind < argc)
+		return usage_error("unexpected argument ", argv[optind]);
+	if (!o->config)
+		return usage_error("which machine? Give its configuration with -c FILE", "");
+	return -1;
+}
+
+// The folder that this program lies in: its device programs are beside it.
+static const char *program_dir(char *buf, size_t len)
+{
+	ssize_t n = readlink("/proc/self/exe", buf, len - 1);
+	if (n <= 0)
+		return NULL;
+	buf[n] = '\0';
+	char *slash = strrchr(buf, '/');
+	if (!slash)
+		return NULL;
+	*slash = '\0';
+	return buf;
+}
+
+// The second half of a device: from its bridge to a PCI function on the bus.
+static int device_plug(struct vm *vm, struct bridge_pending *p, struct err *e)
+{
+	const struct virtio_pci_host host = { .kvm = &vm->kvm, .irq = &vm->irq, .memory = &vm->memory };
+	int slot = p->cfg->slot;
+	struct backend *b;
+	struct pci_func *f;
+	int rc = bridge_finish(&b, p, e);
+	if (rc < 0)
+		return rc;
+	rc = virtio_pci_create(&f, b, &host, e);
+	if (rc < 0) {
+		b->ops->close(b);
+		return rc;
+	}
+	rc = pci_host_plug(&vm->pci, f, slot, e);
+	if (rc < 0)
+		f->ops->destroy(f);
+	return rc;
+}
+
+// Functions with a slot of their own go first, so that none of the others takes it.
+static int devices_plug(struct vm *vm, struct bridge_pending *pending, unsigned count, struct err *e)
+{
+	for (unsigned pass = 0; pass < 2; pass++)
+		for (unsigned i = 0; i < count; i++) {
+			struct bridge_pending *p = &pending[i];
+			if (!p->cfg || (p->cfg->slot < 0) != (pass == 1))
+				continue;
+			int rc = device_plug(vm, p, e);
+			p->cfg = NULL;
+			if (rc < 0)
+				return rc;
+		}
+	return 0;
+}
+
+// The devices' processes start while the machine is built, then each is shaken hands with.
+static int machine_build(struct vm *vm, struct err *e)
+{
+	const struct vm_config *c = vm->config;
+	struct bridge_pending pending[CONFIG_DEVICES_MAX] = { 0 };
+	char dir[PATH_MAX];
+	static struct bridge_host host; // back-ends keep it
+	host = (struct bridge_host){
+		.loop = &vm->loop,
+		.program_dir = program_dir(dir, sizeof(dir)),
+		.start_deadline = deadline_in_ms(DEADLINE_START_MS),
+		.insecure = c->insecure,
+	};
+	int rc = 0;
+	for (unsigned i = 0; rc == 0 && i < c->device_count; i++) {
+		rc = bridge_start(&pending[i], &c->devices[i], &host, e);
+		if (rc < 0)
+			pending[i].cfg = NULL;
+	}
+	if (rc == 0)
+		rc = vm_build(vm, e);
+	if (rc == 0)
+		rc = devices_plug(vm, pending, c->device_count, e);
+	for (unsigned i = 0; i < c->device_count; i++)
+		if (pending[i].cfg)
+			bridge_abandon(&pending[i]);
+	host.program_dir = NULL;
+	return rc;
+}
+
+static int run_machine(const struct vm_config *config)
+{
+	struct err e = { 0 };
+	static struct vm vm;
+	struct signals signals;
+	enum vm_event event = VM_CRASH;
+
+	signals_block();
+	int rc = vm_init(&vm, config, &e);
+	if (rc == 0)
+		rc = machine_build(&vm, &e);
+	if (rc == 0)
+		rc = signals_watch(&signals, &vm, &e);
+	if (rc == 0)
+		rc = seal_process(&e);
+	if (rc == 0)
+		rc = vm_prepare(&vm, &e);
+	if (rc == 0)
+		rc = seal_loop_thread(&e);
+	if (rc < 0)
+		log_error("%s", e.text);
+	else
+		event = vm_run(&vm);
+	vm_destroy(&vm);
+	return event == VM_CRASH ? EXIT_MACHINE : EXIT_GOOD;
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = { 0 };
+	struct vm_config config;
+
+	o.sets = calloc((size_t)argc + 1, sizeof(*o.sets));
+	if (!o.sets)
+		return EXIT_MACHINE;
+	int status = options_parse(&o, argc, argv);
+	if (status < 0) {
+		log_init("minivmm", o.loudness < 0 ? LOG_ERROR :
+		                    o.loudness == 0 ? LOG_WARN :
+		                    o.loudness == 1 ? LOG_INFO :
+		                                      LOG_DEBUG);
+		if (config_read(&config, o.config, o.sets, o.set_count, stderr) < 0) {
+			status = EXIT_USAGE;
+		} else if (o.check) {
+			puts("ok");
+			status = EXIT_GOOD;
+			config_free(&config);
+		} else {
+			status = run_machine(&config);
+			config_free(&config);
+		}
+	}
+	free(o.sets);
+	return status;
+}

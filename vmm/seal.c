@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: BSD-2-Clause
+//
+// Which system calls the monitor makes once a guest runs, and why: one table for the loop's thread, one for vCPU threads.
+#include "vmm/seal.h"
+
+#include "vmm/base/check.h"
+#include "vmm/base/log.h"
+#include "vmm/base/sandbox.h"
+
+#include <asm/ioctls.h>
+#include <asm/termbits.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+// tgkill: the value is this process's id, filled in by seal_process().
+#define OWN_PID 0
+
+// What a guest's register accesses lead to, on whichever thread.
+#define DEVICE_RULES                                                                                         \
+	SANDBOX_CALL(futex, "locks, and the barrier between runs"),                                          \
+	SANDBOX_CALL(write, "doorbells and interrupts (eventfds), serial output, log"),                      \
+	SANDBOX_CALL(read, "eventfds that are taken down"),                                                  \
+	SANDBOX_CALL(sendmsg, "requests to back-ends"),                                                      \
+	SANDBOX_CALL(recvmsg, "replies of back-ends, with descriptors"),                                     \
+	SANDBOX_CALL(eventfd2, "interrupt vectors and doorbells as the driver sets them up"),                \
+	SANDBOX_CALL(close, "and as it gives them up"),                                                      \
+	SANDBOX_RARE(epoll_ctl, "back-ends, vectors and clients come and go"),                               \
+	SANDBOX_RARE(epoll_pwait, "epoll_wait where there is none"),                                         \
+	SANDBOX_RARE(fstat, "kind and size of a descriptor that a back-end sent"),                           \
+	SANDBOX_RARE(newfstatat, "fstat of newer C libraries"),                                              \
+	SANDBOX_RARE_IF(fcntl, "access mode of a descriptor that a back-end sent", 1, UINT32_MAX, F_GETFL),  \
+	SANDBOX_RARE(timerfd_settime, "output that waits for its peer, back-off"),                           \
+	SANDBOX_RARE(writev, "serial output of two pieces"),                                                 \
+	SANDBOX_RARE(rt_sigprocmask, "pthread_kill() and thread exit block signals for a moment"),           \
+	SANDBOX_RARE(getpid, "pthread_kill()"),                                                              \
+	SANDBOX_RARE(gettid, "pthread_kill()"),                                                              \
+	SANDBOX_RARE_IF(tgkill, "kick a vCPU out of the guest", 0, UINT32_MAX, OWN_PID),                     \
+	SANDBOX_RARE(munmap, "stacks and mappings that are done with"),                                      \
+	SANDBOX_RARE_IF(madvise, "the C library returns memory", 2, UINT32_MAX, MADV_DONTNEED),              \
+	SANDBOX_IOCTL(KVM_IOEVENTFD, "a doorbell follows its BAR"),                                          \
+	SANDBOX_IOCTL(KVM_IRQFD, "a vector gets its interrupt"),                                             \
+	SANDBOX_IOCTL(KVM_SET_GSI_ROUTING, "vectors follow the guest's MSI-X table"),                        \
+	SANDBOX_RARE_IOCTL(KVM_IRQ_LINE, "level interrupts: serial port, INTx"),                             \
+	SANDBOX_RARE_IOCTL(KVM_SIGNAL_MSI, "an interrupt that was pending when its vector was unmasked"),    \
+	SANDBOX_RARE_IOCTL(KVM_SET_USER_MEMORY_REGION, "a mapped BAR follows its register; machine restart"), \
+	ARCH_DUMP_RULES
+
+#if defined(__x86_64__)
+#define ARCH_DUMP_RULES                                                                                      \
+	SANDBOX_RARE_IOCTL(KVM_GET_REGS, "registers in the report of a crash"),                              \
+	SANDBOX_RARE_IOCTL(KVM_GET_SREGS, "registers in the report of a crash")
+// A machine that restarts gets a new KVM VM, made like the first (arch/x86_64).
+#define ARCH_RESTART_RULES                                                                                   \
+	SANDBOX_RARE_IOCTL(KVM_SET_TSS_ADDR, "machine restart"),                                             \
+	SANDBOX_RARE_IOCTL(KVM_SET_IDENTITY_MAP_ADDR, "machine restart"),                                    \
+	SANDBOX_RARE_IOCTL(KVM_CREATE_IRQCHIP, "machine restart"),                                           \
+	SANDBOX_RARE_IOCTL(KVM_CREATE_PIT2, "machine restart"),                                              \
+	SANDBOX_RARE_IOCTL(KVM_GET_IRQCHIP, "machine restart"),                                              \
+	SANDBOX_RARE_IOCTL(KVM_SET_IRQCHIP, "machine restart"),                                              \
+	SANDBOX_RARE_IOCTL(KVM_GET_SUPPORTED_CPUID, "machine restart"),                                      \
+	SANDBOX_RARE_IOCTL(KVM_SET_CPUID2, "machine restart"),                                               \
+	SANDBOX_RARE_IOCTL(KVM_GET_MSR_INDEX_LIST, "machine restart"),                                       \
+	SANDBOX_RARE_IOCTL(KVM_GET_MSRS, "machine restart"),                                                 \
+	SANDBOX_RARE_IOCTL(KVM_SET_MSRS, "machine restart"),                                                 \
+	SANDBOX_RARE_IOCTL(KVM_SET_REGS, "machine restart"),                                                 \
+	SANDBOX_RARE_IOCTL(KVM_SET_SREGS, "machine restart"),                                                \
+	SANDBOX_RARE_IOCTL(KVM_GET_FPU, "machine restart"),                                                  \
+	SANDBOX_RARE_IOCTL(KVM_SET_FPU, "machine restart"),                                                  \
+	SANDBOX_RARE_IOCTL(KVM_GET_LAPIC, "machine restart"),                                                \
+	SANDBOX_RARE_IOCTL(KVM_SET_LAPIC, "machine restart"),                                                \
+	SANDBOX_RARE_IOCTL(KVM_GET_TSC_KHZ, "machine restart"),                                              \
+	SANDBOX_RARE_IOCTL(KVM_SET_TSC_KHZ, "machine restart"),                                              \
+	SANDBOX_RARE_IOCTL(KVM_GET_CLOCK, "machine restart"),                                                \
+	SANDBOX_RARE_IOCTL(KVM_SET_CLOCK, "machine restart"),
+#else
+#define ARCH_DUMP_RULES                                                                                      \
+	SANDBOX_RARE_IOCTL(KVM_GET_ONE_REG, "registers in the report of a crash")
+#define ARCH_RESTART_RULES                                                                                   \
+	SANDBOX_RARE_IOCTL(KVM_CREATE_DEVICE, "machine restart"),                                            \
+	SANDBOX_RARE_IOCTL(KVM_SET_DEVICE_ATTR, "machine restart"),                                          \
+	SANDBOX_RARE_IOCTL(KVM_SET_ONE_REG, "machine restart"),
+#endif
+
+static struct sandbox_rule vcpu_rules[] = {
+	SANDBOX_IOCTL(KVM_RUN, "run the guest"),
+	DEVICE_RULES,
+	SANDBOX_RARE(exit, "the thread's end"),
+};
+
+static struct sandbox_rule loop_rules[] = {
+	DEVICE_RULES,
+	SANDBOX_CALL(epoll_wait, "the loop"),
+	SANDBOX_RARE(accept4, "clients of the control socket and of serial = unix:"),
+	SANDBOX_RARE(shutdown, "such a client is sent away"),
+	SANDBOX_RARE(waitid, "a device process has ended"),
+	SANDBOX_RARE(pidfd_send_signal, "a device process shall end"),
+	SANDBOX_RARE_IOCTL(TCSETS, "the terminal as it was before"),
+	SANDBOX_RARE_IOCTL(TCSETSW, "the terminal as it was before"),
+	SANDBOX_RARE_IOCTL(TCSETSF, "the terminal as it was before"),
+	SANDBOX_RARE_IOCTL(TCSETS2, "the same by newer C libraries"),
+	SANDBOX_RARE_IOCTL(TCGETS, "isatty() of the C library, and the terminal's state"),
+	SANDBOX_RARE_IOCTL(TCGETS2, "the same by newer C libraries"),
+	SANDBOX_RARE(lseek, "the C library leaves its streams at the right place at exit"),
+	// The machine restarts: memory is cleared, the kernel loaded again from its descriptor, the KVM VM made anew.
+	SANDBOX_RARE(fallocate, "machine restart: RAM gives its pages back"),
+	SANDBOX_RARE(pread64, "machine restart: kernel and initrd"),
+	SANDBOX_RARE(brk, "memory for a moment"),
+	SANDBOX_RARE_IF(mmap, "machine restart: run pages; memory for a moment; never executable", 2, PROT_EXEC, 0),
+	SANDBOX_RARE_IOCTL(KVM_CREATE_VM, "machine restart"),
+	SANDBOX_RARE_IOCTL(KVM_CREATE_VCPU, "machine restart"),
+	SANDBOX_RARE_IOCTL(KVM_CHECK_EXTENSION, "machine restart"),
+	SANDBOX_RARE_IOCTL(KVM_ENABLE_CAP, "machine restart"),
+	SANDBOX_RARE_IOCTL(KVM_SET_MP_STATE, "machine restart"),
+	SANDBOX_RARE_IOCTL(KVM_SET_SIGNAL_MASK, "machine restart"),
+	ARCH_RESTART_RULES
+};
+
+static const struct sandbox_spec loop_spec = {
+	.program = "minivmm", .rules = loop_rules, .rule_count = ARRAY_LEN(loop_rules),
+};
+static const struct sandbox_spec vcpu_spec = {
+	.program = "minivmm", .rules = vcpu_rules, .rule_count = ARRAY_LEN(vcpu_rules),
+};
+
+bool seal_even_sanitized;
+
+static struct sandbox_program loop_program, vcpu_program;
+static enum { SEAL_NOT_CALLED, SEAL_NO_FILTERS, SEAL_COMPILED } state;
+
+static void own_pid_set(struct sandbox_rule *rules, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (rules[i].syscall == SCMP_SYS(tgkill))
+			rules[i].value = (uint64_t)getpid();
+}
+
+int seal_process(struct err *e)
+{
+	const struct sandbox_spec asked = { .even_sanitized = seal_even_sanitized };
+	bool held_back = sandbox_held_back(&asked);
+	state = SEAL_NO_FILTERS;
+	own_pid_set(loop_rules, ARRAY_LEN(loop_rules));
+	own_pid_set(vcpu_rules, ARRAY_LEN(vcpu_rules));
+	int rc = sandbox_drop_privileges(e);
+	if (held_back) {
+		log_debug("sanitizer build: no Landlock or seccomp");
+		return rc;
+	}
+	// Whatever fails, the later walls are still worth having; the first reason is told.
+	struct err later;
+	int rc2 = sandbox_landlock(SANDBOX_MAY_SIGNAL, rc < 0 ? &later : e);
+	rc = rc < 0 ? rc : rc2;
+	rc2 = sandbox_compile(&loop_spec, &loop_program, rc < 0 ? &later : e);
+	if (rc2 == 0)
+		rc2 = sandbox_compile(&vcpu_spec, &vcpu_program, rc < 0 ? &later : e);
+	if (rc2 == 0)
+		state = SEAL_COMPILED;
+	return rc < 0 ? rc : rc2;
+}
+
+static int seal_thread(struct sandbox_program *p, struct err *e)
+{
+	if (state == SEAL_NOT_CALLED)
+		return err_set(e, EINVAL, "a thread is sealed before its process");
+	return state == SEAL_COMPILED ? sandbox_load(p, e) : 0;
+}
+
+int seal_loop_thread(struct err *e)
+{
+	return seal_thread(&loop_program, e);
+}
+
+int seal_vcpu_thread(struct err *e)
+{
+	return seal_thread(&vcpu_program, e);
+}
+
+void seal_print(FILE *out)
+{
+	sandbox_print(&loop_spec, "loop\t", out);
+	sandbox_print(&vcpu_spec, "vcpu\t", out);
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// One virtual CPU: its KVM descriptor, its thread, and the way from an exit to the one who answers.
+#ifndef MINIVMM_VMM_VCPU_H
+#define MINIVMM_VMM_VCPU_H
+
+#include "vmm/base/err.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+struct vm;
+struct kvm_run;
+
+struct vcpu {
+	struct vm *vm;
+	unsigned index;      // also its APIC id
+	int fd;              // -1 while there is no KVM VM
+	struct kvm_run *run; // shared with KVM
+	pthread_t thread;
+	bool has_thread;
+	atomic_bool dump;    // log the registers at the next exit
+};
+
+// Makes the vCPU in the machine's present KVM VM and sets it up; vcpu_close() undoes it.
+int vcpu_open(struct vcpu *c, struct vm *vm, unsigned index, struct err *e);
+void vcpu_close(struct vcpu *c);
+
+// Starts its thread, which parks at once (vm.c).
+int vcpu_thread_start(struct vcpu *c, struct err *e);
+
+// Runs the guest until vm->run is false.  On its own thread.
+void vcpu_run(struct vcpu *c);
+
+// Makes KVM_RUN return soon, also if it has not begun.  Any thread.
+void vcpu_kick(struct vcpu *c);
+
+// Prepares the signal that kicks; once, before the first thread.
+int vcpu_init_signal(struct err *e);
+
+#endif
