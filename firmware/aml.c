@@ -133,7 +133,7 @@ void aml_end(struct aml *a)
 	}
 	struct aml_open o = a->open[--a->depth];
 	if (o.resources) {
-		uint8_t size[9];
+		uint8_t size[9] = { 0 };
 		put(a, RESOURCE_END_TAG, 2); // checksum 0: not to be checked
 		insert(a, o.at, size, int_spell(size, a->len - o.at));
 	}
@@ -194,7 +194,7 @@ void aml_field_bits(struct aml *a, const char *name, uint8_t bits)
 
 void aml_int(struct aml *a, uint64_t v)
 {
-	uint8_t out[9];
+	uint8_t out[9] = { 0 };
 	put_bytes(a, out, int_spell(out, v));
 }
 

@@ -8,6 +8,7 @@
 #include "firmware/pvh.h"
 #include "firmware/zeropage.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -30,6 +31,14 @@
 #define TYPE_CODE 0xb // execute, read, accessed
 #define TYPE_DATA 0x3 // read, write, accessed
 #define TYPE_TASK 0xb // busy TSS
+
+// What lies below LAYOUT_RAM_MIN is there: firmware_load() has seen to it.
+static void *low_ptr(const struct guest_ram *ram, uint64_t gpa, uint64_t len)
+{
+	void *p = guest_ram_ptr(ram, gpa, len);
+	assert(p);
+	return p;
+}
 
 static int kernel_load(struct kernel *k, const struct boot_request *rq, struct err *e)
 {
@@ -80,7 +89,7 @@ static int cmdline_write(struct handover *h, const struct kernel *k, const struc
 		return err_set(e, EINVAL,
 			       "kernel %s: the command line has %zu bytes, the kernel takes at most %" PRIu64,
 			       rq->kernel_name, len, max);
-	memcpy(guest_ram_ptr(&rq->ram, LAYOUT_CMDLINE, len + 1), rq->cmdline, len + 1);
+	memcpy(low_ptr(&rq->ram, LAYOUT_CMDLINE, len + 1), rq->cmdline, len + 1);
 	h->cmdline_gpa = LAYOUT_CMDLINE;
 	return 0;
 }
@@ -90,7 +99,7 @@ static int cmdline_write(struct handover *h, const struct kernel *k, const struc
 static void page_tables_write(const struct guest_ram *ram)
 {
 	const uint64_t present_write = 3, large = 0x80;
-	uint8_t *pml4 = guest_ram_ptr(ram, LAYOUT_PAGE_TABLES, 6 * PAGE_SIZE);
+	uint8_t *pml4 = low_ptr(ram, LAYOUT_PAGE_TABLES, 6 * PAGE_SIZE);
 	uint8_t *pdpt = pml4 + PAGE_SIZE, *pd = pdpt + PAGE_SIZE;
 	le64_put(pml4, (LAYOUT_PAGE_TABLES + PAGE_SIZE) | present_write);
 	for (unsigned i = 0; i < 4; i++)
@@ -128,7 +137,7 @@ static void segments_write(struct boot_image *out, const struct guest_ram *ram)
 	out->tr = (struct boot_segment){ .selector = SELECTOR_TASK, .limit = 0x67, .type = TYPE_TASK };
 	out->gdt_gpa = LAYOUT_GDT;
 	out->gdt_limit = GDT_SIZE - 1;
-	uint8_t *gdt = guest_ram_ptr(ram, LAYOUT_GDT, GDT_SIZE);
+	uint8_t *gdt = low_ptr(ram, LAYOUT_GDT, GDT_SIZE);
 	memset(gdt, 0, GDT_SIZE);
 	descriptor_write(gdt, &out->cs);
 	descriptor_write(gdt, &out->data);
@@ -142,7 +151,7 @@ static void entry_write(struct boot_image *out, const struct kernel *k, const st
 	out->rip = k->entry;
 	out->cr0 = CR0_PE | CR0_ET;
 	if (k->mode == BOOT_LINUX64) {
-		zeropage_write(guest_ram_ptr(ram, LAYOUT_ZERO_PAGE, ZERO_PAGE_SIZE), k, h, map);
+		zeropage_write(low_ptr(ram, LAYOUT_ZERO_PAGE, ZERO_PAGE_SIZE), k, h, map);
 		page_tables_write(ram);
 		out->rsi = LAYOUT_ZERO_PAGE;
 		out->cr0 |= CR0_PG;
@@ -150,7 +159,7 @@ static void entry_write(struct boot_image *out, const struct kernel *k, const st
 		out->cr4 = CR4_PAE;
 		out->efer = EFER_LME | EFER_LMA;
 	} else {
-		pvh_write(guest_ram_ptr(ram, LAYOUT_PVH_START, PVH_SIZE), LAYOUT_PVH_START, h, map);
+		pvh_write(low_ptr(ram, LAYOUT_PVH_START, PVH_SIZE), LAYOUT_PVH_START, h, map);
 		out->rbx = LAYOUT_PVH_START;
 	}
 	segments_write(out, ram);

@@ -21,7 +21,7 @@ struct boot_request {
 	const char *initrd_name;
 	const char *cmdline;
 	uint64_t rsdp_gpa;		   // the tables are the caller's to write, too, at each boot (acpi.h)
-	const struct boot_range *reserved; // outside RAM, at most 11: what the memory map calls so (ECAM)
+	const struct boot_range *reserved; // outside RAM, at most 12: what the memory map calls so (ECAM)
 	unsigned reserved_count;
 };
 

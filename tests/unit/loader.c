@@ -236,6 +236,19 @@ TEST(memory_map_is_ascending)
 	struct boot_range bad = { RAM_SIZE - 4096, 8192 };
 	request.reserved = &bad;
 	CHECK(refused("memory map: 0x2000 bytes at 0x1fff000 overlap those at 0x100000"));
+	bad = (struct boot_range){ UINT64_MAX - 4096, 8192 };
+	CHECK(refused("memory map: no place for 0x2000 bytes"));
+	struct boot_range many[13];
+	for (unsigned i = 0; i < 13; i++)
+		many[i] = (struct boot_range){ ECAM + (12 - i) * MIB, MIB };
+	request.reserved = many;
+	request.reserved_count = 12;
+	CHECK_EQ(load(), 0);
+	CHECK_EQ(z[0x1e8], 16);
+	for (unsigned i = 0; i < 15; i++)
+		CHECK(le64(z + 0x2d0 + i * 20) < le64(z + 0x2d0 + (i + 1) * 20));
+	request.reserved_count = 13;
+	CHECK(refused("memory map: no place for 0x100000 bytes"));
 }
 
 TEST(page_tables_map_four_gigabytes)
