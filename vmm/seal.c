@@ -28,6 +28,7 @@
 	SANDBOX_CALL(recvmsg, "replies of back-ends, with descriptors"),                                     \
 	SANDBOX_CALL(eventfd2, "interrupt vectors and doorbells as the driver sets them up"),                \
 	SANDBOX_CALL(close, "and as it gives them up"),                                                      \
+	SANDBOX_RARE(shutdown, "a back-end that broke its protocol is cut off"),                             \
 	SANDBOX_RARE(epoll_ctl, "back-ends, vectors and clients come and go"),                               \
 	SANDBOX_RARE(epoll_pwait, "epoll_wait where there is none"),                                         \
 	SANDBOX_RARE(fstat, "kind and size of a descriptor that a back-end sent"),                           \
@@ -95,7 +96,6 @@ static struct sandbox_rule loop_rules[] = {
 	DEVICE_RULES,
 	SANDBOX_CALL(epoll_wait, "the loop"),
 	SANDBOX_RARE(accept4, "clients of the control socket and of serial = unix:"),
-	SANDBOX_RARE(shutdown, "such a client is sent away"),
 	SANDBOX_RARE(waitid, "a device process has ended"),
 	SANDBOX_RARE(pidfd_send_signal, "a device process shall end"),
 	SANDBOX_RARE_IOCTL(TCSETS, "the terminal as it was before"),

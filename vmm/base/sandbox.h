@@ -102,7 +102,7 @@ int sandbox_map_ids(uid_t uid, gid_t gid);
 const char *sandbox_mend(int error);
 
 // The whole table, a row a line, as text fields with a tab between: call, condition ("-" or "arg1 & 0xffffffff == 0x1277"), "rare"
-// or "-", reason.  Behind `--print-syscalls` of device programs.
-void sandbox_print(const struct sandbox_spec *s, FILE *out);
+// or "-", reason; each row after `prefix`.  Behind `--print-syscalls` of device programs.
+void sandbox_print(const struct sandbox_spec *s, const char *prefix, FILE *out);
 
 #endif

@@ -109,21 +109,20 @@ int sandbox_filter(const struct sandbox_spec *s, struct err *e)
 	return rc < 0 ? rc : sandbox_load(&p, e);
 }
 
-static void rules_print(const struct sandbox_rule *rules, size_t count, FILE *out)
+static void rules_print(const struct sandbox_rule *rules, size_t count, const char *prefix, FILE *out)
 {
 	for (size_t i = 0; i < count; i++) {
 		const struct sandbox_rule *r = &rules[i];
-		fprintf(out, "%s\t", r->name);
-		if (r->arg < 0)
-			fputs("-", out);
-		else
-			fprintf(out, "arg%d & %#" PRIx64 " == %#" PRIx64, r->arg, r->mask, r->value);
-		fprintf(out, "\t%s\t%s\n", r->rare ? "rare" : "-", r->reason);
+		char condition[64] = "-";
+		if (r->arg >= 0)
+			snprintf(condition, sizeof(condition), "arg%d & %#" PRIx64 " == %#" PRIx64, r->arg, r->mask,
+			         r->value);
+		fprintf(out, "%s%s\t%s\t%s\t%s\n", prefix, r->name, condition, r->rare ? "rare" : "-", r->reason);
 	}
 }
 
-void sandbox_print(const struct sandbox_spec *s, FILE *out)
+void sandbox_print(const struct sandbox_spec *s, const char *prefix, FILE *out)
 {
-	rules_print(common_rules, ARRAY_LEN(common_rules), out);
-	rules_print(s->rules, s->rule_count, out);
+	rules_print(common_rules, ARRAY_LEN(common_rules), prefix, out);
+	rules_print(s->rules, s->rule_count, prefix, out);
 }
