@@ -286,15 +286,19 @@ static void check_vhost_user(struct config_reader *r, const struct toml_value *t
 static void check_among_others(struct config_reader *r, const struct toml_value *t, const struct vm_config *c,
 			       const struct device_config *d)
 {
+	const struct device_config *same_id = NULL, *same_slot = NULL;
 	for (const struct device_config *o = c->devices; o < d; o++) {
-		if (d->id && o->id && strcmp(d->id, o->id) == 0)
-			config_complain_value(r, toml_get(t, "id"),
-					      "the id is taken by the device in line %u", o->place.line);
-		if (d->slot >= 0 && d->slot == o->slot)
-			config_complain_value(r, toml_get(t, "slot"),
-					      "slot %d is taken by the device in line %u", d->slot,
-					      o->place.line);
+		if (!same_id && d->id && o->id && strcmp(d->id, o->id) == 0)
+			same_id = o;
+		if (!same_slot && d->slot >= 0 && d->slot == o->slot)
+			same_slot = o;
 	}
+	if (same_id)
+		config_complain_value(r, toml_get(t, "id"), "the id is taken by the device in line %u",
+				      same_id->place.line);
+	if (same_slot)
+		config_complain_value(r, toml_get(t, "slot"), "slot %d is taken by the device in line %u",
+				      d->slot, same_slot->place.line);
 }
 
 static void read_device(struct config_reader *r, const struct toml_value *t, struct vm_config *c)
