@@ -293,6 +293,7 @@ static int op_queue_stop(struct backend *b, unsigned q, uint16_t *base)
 static int device_run(struct vhost_user *vu)
 {
 	struct vu_exchange x;
+	fd_event_take(vu->err_fd); // what an earlier run left
 	vu_begin(&x, &vu->link, deadline_in_ms(vu->stop_ms));
 	for (unsigned q = 0; q < vu->backend.queue_count; q++)
 		if (vu->started[q])

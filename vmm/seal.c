@@ -26,6 +26,7 @@
 	SANDBOX_CALL(read, "eventfds that are taken down"),                                                  \
 	SANDBOX_CALL(sendmsg, "requests to back-ends"),                                                      \
 	SANDBOX_CALL(recvmsg, "replies of back-ends, with descriptors"),                                     \
+	SANDBOX_CALL(recvfrom, "what a back-end said unasked (a peek)"),                                     \
 	SANDBOX_CALL(eventfd2, "interrupt vectors and doorbells as the driver sets them up"),                \
 	SANDBOX_CALL(close, "and as it gives them up"),                                                      \
 	SANDBOX_RARE(shutdown, "a back-end that broke its protocol is cut off"),                             \

@@ -1,70 +1,81 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Runs a fuzz target over the files of its corpus: `replay/NAME tests/fuzz/corpus/NAME`, or over single
-// files.
-//
-// Each name is printed before its file is tried, so that the last one printed is the one that crashed.
-#include <dirent.h>
+// main() of a fuzz target where there is no libFuzzer: runs it once over every file named, and over those in every folder
+// named, below it too.  A target that finds something aborts, with the file's name as the last line.
+#include <errno.h>
+#include <fts.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static unsigned passed, failed;
+static char current[4096]; // the file that the target is running on
 
-static void file_replay(const char *path)
+static void tell_current(int signal_number)
 {
-	const size_t max = 1 << 20;
-	uint8_t *all = malloc(max);
-	FILE *f = fopen(path, "r");
-	size_t size = f && all ? fread(all, 1, max, f) : 0;
-	printf("%s\n", path);
-	if (!f || !all || ferror(f)) {
-		printf("FAIL %s: cannot be read\n", path);
-		failed++;
-	} else {
-		// A block of just this size, so that a read behind the end is seen.
-		uint8_t *data = malloc(size);
-		if (!data && size)
-			abort();
-		if (size)
-			memcpy(data, all, size);
-		LLVMFuzzerTestOneInput(data, size);
-		free(data);
-		passed++;
-	}
-	if (f)
-		fclose(f);
-	free(all);
+	static const char text[] = "replay: stopped by ";
+	if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0 || write(STDERR_FILENO, current, strlen(current)) < 0 ||
+	    write(STDERR_FILENO, "\n", 1) < 0)
+		_exit(2);
+	signal(signal_number, SIG_DFL);
+	raise(signal_number);
 }
 
-static void path_replay(const char *path)
+// All bytes of a file in memory of exactly its size, so that the sanitizer sees one read too many.
+static uint8_t *read_all(const char *path, size_t *size)
 {
-	DIR *d = opendir(path);
-	if (!d) {
-		file_replay(path);
-		return;
+	FILE *f = fopen(path, "rb");
+	if (!f)
+		return NULL;
+	uint8_t *bytes = NULL;
+	*size = 0;
+	if (fseek(f, 0, SEEK_END) == 0) {
+		long end = ftell(f);
+		rewind(f);
+		bytes = end >= 0 ? malloc(end > 0 ? (size_t)end : 1) : NULL;
+		if (bytes && end > 0 && fread(bytes, (size_t)end, 1, f) != 1) {
+			free(bytes);
+			bytes = NULL;
+		}
+		*size = end > 0 ? (size_t)end : 0;
 	}
-	for (struct dirent *e = readdir(d); e; e = readdir(d)) {
-		char name[4096];
-		if (e->d_name[0] == '.')
-			continue;
-		snprintf(name, sizeof(name), "%s/%s", path, e->d_name);
-		file_replay(name);
+	fclose(f);
+	return bytes;
+}
+
+static int replay(const char *path)
+{
+	size_t size;
+	uint8_t *bytes = read_all(path, &size);
+	if (!bytes) {
+		fprintf(stderr, "replay: %s: %s\n", path, strerror(errno));
+		return -1;
 	}
-	closedir(d);
+	snprintf(current, sizeof(current), "%s", path);
+	LLVMFuzzerTestOneInput(bytes, size);
+	free(bytes);
+	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	for (int i = 1; i < argc; i++)
-		path_replay(argv[i]);
-	if (passed + failed == 0) {
-		printf("FAIL: nothing to replay\n");
-		failed++;
+	unsigned passed = 0, failed = 0;
+	signal(SIGABRT, tell_current);
+	FTS *tree = argc > 1 ? fts_open(argv + 1, FTS_LOGICAL | FTS_NOCHDIR, NULL) : NULL;
+	if (!tree) {
+		fprintf(stderr, "usage: %s FILE_OR_FOLDER...\n", argv[0]);
+		return 2;
 	}
+	for (FTSENT *e; (e = fts_read(tree));) {
+		if (e->fts_info == FTS_F)
+			*(replay(e->fts_path) ? &failed : &passed) += 1;
+		else if (e->fts_info == FTS_NS || e->fts_info == FTS_ERR || e->fts_info == FTS_DNR)
+			failed++;
+	}
+	fts_close(tree);
 	printf("%u passed, %u failed, 0 skipped\n", passed, failed);
-	return failed != 0;
+	return failed != 0 || passed == 0;
 }
