@@ -1,0 +1,975 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Back-ends that misbehave on a vhost-user socket: each must end as refused or dead within its deadline, with no
+// descriptor left.  Test names begin with the row of the fault list that they show.
+#include "tests/unit/test.h"
+
+#include "bridges/backend.h"
+#include "bridges/bridges.h"
+#include "tests/fault/vu_peer.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/msg.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+// What fails by a deadline has to have failed after it, plus what a busy machine adds.
+#define LATE_MS (front_deadline_ms + 400)
+
+// Every request of the handshake that is answered.
+static const uint32_t answered[] = { VHOST_USER_GET_FEATURES, VHOST_USER_GET_PROTOCOL_FEATURES,
+	                             VHOST_USER_GET_QUEUE_NUM, VHOST_USER_GET_CONFIG,
+	                             VHOST_USER_SET_BACKEND_REQ_FD };
+#define ANSWERED (sizeof(answered) / sizeof(answered[0]))
+
+typedef bool fault_fn(struct peer *p, const struct peer_message *m);
+
+// Opens a back-end whose peer does `fault` at `request`: true if it was refused with a sentence about disk0, in time, with
+// nothing left.
+static bool refused(fault_fn *fault, uint32_t request, int arg)
+{
+	struct peer p;
+	struct front f;
+	unsigned fds = count_fds();
+	peer_init(&p);
+	p.at = request;
+	p.fault = fault;
+	p.fault_arg = arg;
+	deadline_ns start = deadline_now();
+	front_open(&f, &p);
+	int64_t took = ms_since(start);
+	front_close(&f);
+	peer_join(&p);
+	bool good = f.rc < 0 && strncmp(f.e.text, "disk0: ", 7) == 0 && took < LATE_MS && p.seen_at && count_fds() == fds;
+	if (!good)
+		printf("at %s (%d): rc %d, \"%s\", %lld ms, %u fds more, fault reached %u times\n",
+		       vhost_user_request_row(request)->name, arg, f.rc, f.e.text, (long long)took, count_fds() - fds,
+		       p.seen_at);
+	peer_free(&p);
+	return good;
+}
+
+static bool refused_everywhere(fault_fn *fault, int arg)
+{
+	bool good = true;
+	for (size_t i = 0; i < ANSWERED; i++)
+		good &= refused(fault, answered[i], arg);
+	return good;
+}
+
+// ---- B01 --------------------------------------------------------------------------------------------------------
+
+// What bridge_open() says to a socket path or reference; "" if it opens.
+static const char *open_path(const char *path, int64_t deadline_ms)
+{
+	static struct err e;
+	struct loop loop;
+	struct backend *b;
+	const struct device_config cfg = { .id = "disk0", .via = VIA_VHOST_USER, .virtio_type = 2, .socket = path };
+	if (loop_init(&loop) < 0)
+		return "";
+	const struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(deadline_ms) };
+	e.text[0] = '\0';
+	if (bridge_open(&b, &cfg, &host, &e) == 0) {
+		b->ops->close(b);
+		e.text[0] = '\0';
+	}
+	loop_destroy(&loop);
+	return e.text;
+}
+
+static bool refused_path(const char *path, const char *because)
+{
+	unsigned fds = count_fds();
+	deadline_ns start = deadline_now();
+	const char *text = open_path(path, front_deadline_ms);
+	bool good = strncmp(text, "disk0: ", 7) == 0 && strstr(text, because) && ms_since(start) < LATE_MS &&
+	            count_fds() == fds;
+	if (!good)
+		printf("%s: \"%s\" after %lld ms\n", path, text, (long long)ms_since(start));
+	return good;
+}
+
+TEST(b01_nobody_there)
+{
+	front_deadline_ms = FRONT_SHORT_MS;
+	char dir[] = "/tmp/vu-fault-XXXXXX", path[64], far[200];
+	CHECK(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/sock", dir);
+	CHECK(refused_path(path, "No such file"));
+	CHECK(symlink("/nowhere/at/all", path) == 0);
+	CHECK(refused_path(path, "No such file"));
+	unlink(path);
+	close(open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+	CHECK(refused_path(path, "Connection refused"));
+	unlink(path);
+	memset(far, 'x', sizeof(far));
+	far[0] = '/';
+	far[sizeof(far) - 1] = '\0';
+	CHECK(refused_path(far, "at most"));
+	CHECK(refused_path("", "empty"));
+
+	struct err e;
+	int listener = msg_listen(path, &e);
+	CHECK(listener >= 0);
+	CHECK(refused_path(path, "does not answer")); // connected, and nobody accepts
+	int fill[64], n = 0;
+	while (n < 64 && (fill[n] = msg_connect(path, 0, &e)) >= 0)
+		n++;
+	CHECK(n > 0 && n < 64);
+	CHECK(refused_path(path, "nobody accepts")); // the queue is full
+	fd_close_all(fill, (size_t)n);
+	close(listener);
+	CHECK(refused_path(path, "Connection refused"));
+	unlink(path);
+	rmdir(dir);
+	front_deadline_ms = FRONT_LONG_MS;
+}
+
+TEST(b08_descriptor_of_the_wrong_kind)
+{
+	int kinds[5], pair[2];
+	struct err e;
+	kinds[0] = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	kinds[1] = open("/dev/null", O_RDWR | O_CLOEXEC);
+	kinds[2] = open("/tmp", O_PATH | O_CLOEXEC);
+	kinds[3] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	CHECK(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) == 0);
+	kinds[4] = pair[0];
+	for (int i = 0; i < 5; i++) {
+		char ref[16];
+		snprintf(ref, sizeof(ref), "fd:%d", kinds[i]);
+		CHECK(refused_path(ref, ref));
+	}
+	CHECK(refused_path("fd:900", "fd:900"));
+	CHECK(refused_path("fd:nobody", "LISTEN_FDNAMES"));
+	CHECK(msg_connect("fd:x", 0, &e) < 0);
+	fd_close_all(kinds, 5);
+	close(pair[1]);
+}
+
+// ---- B02-B07 ----------------------------------------------------------------------------------------------------
+
+static bool keep_silent(struct peer *p, const struct peer_message *m)
+{
+	(void)p;
+	(void)m;
+	return true;
+}
+
+static bool drip(struct peer *p, const struct peer_message *m)
+{
+	const struct vhost_user_header h = { m->h.request, 5, 8 };
+	char bytes[20] = { 0 };
+	memcpy(bytes, &h, sizeof(h));
+	for (int i = 0; i < 19; i++) {
+		if (send(p->sock, bytes + i, 1, MSG_NOSIGNAL) != 1)
+			return false;
+		poll(NULL, 0, 40);
+	}
+	return true;
+}
+
+TEST(b02_mute_or_dripping)
+{
+	front_deadline_ms = FRONT_SHORT_MS;
+	CHECK(refused_everywhere(keep_silent, 0));
+	CHECK(refused(drip, VHOST_USER_GET_FEATURES, 0));
+	CHECK(refused(drip, VHOST_USER_GET_CONFIG, 0));
+	front_deadline_ms = FRONT_LONG_MS;
+}
+
+// Sends the first fault_arg bytes of a good answer and closes.
+static bool cut_off(struct peer *p, const struct peer_message *m)
+{
+	const struct vhost_user_header h = { m->h.request, 5, 8 };
+	char bytes[20] = { 0 };
+	memcpy(bytes, &h, sizeof(h));
+	if (p->fault_arg)
+		peer_send(p, bytes, (size_t)p->fault_arg);
+	return false;
+}
+
+TEST(b03_b04_closes_in_the_middle)
+{
+	const int cuts[] = { 0, 1, 11, 12, 13, 19 };
+	for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++)
+		CHECK(refused_everywhere(cut_off, cuts[i]));
+	CHECK(refused(cut_off, VHOST_USER_GET_FEATURES, 20)); // right after an answer
+}
+
+static bool wrong_size(struct peer *p, const struct peer_message *m)
+{
+	static const uint8_t junk[64];
+	const uint32_t sizes[] = { 1, 7, 9, 16, 0x7fffffff, 0xffffffff };
+	uint32_t size = sizes[p->fault_arg];
+	peer_reply_raw(p, m->h.request, 5, size, junk, size < sizeof(junk) ? size : sizeof(junk));
+	return true;
+}
+
+static bool empty_answer(struct peer *p, const struct peer_message *m)
+{
+	peer_reply(p, m->h.request, NULL, 0);
+	return true;
+}
+
+TEST(b04_sizes)
+{
+	for (int i = 0; i < 6; i++)
+		CHECK(refused_everywhere(wrong_size, i));
+	CHECK(refused_everywhere(empty_answer, 0));
+}
+
+static bool wrong_header(struct peer *p, const struct peer_message *m)
+{
+	const uint32_t flags[] = { 1, 0, 4, 6, 7, 0x15, 0x80000005 };
+	const uint64_t zero = 0;
+	if (p->fault_arg < 7)
+		peer_reply_raw(p, m->h.request, flags[p->fault_arg], 8, &zero, 8);
+	else
+		peer_reply_u64(p, p->fault_arg == 7 ? m->h.request + 1 : p->fault_arg == 8 ? 0 : UINT32_MAX, 0);
+	return true;
+}
+
+TEST(b05_headers)
+{
+	for (int i = 0; i < 10; i++)
+		CHECK(refused_everywhere(wrong_header, i));
+}
+
+static bool answer_twice(struct peer *p, const struct peer_message *m)
+{
+	peer_answer(p, m);
+	peer_answer(p, m);
+	return true;
+}
+
+// Opens, and checks that the back-end dies of what the peer does then.
+static bool dies(struct front *f, struct peer *p, const char *because)
+{
+	deadline_ns start = deadline_now();
+	bool told = front_loop_until(f, &f->died, LATE_MS);
+	int64_t took = ms_since(start);
+	for (int i = 0; i < 5; i++)
+		loop_once(&f->loop, 1);
+	uint8_t byte;
+	uint16_t base;
+	uint64_t v;
+	const struct backend_ops *ops = f->b->ops;
+	deadline_ns ops_start = deadline_now();
+	bool all_refuse = ops->negotiate(f->b, 0) == -EPIPE && ops->config_write(f->b, 0, "", 1) == -EPIPE &&
+	                  ops->run(f->b, true) == -EPIPE && ops->features(f->b, &v) == 0;
+	ops->queue_stop(f->b, 0, &base);
+	ops->config_read(f->b, 0, &byte, 1);
+	bool good = told && f->died == 1 && took < LATE_MS && strstr(f->why, because) && all_refuse &&
+	            ms_since(ops_start) < 50;
+	if (!good)
+		printf("died %u times after %lld ms: \"%s\"; operations refuse: %d\n", f->died, (long long)took, f->why,
+		       all_refuse);
+	front_close(f);
+	shutdown(p->sock, SHUT_RDWR);
+	return good;
+}
+
+TEST(b06_unasked_or_twice)
+{
+	struct peer p;
+	struct front f;
+	unsigned fds = count_fds();
+	for (size_t i = 0; i + 1 < ANSWERED; i++)
+		CHECK(refused(answer_twice, answered[i], 0));
+
+	peer_init(&p);
+	p.at = VHOST_USER_SET_BACKEND_REQ_FD; // the last answer of the handshake
+	p.fault = answer_twice;
+	front_open(&f, &p);
+	if (f.rc == 0) // else the second one was there before the handshake was over
+		CHECK(dies(&f, &p, "nobody asked"));
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+
+	peer_init(&p);
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	peer_reply_u64(&p, VHOST_USER_GET_FEATURES, 0);
+	CHECK(dies(&f, &p, "nobody asked"));
+	peer_join(&p);
+	peer_free(&p);
+
+	// The same, met by an exchange before the loop has a chance to see it.
+	peer_init(&p);
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	peer_reply_u64(&p, VHOST_USER_SET_FEATURES, 0);
+	CHECK_EQ(-f.b->ops->negotiate(f.b, PEER_BIT(32)), EPIPE);
+	CHECK(dies(&f, &p, "nobody asked"));
+	peer_join(&p);
+	peer_free(&p);
+	CHECK_EQ(count_fds(), fds);
+}
+
+static bool with_fds(struct peer *p, const struct peer_message *m)
+{
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC), fds[253];
+	for (int i = 0; i < 253; i++)
+		fds[i] = null;
+	struct {
+		struct vhost_user_header h;
+		uint8_t v[8];
+	} out = { { m->h.request, 5, 8 }, { 0 } };
+	peer_send_fds(p, &out, 20, fds, (unsigned)p->fault_arg);
+	close(null);
+	return true;
+}
+
+TEST(b07_descriptors)
+{
+	const int counts[] = { 1, 2, 28, 33, 253 };
+	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+		CHECK(refused_everywhere(with_fds, counts[i]));
+	// At the limit of descriptors the kernel drops them and says so.
+	struct rlimit old, tight;
+	CHECK(getrlimit(RLIMIT_NOFILE, &old) == 0);
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	p.at = VHOST_USER_GET_QUEUE_NUM;
+	p.fault = with_fds;
+	p.fault_arg = 20;
+	tight = old;
+	tight.rlim_cur = count_fds() + 12;
+	CHECK(setrlimit(RLIMIT_NOFILE, &tight) == 0);
+	front_open(&f, &p);
+	CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
+	front_close(&f);
+	peer_join(&p);
+	CHECK(f.rc < 0);
+	peer_free(&p);
+}
+
+// ---- B09-B11, B15 -----------------------------------------------------------------------------------------------
+
+static bool offer_refused(uint64_t features, uint64_t protocol, uint64_t slots, const char *because)
+{
+	struct peer p;
+	struct front f;
+	unsigned fds = count_fds();
+	peer_init(&p);
+	p.features = features;
+	p.protocol = protocol;
+	p.mem_slots = slots;
+	front_open(&f, &p);
+	bool good = because ? f.rc < 0 && strstr(f.e.text, because) && strstr(f.e.text, "disk0") : f.rc == 0;
+	if (!good)
+		printf("rc %d: \"%s\"\n", f.rc, f.e.text);
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+	return good && count_fds() == fds;
+}
+
+TEST(b09_offers)
+{
+	const uint64_t good = PEER_BIT(32) | PEER_BIT(30), slots = VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS);
+	CHECK(offer_refused(good, PEER_PROTOCOL, 8, NULL));
+	CHECK(offer_refused(PEER_BIT(30), PEER_PROTOCOL, 8, "VERSION_1"));
+	CHECK(offer_refused(PEER_BIT(32), PEER_PROTOCOL, 8, "PROTOCOL_FEATURES"));
+	CHECK(offer_refused(0, 0, 8, "PROTOCOL_FEATURES"));
+	CHECK(offer_refused(good, PEER_PROTOCOL & ~VHOST_USER_PF_BIT(CONFIG), 8, "PROTOCOL_F_CONFIG"));
+	CHECK(offer_refused(good, 0, 8, "PROTOCOL_F_CONFIG"));
+	CHECK(offer_refused(good, PEER_PROTOCOL | slots, 0, "no memory")); // B10
+	CHECK(offer_refused(good, PEER_PROTOCOL | slots, UINT64_C(1) << 63, NULL));
+	CHECK(offer_refused(good, PEER_PROTOCOL | slots, UINT64_MAX, NULL));
+}
+
+TEST(b09_features_change)
+{
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	p.protocol = VHOST_USER_PF_BIT(CONFIG);
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	p.features |= PEER_BIT(40);
+	CHECK_EQ(-f.b->ops->negotiate(f.b, PEER_BIT(32)), EPIPE);
+	CHECK(dies(&f, &p, "changed the features"));
+	peer_join(&p);
+	peer_free(&p);
+}
+
+TEST(b10_too_few_slots_for_the_memory)
+{
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	p.protocol |= VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS);
+	p.mem_slots = 1;
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	struct mem_table ram = front_memory();
+	CHECK_EQ(-f.b->ops->memory(f.b, &ram), E2BIG);
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+	close(ram.region[0].fd);
+}
+
+static bool bad_config(struct peer *p, const struct peer_message *m)
+{
+	struct vhost_user_config c;
+	memcpy(&c, m->payload, sizeof(c));
+	size_t len = 12 + c.len;
+	switch (p->fault_arg) {
+	case 0: len += 4; break;
+	case 1: c.off = 1; break;
+	case 2: c.len -= 1; break;
+	case 3: len -= 1; break;
+	case 4: len = 12; break;
+	case 5: len = 0; break;
+	case 6: c.len = 0xffffffff; break;
+	default: len = 12 + 256; break;
+	}
+	peer_reply(p, m->h.request, &c, len);
+	return true;
+}
+
+TEST(b11_configuration_space)
+{
+	for (int i = 0; i < 8; i++)
+		CHECK(refused(bad_config, VHOST_USER_GET_CONFIG, i));
+	// The same when the machine runs: what the guest had read stays as it was.
+	for (int i = 0; i < 8; i++) {
+		struct peer p;
+		struct front f;
+		uint8_t buf[60] = { 0 };
+		peer_init(&p);
+		p.at = VHOST_USER_GET_CONFIG;
+		p.at_nth = 1;
+		p.fault = bad_config;
+		p.fault_arg = i;
+		front_open(&f, &p);
+		CHECK_EQ(f.rc, 0);
+		CHECK_EQ(f.b->ops->run(f.b, false), 0); // makes it be asked for again
+		CHECK_EQ(-f.b->ops->config_read(f.b, 0, buf, 60), EPIPE);
+		for (int k = 0; k < 60; k++)
+			CHECK_EQ(buf[k], 0);
+		CHECK(dies(&f, &p, ""));
+		peer_join(&p);
+		peer_free(&p);
+	}
+}
+
+static bool base_of_another_queue(struct peer *p, const struct peer_message *m)
+{
+	const struct vhost_user_vring_state s = { .index = 3 };
+	peer_reply(p, m->h.request, &s, sizeof(s));
+	return true;
+}
+
+TEST(b15_ring_base)
+{
+	for (int wrong = 0; wrong < 2; wrong++) {
+		struct peer p;
+		struct front f;
+		uint16_t base = 1;
+		peer_init(&p);
+		p.vring_base = 0xdeadbeef;
+		p.at = wrong ? VHOST_USER_GET_VRING_BASE : 0;
+		p.fault = base_of_another_queue;
+		front_open(&f, &p);
+		CHECK_EQ(f.rc, 0);
+		struct mem_table ram = front_memory();
+		int kick = fd_eventfd();
+		CHECK_EQ(front_run(&f, &ram, kick, -1), 0);
+		CHECK_EQ(-f.b->ops->queue_stop(f.b, 0, &base), wrong ? EPIPE : 0);
+		CHECK_EQ(base, wrong ? 0 : 0xbeef);
+		if (wrong)
+			CHECK(dies(&f, &p, "another queue"));
+		front_close(&f);
+		peer_join(&p);
+		peer_free(&p);
+		close(kick);
+		close(ram.region[0].fd);
+	}
+}
+
+// ---- B12, B13: the request channel ------------------------------------------------------------------------------
+
+struct flood {
+	int fd;
+	uint32_t request, flags;
+	unsigned sent;
+	atomic_bool stop;
+};
+
+static void *flood_run(void *arg)
+{
+	struct flood *fl = arg;
+	const struct vhost_user_header h = { fl->request, fl->flags, 0 };
+	while (!atomic_load(&fl->stop)) {
+		struct pollfd p = { .fd = fl->fd, .events = POLLOUT };
+		if (poll(&p, 1, 5) == 1 && send(fl->fd, &h, sizeof(h), MSG_NOSIGNAL | MSG_DONTWAIT) > 0)
+			fl->sent++;
+		if (p.revents & POLLERR)
+			break;
+	}
+	return NULL;
+}
+
+static int64_t thread_cpu_us(void)
+{
+	struct rusage r;
+	getrusage(RUSAGE_THREAD, &r);
+	return (r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1000000 + r.ru_utime.tv_usec + r.ru_stime.tv_usec;
+}
+
+TEST(b12_flood_of_config_changes)
+{
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	struct flood fl = { .fd = p.channel, .request = VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, .flags = 1 };
+	pthread_t t;
+	CHECK(pthread_create(&t, NULL, flood_run, &fl) == 0);
+	int64_t cpu = thread_cpu_us();
+	const int run_ms = 400;
+	for (deadline_ns end = deadline_in_ms(run_ms); deadline_left_ms(end) > 0;)
+		loop_once(&f.loop, deadline_left_ms(end));
+	cpu = thread_cpu_us() - cpu;
+	atomic_store(&fl.stop, true);
+	pthread_join(t, NULL);
+	if (f.changed > run_ms / 10 + 2 || cpu > run_ms * 1000 / 4)
+		printf("%u upcalls, %lld us of CPU, %u messages sent\n", f.changed, (long long)cpu, fl.sent);
+	CHECK(f.changed >= 5 && f.changed <= run_ms / 10 + 2);
+	CHECK(fl.sent > f.changed);
+	CHECK(cpu < run_ms * 1000 / 4);
+	CHECK_EQ(f.died, 0);
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+}
+
+// Sends one message on the channel, lets the loop run, returns the code of the answer, or UINT64_MAX if there is none.
+static uint64_t channel_ask(struct front *f, struct peer *p, const void *msg, size_t len, const int *fds, unsigned fd_count)
+{
+	struct peer as = { .sock = p->channel };
+	peer_send_fds(&as, msg, len, fds, fd_count);
+	for (int i = 0; i < 8; i++)
+		loop_once(&f->loop, 15);
+	uint8_t in[20];
+	uint64_t code = UINT64_MAX;
+	if (recv(p->channel, in, sizeof(in), MSG_DONTWAIT) == 20)
+		memcpy(&code, in + 12, 8);
+	return code;
+}
+
+TEST(b13_b14_channel_requests)
+{
+	struct peer p;
+	struct front f;
+	unsigned fds = count_fds();
+	peer_init(&p);
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	struct {
+		struct vhost_user_header h;
+		uint8_t payload[64];
+	} m = { { 77, 1 | 8, 16 }, { 0 } };
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	CHECK_EQ(channel_ask(&f, &p, &m, 28, NULL, 0), 1); // unknown
+	CHECK_EQ(channel_ask(&f, &p, &m, 28, &null, 1), 1);
+	m.h = (struct vhost_user_header){ VHOST_USER_BACKEND_SHMEM_MAP, 1 | 8, 40 };
+	CHECK_EQ(channel_ask(&f, &p, &m, 52, &null, 1), 1); // known, not negotiated
+	m.h = (struct vhost_user_header){ VHOST_USER_BACKEND_IOTLB_MSG, 1, 32 };
+	CHECK_EQ(channel_ask(&f, &p, &m, 44, NULL, 0), UINT64_MAX); // no answer asked for
+	m.h = (struct vhost_user_header){ VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, 1 | 8, 8 };
+	CHECK_EQ(channel_ask(&f, &p, &m, 20, NULL, 0), 1); // wrong size
+	CHECK_EQ(f.changed, 0);
+	m.h = (struct vhost_user_header){ VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, 1 | 8, 0 };
+	CHECK_EQ(channel_ask(&f, &p, &m, 12, NULL, 0), 0);
+	CHECK_EQ(f.changed, 1);
+	// A back-end that gives the channel up has done nothing wrong.
+	shutdown(p.channel, SHUT_RDWR);
+	for (int i = 0; i < 5; i++)
+		loop_once(&f.loop, 10);
+	CHECK_EQ(f.died, 0);
+	CHECK_EQ(f.b->ops->negotiate(f.b, PEER_BIT(32)), 0);
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+	close(null);
+	CHECK_EQ(count_fds(), fds);
+}
+
+TEST(b13_channel_broken)
+{
+	const struct {
+		struct vhost_user_header h;
+		unsigned fds;
+	} cases[] = {
+		{ { 2, 0, 0 }, 0 },   { { 2, 5, 0 }, 0 },  { { 2, 1, 257 }, 0 },  { { 77, 1, UINT32_MAX }, 0 },
+		{ { 2, 0x11, 0 }, 0 }, { { 2, 1, 0 }, 1 }, { { 77, 1, 0 }, 253 }, { { 9, 1, 0 }, 2 },
+	};
+	unsigned fds = count_fds();
+	int null[253];
+	null[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	for (int i = 1; i < 253; i++)
+		null[i] = null[0];
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct peer p;
+		struct front f;
+		peer_init(&p);
+		front_open(&f, &p);
+		CHECK_EQ(f.rc, 0);
+		struct peer as = { .sock = p.channel };
+		peer_send_fds(&as, &cases[i].h, 12, null, cases[i].fds);
+		CHECK(dies(&f, &p, "request channel"));
+		peer_join(&p);
+		peer_free(&p);
+	}
+	close(null[0]);
+	CHECK_EQ(count_fds(), fds);
+}
+
+TEST(b13_channel_answers_never_read)
+{
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	struct flood fl = { .fd = p.channel, .request = 99, .flags = 1 | 8 };
+	pthread_t t;
+	CHECK(pthread_create(&t, NULL, flood_run, &fl) == 0);
+	int small = 2048;
+	setsockopt(f.b ? p.channel : -1, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+	bool told = front_loop_until(&f, &f.died, 5000);
+	atomic_store(&fl.stop, true);
+	pthread_join(t, NULL);
+	CHECK(told && strstr(f.why, "does not read"));
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+}
+
+// ---- B27, B28, B30 ----------------------------------------------------------------------------------------------
+
+TEST(b27_does_not_read)
+{
+	front_deadline_ms = FRONT_SHORT_MS;
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	const uint16_t many = 64;
+	memcpy(p.config + 34, &many, 2);
+	p.queue_num = many;
+	int small = 1; // the kernel makes it its minimum
+	setsockopt(p.front, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	p.at = VHOST_USER_SET_VRING_ENABLE;
+	p.fault = keep_silent;
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	struct mem_table ram = front_memory();
+	int kick = fd_eventfd();
+	const struct vring_cfg cfg = { .size = 8, .kick_fd = kick, .call_fd = -1 };
+	for (unsigned q = 0; q < many; q++)
+		CHECK_EQ(f.b->ops->queue_start(f.b, q, &cfg), 0);
+	// From here on nobody reads; the buffer takes a few of the 64 requests.
+	pthread_cancel(p.thread);
+	deadline_ns start = deadline_now();
+	CHECK_EQ(-f.b->ops->run(f.b, true), EPIPE);
+	CHECK(ms_since(start) >= front_deadline_ms - 10 && ms_since(start) < LATE_MS);
+	CHECK(dies(&f, &p, "does not answer"));
+	peer_join(&p);
+	peer_free(&p);
+	close(kick);
+	close(ram.region[0].fd);
+	front_deadline_ms = FRONT_LONG_MS;
+}
+
+static bool with_credentials(struct peer *p, const struct peer_message *m)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(struct ucred))];
+	} c;
+	memset(&c, 0, sizeof(c));
+	struct {
+		struct vhost_user_header h;
+		uint64_t v;
+	} __attribute__((packed)) out = { { m->h.request, 5, 8 }, p->features };
+	struct iovec iov = { .iov_base = &out, .iov_len = 20 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = c.bytes, .msg_controllen = sizeof(c.bytes) };
+	const struct ucred me = { .pid = getpid(), .uid = getuid(), .gid = getgid() };
+	c.align.cmsg_level = SOL_SOCKET;
+	c.align.cmsg_type = SCM_CREDENTIALS;
+	c.align.cmsg_len = CMSG_LEN(sizeof(me));
+	memcpy(CMSG_DATA(&c.align), &me, sizeof(me));
+	return sendmsg(p->sock, &msg, MSG_NOSIGNAL) == 20;
+}
+
+static bool out_of_band(struct peer *p, const struct peer_message *m)
+{
+	(void)m;
+	return send(p->sock, "x", 1, MSG_OOB | MSG_NOSIGNAL) == 1;
+}
+
+TEST(b28_other_ancillary_data)
+{
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	p.at = VHOST_USER_GET_FEATURES;
+	p.fault = with_credentials;
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0); // ignored
+	int64_t cpu = thread_cpu_us();
+	if (send(p.sock, "x", 1, MSG_OOB | MSG_NOSIGNAL) != 1) {
+		front_close(&f);
+		peer_join(&p);
+		peer_free(&p);
+		SKIP("this kernel has no out-of-band data on Unix sockets");
+	}
+	CHECK(dies(&f, &p, ""));
+	CHECK(thread_cpu_us() - cpu < 50000);
+	peer_join(&p);
+	peer_free(&p);
+	cpu = thread_cpu_us();
+	CHECK(refused_everywhere(out_of_band, 0));
+	CHECK(thread_cpu_us() - cpu < 200000);
+}
+
+TEST(b30_mute_ones_share_one_deadline)
+{
+	front_deadline_ms = FRONT_SHORT_MS;
+	enum { N = 16 };
+	char path[N][64], dir[] = "/tmp/vu-fault-XXXXXX";
+	int listener[N];
+	struct bridge_pending pending[N];
+	struct device_config cfg[N];
+	struct loop loop;
+	struct err e;
+	unsigned fds = count_fds();
+	CHECK(mkdtemp(dir));
+	CHECK_EQ(loop_init(&loop), 0);
+	deadline_ns start = deadline_now();
+	const struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(front_deadline_ms) };
+	for (int i = 0; i < N; i++) {
+		snprintf(path[i], sizeof(path[i]), "%s/%d", dir, i);
+		listener[i] = msg_listen(path[i], &e);
+		cfg[i] = (struct device_config){ .id = "disk0", .via = VIA_VHOST_USER, .virtio_type = 2, .socket = path[i] };
+		CHECK_EQ(bridge_start(&pending[i], &cfg[i], &host, &e), 0);
+	}
+	for (int i = 0; i < N - 1; i++) {
+		struct backend *b;
+		CHECK(bridge_finish(&b, &pending[i], &e) < 0);
+	}
+	bridge_abandon(&pending[N - 1]);
+	CHECK(ms_since(start) < LATE_MS);
+	for (int i = 0; i < N; i++) {
+		close(listener[i]);
+		unlink(path[i]);
+	}
+	rmdir(dir);
+	loop_destroy(&loop);
+	CHECK_EQ(count_fds(), fds);
+	front_deadline_ms = FRONT_LONG_MS;
+}
+
+// ---- death ------------------------------------------------------------------------------------------------------
+
+TEST(p01_killed_is_noticed_at_once)
+{
+	struct peer p;
+	struct front f;
+	unsigned fds = count_fds();
+	peer_init(&p);
+	pid_t pid = fork();
+	if (pid == 0) {
+		close(p.front);
+		peer_run(&p);
+		_exit(0);
+	}
+	close(p.sock);
+	p.sock = -1;
+	memset(&f, 0, sizeof(f));
+	CHECK_EQ(loop_init(&f.loop), 0);
+	const struct vhost_user_params params = { .id = "disk0", .peer = "p", .virtio_type = 2, .sock = p.front,
+		                                  .loop = &f.loop, .start_deadline = deadline_in_ms(2000) };
+	CHECK_EQ(vhost_user_open(&f.b, &params, &f.e), 0);
+	f.b->events = &front_events;
+	f.b->owner = &f;
+	kill(pid, SIGKILL);
+	deadline_ns start = deadline_now();
+	CHECK(front_loop_until(&f, &f.died, 1000));
+	CHECK(ms_since(start) < 100);
+	CHECK_EQ(-f.b->ops->run(f.b, true), EPIPE);
+	front_close(&f);
+	waitpid(pid, NULL, 0);
+	free(p.log);
+	CHECK_EQ(count_fds(), fds);
+}
+
+static bool wait_then_close(struct peer *p, const struct peer_message *m)
+{
+	(void)m;
+	poll(NULL, 0, 30);
+	shutdown(p->sock, SHUT_RDWR);
+	return false;
+}
+
+struct vcpu {
+	struct front *f;
+	int rc;
+};
+
+static void *vcpu_run(void *arg)
+{
+	struct vcpu *v = arg;
+	v->rc = v->f->b->ops->negotiate(v->f->b, PEER_BIT(32));
+	return NULL;
+}
+
+TEST(death_on_another_thread_is_told_by_the_loop)
+{
+	for (int round = 0; round < 20; round++) {
+		struct peer p;
+		struct front f;
+		peer_init(&p);
+		p.at = VHOST_USER_SET_FEATURES;
+		p.fault = wait_then_close;
+		front_open(&f, &p);
+		CHECK_EQ(f.rc, 0);
+		struct vcpu v = { .f = &f };
+		pthread_t t;
+		CHECK(pthread_create(&t, NULL, vcpu_run, &v) == 0);
+		bool told = front_loop_until(&f, &f.died, 1000);
+		pthread_join(t, NULL);
+		CHECK(told && f.died == 1);
+		CHECK_EQ(-v.rc, EPIPE);
+		front_close(&f);
+		peer_join(&p);
+		peer_free(&p);
+	}
+}
+
+// The loop runs while a vCPU makes exchanges: no answer is taken for an unasked message.
+static atomic_bool exchanging;
+static void *vcpu_busy(void *arg)
+{
+	struct vcpu *v = arg;
+	for (int i = 0; i < 3000 && v->rc == 0; i++)
+		v->rc = v->f->b->ops->negotiate(v->f->b, PEER_BIT(32));
+	atomic_store(&exchanging, false);
+	return NULL;
+}
+
+TEST(exchanges_and_the_loop_do_not_collide)
+{
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	struct vcpu v = { .f = &f };
+	pthread_t t;
+	atomic_store(&exchanging, true);
+	CHECK(pthread_create(&t, NULL, vcpu_busy, &v) == 0);
+	while (atomic_load(&exchanging))
+		loop_once(&f.loop, 1);
+	pthread_join(t, NULL);
+	CHECK_EQ(f.died, 0);
+	CHECK_EQ(v.rc, 0);
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+}
+
+// ---- programs ---------------------------------------------------------------------------------------------------
+
+// What the user reads when the program behind `exec` does `script`.
+static const char *run_program(const char *script, struct err *e)
+{
+	struct loop loop;
+	struct backend *b;
+	char shell[] = "/bin/sh", flag[] = "-c", text[256];
+	char *exec[] = { shell, flag, text, NULL };
+	snprintf(text, sizeof(text), "%s", script);
+	const struct device_config cfg = { .id = "fs0", .via = VIA_VHOST_USER, .virtio_type = 2, .exec = exec,
+		                           .sandbox = "none" };
+	if (loop_init(&loop) < 0)
+		return "";
+	const struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(1500) };
+	e->text[0] = '\0';
+	if (bridge_open(&b, &cfg, &host, e) == 0)
+		b->ops->close(b);
+	loop_destroy(&loop);
+	return e->text;
+}
+
+TEST(p07_last_words_become_the_error)
+{
+	unsigned fds = count_fds();
+	struct err e;
+	CHECK_STR(run_program("echo first >&2; echo the disk is on fire >&2; exit 3", &e),
+	          "fs0: /bin/sh: the disk is on fire");
+	CHECK(strstr(run_program("exit 3", &e), "fs0: handshake with /bin/sh: the back-end closed its connection"));
+	// {fd} is the number of the socket in the program.
+	CHECK_STR(run_program("test -S /proc/self/fd/{fd} && echo socket at {fd} >&2; exit 1", &e),
+	          "fs0: /bin/sh: socket at 3");
+	deadline_ns start = deadline_now();
+	CHECK(strstr(run_program("exec sleep 100", &e), "does not answer"));
+	CHECK(ms_since(start) < 3500);
+	CHECK_EQ(count_fds(), fds);
+	CHECK_EQ(waitpid(-1, NULL, WNOHANG), -1); // every child was reaped
+}
+
+static const char *open_image(const char *image, bool readonly, struct err *e)
+{
+	struct loop loop;
+	struct backend *b;
+	const struct device_config cfg = { .id = "disk0", .via = VIA_BUILTIN, .virtio_type = 2, .image = image,
+		                           .readonly = readonly };
+	const struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(300), .program_dir = "/nowhere" };
+	e->text[0] = '\0';
+	if (loop_init(&loop) < 0)
+		return "";
+	if (bridge_open(&b, &cfg, &host, e) == 0)
+		b->ops->close(b);
+	loop_destroy(&loop);
+	return e->text;
+}
+
+TEST(c05_images)
+{
+	char dir[] = "/tmp/vu-fault-XXXXXX", path[64];
+	struct err e;
+	unsigned fds = count_fds();
+	CHECK(mkdtemp(dir));
+	CHECK(strstr(open_image(dir, false, &e), "directory"));
+	CHECK(strstr(open_image(dir, true, &e), "a directory"));
+	CHECK(strstr(open_image("/dev/null", false, &e), "a character device"));
+	snprintf(path, sizeof(path), "%s/x", dir);
+	CHECK(strstr(open_image(path, false, &e), "No such file"));
+	CHECK(mkfifo(path, 0600) == 0);
+	deadline_ns start = deadline_now();
+	CHECK(strstr(open_image(path, true, &e), "a FIFO"));
+	CHECK(strstr(open_image(path, false, &e), "a FIFO"));
+	CHECK(ms_since(start) < 200);
+	unlink(path);
+	int fd = open(path, O_CREAT | O_RDONLY | O_CLOEXEC, 0600);
+	char ref[16];
+	snprintf(ref, sizeof(ref), "fd:%d", fd);
+	CHECK(strstr(open_image(ref, false, &e), "not open for reading and writing"));
+	close(fd);
+	unlink(path);
+	rmdir(dir);
+	CHECK_EQ(count_fds(), fds);
+}

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// A vhost-user back-end in a thread: well-behaved, recording what it gets, until it is told where to misbehave.
+//
+// Serves one end of a socket pair with its own framing, not with the project's, so that a mistake there is not made twice.
+// Everything is set before peer_start(); what was recorded is read after peer_join().
+#ifndef MINIVMM_TESTS_FAULT_VU_PEER_H
+#define MINIVMM_TESTS_FAULT_VU_PEER_H
+
+#include "bridges/vhost_user.h"
+#include "bridges/vhost_user_wire.h"
+#include "vmm/base/deadline.h"
+#include "vmm/base/loop.h"
+#include "vmm/memmap.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define PEER_LOG_MAX 1024
+#define PEER_BIT(n)  (UINT64_C(1) << (n))
+#define PEER_PROTOCOL                                                                                        \
+	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) |                  \
+	 VHOST_USER_PF_BIT(BACKEND_REQ))
+
+struct peer_message {
+	struct vhost_user_header h;
+	unsigned fds;
+	uint8_t payload[VHOST_USER_PAYLOAD_MAX];
+};
+
+struct peer {
+	int sock;        // its end
+	int front;       // ours, until a back-end is opened on it
+	uint64_t features, protocol, queue_num, mem_slots, nack_of; // nack_of: request that is refused
+	uint8_t config[256];
+	uint64_t status, status_mask; // bits of the status that it is willing to set
+	uint32_t vring_base;
+	// Misbehaviour: called instead of answering request `at` (0: none).  Returns false to end the connection.
+	uint32_t at;
+	unsigned at_nth; // at its how manieth arrival, from 0
+	bool (*fault)(struct peer *p, const struct peer_message *m);
+	int fault_arg;
+	_Atomic int channel; // the request channel that it was given, or -1
+	int kick, call, err; // last ones received
+	unsigned count, seen_at;
+	struct peer_message *log;
+	pthread_t thread;
+};
+
+// ---- the test's side of counting --------------------------------------------------------------------------------
+
+static inline unsigned count_fds(void)
+{
+	unsigned n = 0;
+	DIR *d = opendir("/proc/self/fd");
+	while (d && readdir(d))
+		n++;
+	if (d)
+		closedir(d);
+	return n;
+}
+
+static inline int64_t ms_since(deadline_ns start)
+{
+	return (deadline_now() - start) / NS_PER_MS;
+}
+
+// ---- wire -------------------------------------------------------------------------------------------------------
+
+static inline void peer_send_fds(struct peer *p, const void *buf, size_t len, const int *fds, unsigned fd_count)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int) * 253)];
+	} c;
+	memset(&c, 0, sizeof(c));
+	char copy[VHOST_USER_PAYLOAD_MAX + 64];
+	memcpy(copy, buf, len);
+	struct iovec iov = { .iov_base = copy, .iov_len = len };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+	if (fd_count) {
+		m.msg_control = c.bytes;
+		m.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
+		c.align.cmsg_level = SOL_SOCKET;
+		c.align.cmsg_type = SCM_RIGHTS;
+		c.align.cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
+		memcpy(CMSG_DATA(&c.align), fds, sizeof(int) * fd_count);
+	}
+	if (sendmsg(p->sock, &m, MSG_NOSIGNAL) < 0)
+		return; // the front-end is gone: the test sees it by other means
+}
+
+static inline void peer_send(struct peer *p, const void *buf, size_t len)
+{
+	peer_send_fds(p, buf, len, NULL, 0);
+}
+
+static inline void peer_reply_raw(struct peer *p, uint32_t request, uint32_t flags, uint32_t size, const void *payload,
+                                  size_t len)
+{
+	uint8_t out[12 + VHOST_USER_PAYLOAD_MAX];
+	const struct vhost_user_header h = { .request = request, .flags = flags, .size = size };
+	memcpy(out, &h, 12);
+	if (len)
+		memcpy(out + 12, payload, len);
+	peer_send(p, out, 12 + len);
+}
+
+static inline void peer_reply(struct peer *p, uint32_t request, const void *payload, size_t len)
+{
+	peer_reply_raw(p, request, 0x5, (uint32_t)len, payload, len);
+}
+
+static inline void peer_reply_u64(struct peer *p, uint32_t request, uint64_t v)
+{
+	peer_reply(p, request, &v, sizeof(v));
+}
+
+// ---- good behaviour ---------------------------------------------------------------------------------------------
+
+static inline bool peer_read(struct peer *p, void *buf, size_t len, int *fds, unsigned *fd_count)
+{
+	for (size_t done = 0; done < len;) {
+		union {
+			struct cmsghdr align;
+			char bytes[CMSG_SPACE(sizeof(int) * 16)];
+		} c;
+		struct iovec iov = { .iov_base = (char *)buf + done, .iov_len = len - done };
+		struct msghdr m = { .msg_iov = &iov,
+			            .msg_iovlen = 1,
+			            .msg_control = c.bytes,
+			            .msg_controllen = sizeof(c.bytes) };
+		struct pollfd pfd = { .fd = p->sock, .events = POLLIN };
+		if (poll(&pfd, 1, 20000) <= 0)
+			return false;
+		ssize_t n = recvmsg(p->sock, &m, MSG_CMSG_CLOEXEC);
+		if (n <= 0)
+			return false;
+		struct cmsghdr *cm = CMSG_FIRSTHDR(&m);
+		if (cm && cm->cmsg_type == SCM_RIGHTS) {
+			size_t k = (cm->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+			memcpy(fds + *fd_count, CMSG_DATA(cm), k * sizeof(int));
+			*fd_count += (unsigned)k;
+		}
+		done += (size_t)n;
+	}
+	return true;
+}
+
+// Keeps the descriptors that matter, closes the rest.
+static inline void peer_keep_fds(struct peer *p, const struct peer_message *m, const int *fds)
+{
+	for (unsigned i = 0; i < m->fds; i++) {
+		int *slot = m->h.request == VHOST_USER_SET_VRING_KICK   ? &p->kick
+		            : m->h.request == VHOST_USER_SET_VRING_CALL ? &p->call
+		            : m->h.request == VHOST_USER_SET_VRING_ERR  ? &p->err
+		                                                        : NULL;
+		if (m->h.request == VHOST_USER_SET_BACKEND_REQ_FD) {
+			atomic_store(&p->channel, fds[i]);
+		} else if (slot) {
+			if (*slot >= 0)
+				close(*slot);
+			*slot = fds[i];
+		} else {
+			close(fds[i]);
+		}
+	}
+}
+
+static inline void peer_answer(struct peer *p, const struct peer_message *m)
+{
+	uint64_t value = 0;
+	struct vhost_user_config c;
+	struct vhost_user_vring_state s;
+	memcpy(&value, m->payload, 8);
+	switch (m->h.request) {
+	case VHOST_USER_GET_FEATURES:
+		peer_reply_u64(p, m->h.request, p->features);
+		return;
+	case VHOST_USER_GET_PROTOCOL_FEATURES:
+		peer_reply_u64(p, m->h.request, p->protocol);
+		return;
+	case VHOST_USER_GET_QUEUE_NUM:
+		peer_reply_u64(p, m->h.request, p->queue_num);
+		return;
+	case VHOST_USER_GET_MAX_MEM_SLOTS:
+		peer_reply_u64(p, m->h.request, p->mem_slots);
+		return;
+	case VHOST_USER_GET_STATUS:
+		peer_reply_u64(p, m->h.request, p->status);
+		return;
+	case VHOST_USER_GET_CONFIG:
+		memcpy(&c, m->payload, sizeof(c));
+		memcpy(c.data, p->config + c.off, c.len);
+		peer_reply(p, m->h.request, &c, 12 + c.len);
+		return;
+	case VHOST_USER_GET_VRING_BASE:
+		memcpy(&s, m->payload, sizeof(s));
+		s.num = p->vring_base;
+		peer_reply(p, m->h.request, &s, sizeof(s));
+		return;
+	case VHOST_USER_SET_STATUS:
+		p->status = value & p->status_mask;
+		break;
+	default:
+		break;
+	}
+	if (m->h.flags & 0x8)
+		peer_reply_u64(p, m->h.request, m->h.request == p->nack_of);
+}
+
+static inline void *peer_run(void *arg)
+{
+	struct peer *p = arg;
+	for (;;) {
+		int fds[64];
+		struct peer_message *m = &p->log[p->count < PEER_LOG_MAX ? p->count : PEER_LOG_MAX - 1];
+		m->fds = 0;
+		if (!peer_read(p, &m->h, 12, fds, &m->fds))
+			break;
+		if (m->h.size > sizeof(m->payload) || !peer_read(p, m->payload, m->h.size, fds, &m->fds))
+			break;
+		p->count += p->count < PEER_LOG_MAX;
+		peer_keep_fds(p, m, fds);
+		if (p->at && m->h.request == p->at && p->seen_at++ == p->at_nth) {
+			if (!p->fault(p, m))
+				break;
+			continue;
+		}
+		peer_answer(p, m);
+	}
+	shutdown(p->sock, SHUT_RDWR);
+	return NULL;
+}
+
+// A block device of 1 MiB with 4 queues.
+static inline void peer_init(struct peer *p)
+{
+	int pair[2];
+	memset(p, 0, sizeof(*p));
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		abort();
+	p->sock = pair[0];
+	p->front = pair[1];
+	p->channel = p->kick = p->call = p->err = -1;
+	p->features = PEER_BIT(32) | PEER_BIT(30) | PEER_BIT(28) | PEER_BIT(12) | PEER_BIT(13) | PEER_BIT(14);
+	p->protocol = PEER_PROTOCOL;
+	p->queue_num = 4;
+	p->mem_slots = 32;
+	p->status_mask = 0xff;
+	p->config[1] = 8; // capacity: 2048 sectors
+	p->config[34] = 4; // num_queues
+	p->log = calloc(PEER_LOG_MAX, sizeof(p->log[0]));
+}
+
+static inline void peer_start(struct peer *p)
+{
+	if (pthread_create(&p->thread, NULL, peer_run, p) != 0)
+		abort();
+}
+
+// Waits for its thread (the front-end has closed its end, or the peer has ended the connection) and closes what it holds.
+static inline void peer_join(struct peer *p)
+{
+	pthread_join(p->thread, NULL);
+	int fds[] = { p->sock, p->channel, p->kick, p->call, p->err };
+	for (unsigned i = 0; i < 5; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	p->sock = p->kick = p->call = p->err = -1;
+	atomic_store(&p->channel, -1);
+}
+
+static inline void peer_free(struct peer *p)
+{
+	free(p->log);
+	p->log = NULL;
+}
+
+// ---- the front-end under test -----------------------------------------------------------------------------------
+
+struct front {
+	struct loop loop;
+	struct backend *b;
+	struct err e;
+	int rc;
+	unsigned died, changed, failed;
+	int64_t died_at; // deadline_now()
+	char why[256];
+};
+
+static void front_died(void *owner, const char *why)
+{
+	struct front *f = owner;
+	f->died++;
+	f->died_at = deadline_now();
+	snprintf(f->why, sizeof(f->why), "%s", why);
+}
+
+static void front_changed(void *owner)
+{
+	((struct front *)owner)->changed++;
+}
+
+static void front_failed(void *owner)
+{
+	((struct front *)owner)->failed++;
+}
+
+static const struct backend_events front_events = {
+	.config_changed = front_changed,
+	.died = front_died,
+	.queue_failed = front_failed,
+};
+
+// What stands for the seconds of real life: long, for a busy machine, except where a test waits for it to pass.
+#define FRONT_LONG_MS  3000
+#define FRONT_SHORT_MS 200
+static int front_deadline_ms = FRONT_LONG_MS;
+
+// Starts the peer and opens a back-end on it; f->rc says how that went.
+static inline void front_open(struct front *f, struct peer *p)
+{
+	memset(f, 0, sizeof(*f));
+	f->rc = loop_init(&f->loop);
+	const struct vhost_user_params params = {
+		.id = "disk0",
+		.peer = "peer.sock",
+		.virtio_type = 2,
+		.sock = p->front,
+		.loop = &f->loop,
+		.start_deadline = deadline_in_ms(front_deadline_ms),
+		.control_ms = front_deadline_ms,
+		.stop_ms = front_deadline_ms,
+	};
+	peer_start(p);
+	f->rc = vhost_user_open(&f->b, &params, &f->e);
+	if (f->rc == 0) {
+		f->b->events = &front_events;
+		f->b->owner = f;
+	}
+}
+
+static inline void front_close(struct front *f)
+{
+	if (f->b)
+		f->b->ops->close(f->b);
+	f->b = NULL;
+	loop_destroy(&f->loop);
+}
+
+// Runs the loop until `*what` is not 0 or the time is over; false then.
+static inline bool front_loop_until(struct front *f, const unsigned *what, int ms)
+{
+	deadline_ns end = deadline_in_ms(ms);
+	while (*what == 0 && deadline_left_ms(end) > 0)
+		loop_once(&f->loop, deadline_left_ms(end));
+	return *what != 0;
+}
+
+// RAM for a guest: one memfd in two regions.
+static inline struct mem_table front_memory(void)
+{
+	int fd = memfd_create("ram", MFD_CLOEXEC);
+	if (fd < 0 || ftruncate(fd, 0x200000) < 0)
+		abort();
+	return (struct mem_table){ .count = 2,
+		                   .region = { { .gpa = 0, .size = 0x100000, .fd = fd },
+		                               { .gpa = 0x100000000, .size = 0x100000, .fd = fd,
+		                                 .fd_offset = 0x100000 } } };
+}
+
+// Brings queue 0 to life: negotiate, memory, queue, run.
+static inline int front_run(struct front *f, const struct mem_table *ram, int kick, int call)
+{
+	const struct backend_ops *ops = f->b->ops;
+	const struct vring_cfg cfg = { .size = 128, .desc_gpa = 0x1000, .avail_gpa = 0x2000, .used_gpa = 0x100003000,
+		                       .kick_fd = kick, .call_fd = call };
+	int rc = ops->negotiate(f->b, PEER_BIT(32) | PEER_BIT(28));
+	if (rc == 0)
+		rc = ops->memory(f->b, ram);
+	if (rc == 0)
+		rc = ops->queue_start(f->b, 0, &cfg);
+	return rc == 0 ? ops->run(f->b, true) : rc;
+}
+
+#endif
