@@ -11,6 +11,9 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/seccomp.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -89,6 +92,9 @@ int sandbox_compile(const struct sandbox_spec *s, struct sandbox_program *out, s
 		err_sys(e, -rc, "%s: sandbox: compile the seccomp filter", s->program);
 out:
 	seccomp_release(ctx);
+#ifdef __GLIBC__
+	malloc_trim(0); // tens of kB that are not needed again
+#endif
 	return rc;
 }
 
