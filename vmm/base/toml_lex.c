@@ -114,6 +114,8 @@ int toml_lex_unexpected(struct toml_lex *lx, const char *due)
 		return toml_lex_fail(lx, lx->pos, "%s is due, not the end of the text", due);
 	if (c == '\n' || c == '\r')
 		return toml_lex_fail(lx, lx->pos, "%s is due, not the end of the line", due);
+	if (c == '\t')
+		return toml_lex_fail(lx, lx->pos, "%s is due, not a tab", due);
 	if (c < 0x80)
 		return toml_lex_fail(lx, lx->pos, "%s is due, not '%c'", due, c);
 	utf8_decode((const unsigned char *)lx->text + lx->pos, lx->len - lx->pos, &p);

@@ -1,25 +1,32 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// main() of a fuzz target where there is no libFuzzer: runs it once over every file named, and over those in every folder
-// named, below it too.  A target that finds something aborts, with the file's name as the last line.
+// main() of a fuzz target where there is no libFuzzer: runs it once over every file named, and over those in
+// every folder named, below it too.  A target that finds something stops, and the file's name is on standard
+// error.
 #include <errno.h>
-#include <fts.h>
+#include <ftw.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static char current[4096]; // the file that the target is running on
 
-static void tell_current(int signal_number)
+static void tell_current(void)
 {
-	static const char text[] = "replay: stopped by ";
-	if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0 || write(STDERR_FILENO, current, strlen(current)) < 0 ||
-	    write(STDERR_FILENO, "\n", 1) < 0)
+	char line[sizeof(current) + 32];
+	int n = snprintf(line, sizeof(line), "replay: stopped by %s\n", current);
+	if (n > 0 && write(STDERR_FILENO, line, (size_t)n) < 0)
 		_exit(2);
+}
+
+static void abort_told(int signal_number)
+{
+	tell_current();
 	signal(signal_number, SIG_DFL);
 	raise(signal_number);
 }
@@ -60,22 +67,37 @@ static int replay(const char *path)
 	return 0;
 }
 
+static unsigned passed, failed;
+
+static int visit(const char *path, const struct stat *st, int kind, struct FTW *where)
+{
+	(void)where;
+	if (kind == FTW_F && S_ISREG(st->st_mode))
+		*(replay(path) ? &failed : &passed) += 1;
+	else if (kind != FTW_D)
+		failed++;
+	return 0;
+}
+
+// Of the sanitizers, which end the process without a signal.  Absent in a build without them.
+__attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)(void));
+
 int main(int argc, char **argv)
 {
-	unsigned passed = 0, failed = 0;
-	signal(SIGABRT, tell_current);
-	FTS *tree = argc > 1 ? fts_open(argv + 1, FTS_LOGICAL | FTS_NOCHDIR, NULL) : NULL;
-	if (!tree) {
+	struct sigaction action = { .sa_handler = abort_told };
+	sigaction(SIGABRT, &action, NULL);
+	if (__sanitizer_set_death_callback)
+		__sanitizer_set_death_callback(tell_current);
+	if (argc < 2) {
 		fprintf(stderr, "usage: %s FILE_OR_FOLDER...\n", argv[0]);
 		return 2;
 	}
-	for (FTSENT *e; (e = fts_read(tree));) {
-		if (e->fts_info == FTS_F)
-			*(replay(e->fts_path) ? &failed : &passed) += 1;
-		else if (e->fts_info == FTS_NS || e->fts_info == FTS_ERR || e->fts_info == FTS_DNR)
+	for (int i = 1; i < argc; i++) {
+		if (nftw(argv[i], visit, 16, 0)) {
+			fprintf(stderr, "replay: %s: %s\n", argv[i], strerror(errno));
 			failed++;
+		}
 	}
-	fts_close(tree);
 	printf("%u passed, %u failed, 0 skipped\n", passed, failed);
 	return failed != 0 || passed == 0;
 }
