@@ -3,6 +3,7 @@
 
 #include "vmm/base/check.h"
 
+#include <stdbool.h>
 #include <time.h>
 
 // Registers of the MC146818.
@@ -33,29 +34,56 @@ static uint8_t clock_value(const struct cmos *c, int value)
 	return (uint8_t)((value / 10 % 10) << 4 | value % 10);
 }
 
+struct civil_time {
+	int year, month, day, weekday, hour, minute, second;
+};
+
+// UTC of a time since 1970.  Not gmtime_r(): the C library's opens the time zone file and allocates at its first call.
+static struct civil_time civil_of(int64_t seconds)
+{
+	static const int before_month[] = { 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365 };
+	int64_t days = seconds / 86400, rest = seconds % 86400;
+	struct civil_time t = {
+		.weekday = (int)((days + 4) % 7),
+		.hour = (int)(rest / 3600),
+		.minute = (int)(rest / 60 % 60),
+		.second = (int)(rest % 60),
+	};
+	for (t.year = 1970;; t.year++) {
+		bool leap = t.year % 4 == 0 && (t.year % 100 != 0 || t.year % 400 == 0);
+		if (days < 365 + leap) {
+			for (t.month = 12; t.month > 1; t.month--)
+				if (days >= before_month[t.month - 1] + (leap && t.month > 2))
+					break;
+			t.day = (int)days - before_month[t.month - 1] - (leap && t.month > 2) + 1;
+			return t;
+		}
+		days -= 365 + leap;
+	}
+}
+
 static uint8_t cmos_get(const struct cmos *c)
 {
 	struct timespec now;
-	struct tm tm;
 	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &tm);
+	struct civil_time t = civil_of(now.tv_sec);
 	switch (c->index) {
 	case CMOS_SECONDS:
-		return clock_value(c, tm.tm_sec);
+		return clock_value(c, t.second);
 	case CMOS_MINUTES:
-		return clock_value(c, tm.tm_min);
+		return clock_value(c, t.minute);
 	case CMOS_HOURS:
-		return clock_value(c, tm.tm_hour);
+		return clock_value(c, t.hour);
 	case CMOS_DAY_OF_WEEK:
-		return clock_value(c, tm.tm_wday + 1);
+		return clock_value(c, t.weekday + 1);
 	case CMOS_DAY_OF_MONTH:
-		return clock_value(c, tm.tm_mday);
+		return clock_value(c, t.day);
 	case CMOS_MONTH:
-		return clock_value(c, tm.tm_mon + 1);
+		return clock_value(c, t.month);
 	case CMOS_YEAR:
-		return clock_value(c, tm.tm_year % 100);
+		return clock_value(c, t.year % 100);
 	case CMOS_CENTURY:
-		return clock_value(c, 19 + tm.tm_year / 100);
+		return clock_value(c, t.year / 100);
 	case CMOS_STATUS_A:
 		return STATUS_A_32KHZ;
 	case CMOS_STATUS_C:
