@@ -46,9 +46,8 @@ static bool refused(fault_fn *fault, uint32_t request, int arg)
 	peer_join(&p);
 	bool good = f.rc < 0 && strncmp(f.e.text, "disk0: ", 7) == 0 && took < LATE_MS && p.seen_at && count_fds() == fds;
 	if (!good)
-		printf("at %s (%d): rc %d, \"%s\", %lld ms, %u fds more, fault reached %u times\n",
-		       vhost_user_request_row(request)->name, arg, f.rc, f.e.text, (long long)took, count_fds() - fds,
-		       p.seen_at);
+		printf("at request %u (%d): rc %d, \"%s\", %lld ms, %u fds more, fault reached %u times\n", request, arg,
+		       f.rc, f.e.text, (long long)took, count_fds() - fds, p.seen_at);
 	peer_free(&p);
 	return good;
 }
@@ -741,8 +740,11 @@ TEST(b28_other_ancillary_data)
 	CHECK(thread_cpu_us() - cpu < 50000);
 	peer_join(&p);
 	peer_free(&p);
+	// What recvmsg() meets first it drops, and the answer stays out.
+	front_deadline_ms = FRONT_SHORT_MS;
 	cpu = thread_cpu_us();
 	CHECK(refused_everywhere(out_of_band, 0));
+	front_deadline_ms = FRONT_LONG_MS;
 	CHECK(thread_cpu_us() - cpu < 200000);
 }
 
