@@ -40,19 +40,20 @@ struct sandbox_rule {
 #define SANDBOX_ANY (-1)
 
 // Always allowed.
-#define SANDBOX_CALL(call, why) SANDBOX_ROW_(call, why, SANDBOX_ANY, false, 0, 0)
+#define SANDBOX_CALL(call, why) SANDBOX_ROW_(__SNR_##call, #call, why, SANDBOX_ANY, false, 0, 0)
 // Allowed where (argument `index` & mask) == value.  Integer arguments narrower than a register: mask UINT32_MAX, the rest is garbage.
-#define SANDBOX_CALL_IF(call, why, index, mask, value) SANDBOX_ROW_(call, why, index, false, mask, value)
+#define SANDBOX_CALL_IF(call, why, index, mask, value) SANDBOX_ROW_(__SNR_##call, #call, why, index, false, mask, value)
 // An ioctl, by its request number.
-#define SANDBOX_IOCTL(request, why) SANDBOX_ROW_(ioctl, why, 1, false, UINT32_MAX, request)
+#define SANDBOX_IOCTL(request, why) SANDBOX_ROW_(__SNR_ioctl, "ioctl", why, 1, false, UINT32_MAX, request)
 // The same for rows that a typical run does not use; `why` says when one does.
-#define SANDBOX_RARE(call, why) SANDBOX_ROW_(call, why, SANDBOX_ANY, true, 0, 0)
-#define SANDBOX_RARE_IF(call, why, index, mask, value) SANDBOX_ROW_(call, why, index, true, mask, value)
-#define SANDBOX_RARE_IOCTL(request, why) SANDBOX_ROW_(ioctl, why, 1, true, UINT32_MAX, request)
+#define SANDBOX_RARE(call, why) SANDBOX_ROW_(__SNR_##call, #call, why, SANDBOX_ANY, true, 0, 0)
+#define SANDBOX_RARE_IF(call, why, index, mask, value) SANDBOX_ROW_(__SNR_##call, #call, why, index, true, mask, value)
+#define SANDBOX_RARE_IOCTL(request, why) SANDBOX_ROW_(__SNR_ioctl, "ioctl", why, 1, true, UINT32_MAX, request)
 
-#define SANDBOX_ROW_(call, why, index, seldom, msk, val)                                                     \
+// __SNR_ is what SCMP_SYS() makes; pasted above, because some C libraries define pread64 and its like as macros.
+#define SANDBOX_ROW_(number, call, why, index, seldom, msk, val)                                             \
 	{                                                                                                    \
-		.syscall = SCMP_SYS(call), .name = #call, .reason = (why), .arg = (index), .rare = (seldom), \
+		.syscall = (number), .name = (call), .reason = (why), .arg = (index), .rare = (seldom),      \
 		.mask = (msk), .value = (val)                                                                \
 	}
 
