@@ -9,11 +9,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <string.h>
 
-#define QUOTED_MAX   64	 // characters of a text in a message
-#define ERRORS_MAX   100 // lines of one run
 #define MEMORY_MAX   (UINT64_C(64) << 40)
 #define CPUS_MAX     4096 // more than KVM allows anywhere
 #define QUEUES_MAX   1024
@@ -22,55 +19,6 @@
 #define SERIAL_LEN   20 // VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6
 
 // ---- messages ----
-
-void config_complain(struct config_reader *r, unsigned line, unsigned column, const char *fmt, ...)
-{
-	if (r->error_count++ >= ERRORS_MAX)
-		return;
-	if (line)
-		fprintf(r->errors, "%s:%u:%u: ", r->file, line, column);
-	else
-		fprintf(r->errors, "--set %s: ", r->overrides[column]);
-	if (r->object[0])
-		fprintf(r->errors, "%s: ", r->object);
-	va_list ap;
-	va_start(ap, fmt);
-	vfprintf(r->errors, fmt, ap);
-	va_end(ap);
-	fputc('\n', r->errors);
-	if (r->error_count == ERRORS_MAX)
-		fprintf(r->errors, "%s: more errors are not shown\n", r->file);
-}
-
-void *config_kept(struct config_reader *r, void *p)
-{
-	r->no_memory |= p == NULL;
-	return p;
-}
-
-const char *config_quote(struct config_reader *r, const struct toml_text *t)
-{
-	size_t len = MIN(t->len, QUOTED_MAX), n = 0;
-	char *out = arena_alloc(r->arena, len * 6 + 6);
-	if (!out)
-		return "\"?\"";
-	while (len < t->len && len > 0 && ((unsigned char)t->bytes[len] & 0xc0) == 0x80)
-		len--;
-	out[n++] = '"';
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)t->bytes[i],
-			      next = i + 1 < len ? (unsigned char)t->bytes[i + 1] : 0;
-		bool c1 = c == 0xc2 && next < 0xa0; // terminals obey U+0080 to U+009F, too
-		if (c < 0x20 || c == 0x7f || c1) {
-			n += (size_t)snprintf(out + n, 7, "\\u%04X", c1 ? next : c);
-			i += c1;
-		} else {
-			out[n++] = (char)c;
-		}
-	}
-	memcpy(out + n, len < t->len ? "...\"" : "\"", len < t->len ? 5 : 2);
-	return out;
-}
 
 static const char *quote(struct config_reader *r, const char *s)
 {
@@ -93,7 +41,8 @@ static bool is_type(struct config_reader *r, const struct config_key *k, const s
 	return false;
 }
 
-const char *config_string(struct config_reader *r, const struct config_key *k, const struct toml_value *v)
+// The text of a value that is a string; else NULL, and a complaint about its type or a NUL inside.
+static const char *string_of(struct config_reader *r, const struct config_key *k, const struct toml_value *v)
 {
 	if (!is_type(r, k, v, TOML_STRING))
 		return NULL;
@@ -121,7 +70,7 @@ static void put_uint(void *field, unsigned width, uint64_t n)
 static void store_text(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 		       void *field)
 {
-	const char *s = config_string(r, k, v);
+	const char *s = string_of(r, k, v);
 	if (!s)
 		return;
 	size_t len = v->string.len;
@@ -137,7 +86,7 @@ static void store_text(struct config_reader *r, const struct config_key *k, cons
 static void store_printable(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 			    void *field)
 {
-	const char *s = config_string(r, k, v);
+	const char *s = string_of(r, k, v);
 	for (const char *p = s; p && *p; p++) {
 		if (*p >= ' ' && *p <= '~')
 			continue;
@@ -157,7 +106,7 @@ bool config_is_id(const char *s)
 static void store_id(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 		     void *field)
 {
-	const char *s = config_string(r, k, v);
+	const char *s = string_of(r, k, v);
 	if (!s)
 		return;
 	if (config_is_id(s))
@@ -178,7 +127,7 @@ static const char *resolve(struct config_reader *r, const struct toml_value *v, 
 static void store_path(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 		       void *field)
 {
-	const char *s = config_string(r, k, v);
+	const char *s = string_of(r, k, v);
 	if (s && *s == '\0')
 		config_complain_value(r, v, "%s is empty, a path is due", k->name);
 	else if (s)
@@ -188,7 +137,7 @@ static void store_path(struct config_reader *r, const struct config_key *k, cons
 static void store_serial_to(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 			    void *field)
 {
-	const char *s = config_string(r, k, v);
+	const char *s = string_of(r, k, v);
 	if (!s)
 		return;
 	bool plain = false, file = strncmp(s, "file:", 5) == 0, unix_socket = strncmp(s, "unix:", 5) == 0;
@@ -260,7 +209,7 @@ static void store_size(struct config_reader *r, const struct config_key *k, cons
 		shown = arena_printf(r->arena, "%" PRId64, v->integer);
 		n = v->integer < 0 ? 0 : (uint64_t)v->integer;
 	} else {
-		const char *s = config_string(r, k, v);
+		const char *s = string_of(r, k, v);
 		if (!s)
 			return;
 		shown = quote(r, s);
@@ -290,7 +239,7 @@ static void store_bool(struct config_reader *r, const struct config_key *k, cons
 static void store_choice(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 			 void *field)
 {
-	const char *s = config_string(r, k, v);
+	const char *s = string_of(r, k, v);
 	if (!s)
 		return;
 	struct suggest hint = { .word = s };
@@ -335,7 +284,7 @@ static void store_virtio(struct config_reader *r, const struct config_key *k, co
 			d->virtio_name = config_kept(r, arena_printf(r->arena, "%" PRIu64, n));
 		return;
 	}
-	const char *s = config_string(r, k, v);
+	const char *s = string_of(r, k, v);
 	if (!s)
 		return;
 	d->virtio_type = virtio_id_by_name(s);
@@ -365,7 +314,7 @@ static void store_exec(struct config_reader *r, const struct config_key *k, cons
 	bool has_fd = false;
 	size_t n = 0;
 	for (const struct toml_value *w = v->children.first; w; w = w->next) {
-		const char *s = config_string(r, k, w);
+		const char *s = string_of(r, k, w);
 		if (!s)
 			return;
 		has_fd |= strstr(s, "{fd}") != NULL;
