@@ -318,9 +318,9 @@ CHILD(device)
 	struct err e = { "" };
 	if (argc != 6)
 		_exit(NO_SANDBOX);
-	int n = atoi(argv[2]);
-	outside_pid = atoi(argv[4]);
-	outside_port = atoi(argv[5]);
+	int n = (int)strtol(argv[2], NULL, 10);
+	outside_pid = (pid_t)strtol(argv[4], NULL, 10);
+	outside_port = (int)strtol(argv[5], NULL, 10);
 	if (strcmp(argv[3], "open") != 0 && sandbox_confine(&spec, true, &e) < 0) {
 		dprintf(2, "%s\n", e.text);
 		_exit(NO_SANDBOX);
@@ -426,8 +426,11 @@ TEST(each_attempt_is_deadly)
 
 static bool refused(const char *how)
 {
-	unsigned status;
-	return sscanf(how, "exit status %u", &status) == 1 && status > 0 && status < CAME_THROUGH;
+	static const char words[] = "exit status ";
+	if (strncmp(how, words, sizeof(words) - 1) != 0)
+		return false;
+	long status = strtol(how + sizeof(words) - 1, NULL, 10);
+	return status > 0 && status < CAME_THROUGH;
 }
 
 static void check_other_walls(bool isolate, int which)

@@ -72,7 +72,7 @@ static void *vcpu(void *arg)
 static int monitor(void)
 {
 	struct err e = { "" };
-	pthread_t thread;
+	pthread_t thread = 0;
 	const char *argv[] = { "child", "child:sleep", NULL };
 	struct spawn_request rq = { .id = "disk0", .program = SELF, .argv = argv, .isolate = true };
 	struct sigaction kick = { .sa_handler = on_kick };

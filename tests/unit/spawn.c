@@ -15,8 +15,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-extern char **environ;
-
 static struct child child;
 static char last_how[128];
 static unsigned exits;
@@ -267,11 +265,11 @@ TEST(scripts)
 {
 	check_script("#!/bin/sh\necho \"got $1\" >&2\n", 0700, NULL, "got an argument");
 	if (!test_failed)
-		check_script("#!/no/interpreter\n", 0700, "No such file or directory", NULL);
+		check_script("#!/no/interpreter\n", 0700, "No such file or directory", "");
 	if (!test_failed)
-		check_script("#!/bin/sh\n", 0600, "Permission denied", NULL);
+		check_script("#!/bin/sh\n", 0600, "Permission denied", "");
 	if (!test_failed)
-		check_script("\x7f" "ELF but not really", 0700, "Exec format error", NULL);
+		check_script("\x7f" "ELF but not really", 0700, "Exec format error", "");
 }
 
 TEST(too_few_descriptors_at_any_step)
@@ -497,6 +495,13 @@ TEST(stop_kills_what_does_not_listen)
 	CHECK(no_children());
 }
 
+static void free_child(struct child *c, const char *how)
+{
+	note_exit(c, how);
+	spawn_stop(c, 0);
+	free(c);
+}
+
 TEST(stopped_from_within_its_callback)
 {
 	struct loop l;
@@ -507,7 +512,6 @@ TEST(stopped_from_within_its_callback)
 	const char *argv[] = { "sh", "-c", "echo a line; echo another >&2; exit 1", NULL };
 	struct spawn_request rq = { .id = "disk0", .program = "sh", .argv = argv, .isolate = true };
 	CHECK_EQ(spawn_start(c, &rq, &e), 0);
-	extern void free_child(struct child *, const char *);
 	CHECK_EQ(spawn_watch(c, &l, free_child, NULL), 0);
 	capture();
 	for (int64_t start = now_ms(); !exits && now_ms() - start < 5000;)
@@ -515,14 +519,6 @@ TEST(stopped_from_within_its_callback)
 	CHECK(strstr(captured(), "disk0: another\n") != NULL);
 	CHECK_STR(last_how, "exit status 1");
 	loop_destroy(&l);
-}
-
-void free_child(struct child *c, const char *how);
-void free_child(struct child *c, const char *how)
-{
-	note_exit(c, how);
-	spawn_stop(c, 0);
-	free(c);
 }
 
 // ---- log lines -------------------------------------------------------------------------------------------------

@@ -88,14 +88,16 @@ int sandbox_map_ids(uid_t uid, gid_t gid)
 // them in a user name space of one id has them over a private one only.
 static bool launched_isolated(void)
 {
-	char map[64];
-	unsigned inner, outer, count;
+	char map[64], *p = map;
 	FD_AUTO fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, map, sizeof(map) - 1);
 	if (n <= 0 || getpid() != 1)
 		return false;
 	map[n] = '\0';
-	return sscanf(map, "%u %u %u", &inner, &outer, &count) == 3 && inner == 0 && count == 1;
+	unsigned long inner = strtoul(p, &p, 10);
+	strtoul(p, &p, 10); // who we are outside does not matter
+	unsigned long count = strtoul(p, &p, 10);
+	return inner == 0 && count == 1 && p == map + n - 1 && *p == '\n';
 }
 
 static int own_namespaces(struct err *e)
