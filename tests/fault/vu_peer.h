@@ -48,6 +48,7 @@ struct peer {
 	// Misbehaviour: called instead of answering request `at` (0: none).  Returns false to end the connection.
 	uint32_t at;
 	unsigned at_nth; // at its how manieth arrival, from 0
+	bool every;      // at every message instead
 	bool (*fault)(struct peer *p, const struct peer_message *m);
 	int fault_arg;
 	_Atomic int channel; // the request channel that it was given, or -1
@@ -232,7 +233,7 @@ static inline void *peer_run(void *arg)
 			break;
 		p->count += p->count < PEER_LOG_MAX;
 		peer_keep_fds(p, m, fds);
-		if (p->at && m->h.request == p->at && p->seen_at++ == p->at_nth) {
+		if (p->every || (p->at && m->h.request == p->at && p->seen_at++ == p->at_nth)) {
 			if (!p->fault(p, m))
 				break;
 			continue;
