@@ -115,12 +115,15 @@ static int blk_open(struct vdev *d, struct err *e)
 	if (!blk.image.path)
 		return err_set(e, EINVAL, "--image is missing");
 	int rc = blk_image_open(&b->img, &blk.image, e);
-	if (rc == 0)
-		rc = vblk_init(b, d, blk.queues, blk.queue_size, e);
-	if (rc == 0)
-		rc = blk_engine_open(&b->engine, &b->img, blk.engine, b->request_count, e);
 	if (rc < 0)
 		return rc;
+	rc = vblk_init(b, d, blk.queues, blk.queue_size, e);
+	if (rc == 0)
+		rc = blk_engine_open(&b->engine, &b->img, blk.engine, b->request_count, e);
+	if (rc < 0) {
+		vblk_destroy(b);
+		return rc;
+	}
 	d->queue_count = blk.queues;
 	d->queue_size_max = blk.queue_size;
 	int fd = blk_engine_fd(&b->engine);
@@ -155,6 +158,12 @@ static void blk_stop(struct vdev *d)
 	(void)d;
 }
 
+static void blk_close(struct vdev *d)
+{
+	(void)d;
+	vblk_destroy(&blk.vblk);
+}
+
 static int blk_config_write(struct vdev *d, uint32_t off, const void *p, uint32_t len)
 {
 	(void)d;
@@ -174,6 +183,7 @@ static const struct vdev_ops ops = {
 	.kick = blk_kick,
 	.drain = blk_drain,
 	.stop = blk_stop,
+	.close = blk_close,
 	.config_write = blk_config_write,
 };
 

@@ -2,6 +2,7 @@
 #include "devices/block/image.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/deadline.h"
 #include "vmm/base/fd.h"
 
 #include <errno.h>
@@ -15,11 +16,20 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
+// A process that was killed keeps its lock until the kernel has finished the I/O that was in its io_uring.
+#define LOCK_WAIT_MS 1000
+
 static int image_lock(int fd, bool readonly, const char *path, struct err *e)
 {
 	struct flock l = { .l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
-	if (fcntl(fd, F_OFD_SETLK, &l) == 0)
-		return 0;
+	deadline_ns deadline = deadline_in_ms(LOCK_WAIT_MS);
+	while (fcntl(fd, F_OFD_SETLK, &l) < 0) {
+		if ((errno != EAGAIN && errno != EACCES) || deadline_left_ms(deadline) == 0)
+			goto refused;
+		nanosleep(&(struct timespec){ .tv_nsec = 10 * NS_PER_MS }, NULL);
+	}
+	return 0;
+refused:
 	if (errno != EAGAIN && errno != EACCES)
 		return err_sys(e, errno, "lock %s", path);
 	return err_set(e, EBUSY, "image %s is in use by another process (%s)", path,
@@ -89,6 +99,10 @@ int blk_image_open(struct blk_image *img, const struct blk_image_options *o, str
 
 void blk_image_close(struct blk_image *img)
 {
+	// At once, not when an io_uring has let go of the file.
+	struct flock l = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+	if (img->fd >= 0)
+		fcntl(img->fd, F_OFD_SETLK, &l);
 	fd_close(&img->fd);
 	fd_close(&img->direct_fd);
 }

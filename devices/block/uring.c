@@ -21,12 +21,13 @@ static int sys_register(int fd, unsigned op, const void *arg, unsigned count)
 	return syscall(SYS_io_uring_register, fd, op, arg, count) < 0 ? -errno : 0;
 }
 
-// The best that the kernel has: completions run only when asked for (6.1), without interrupts (5.19), or plainly.
+// The best that the kernel has.  IORING_SETUP_DEFER_TASKRUN would be better yet, but a completion of its worker threads
+// does not wake who waits for the ring by epoll.
 static int ring_create(unsigned entries, unsigned cq_entries, struct io_uring_params *p)
 {
 	static const unsigned wishes[] = {
-		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-		IORING_SETUP_COOP_TASKRUN,
+		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN, // 6.0
+		IORING_SETUP_COOP_TASKRUN,                              // 5.19
 		0,
 	};
 	int rc = -EINVAL;

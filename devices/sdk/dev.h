@@ -49,6 +49,8 @@ struct vdev_ops {
 	void (*drain)(struct vdev *d, struct vq *q);
 	// The device is reset or its front-end gone; nothing is in flight, no queue runs.
 	void (*stop)(struct vdev *d);
+	// The program ends; frees what open() made.
+	void (*close)(struct vdev *d);
 	// The driver wrote configuration space; within config_len.  d->config is the device's to change.
 	int (*config_write)(struct vdev *d, uint32_t off, const void *p, uint32_t len);
 };
@@ -60,7 +62,7 @@ struct vdev {
 	uint64_t features;       // offered, VERSION_1 and the ring features included
 	uint16_t queue_count;    // <= VDEV_QUEUES_MAX
 	uint16_t queue_size_max; // power of two, <= VQ_SIZE_MAX
-	void *config;            // configuration space
+	void *config;            // configuration space; changed by config_write() and start() only
 	uint32_t config_len;
 	unsigned fds_needed;     // descriptors that the device may yet open
 	// The SDK's.

@@ -298,6 +298,7 @@ static int device_main(struct vdev *d, const struct settings *s, int listen_note
 		err_sys(&e, -rc, "epoll");
 	if (rc == 0)
 		rc = d->ops->open(d, &e);
+	bool opened = rc == 0;
 	if (rc == 0 && s->path) {
 		sock = msg_listen(s->path, &e);
 		rc = MIN(sock, 0);
@@ -310,6 +311,9 @@ static int device_main(struct vdev *d, const struct settings *s, int listen_note
 		rc = device_run(d, s, sock, &e);
 	if (rc < 0)
 		log_error("%s", e.text);
+	if (opened)
+		d->ops->close(d);
+	loop_destroy(&d->loop);
 	return rc < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
