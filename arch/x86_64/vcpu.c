@@ -2,6 +2,7 @@
 // The state of an x86 vCPU: how it starts, what it exits for, what it shows.
 #include "arch/x86_64/cpuid.h"
 #include "arch/x86_64/platform.h"
+#include "vmm/base/check.h"
 #include "vmm/base/log.h"
 #include "vmm/config.h"
 #include "vmm/vcpu.h"
@@ -59,16 +60,16 @@ static int set_entry_state(struct vcpu *c, struct err *e)
 // What firmware would have set: all memory write-back, fast string operations.
 static void set_firmware_msrs(struct vcpu *c)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry[2];
-	} m = {
-		.head.nmsrs = 2,
-		.entry = { { .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLE | MTRR_WRITE_BACK },
-			   { .index = MSR_MISC_ENABLE, .data = MISC_FAST_STRING } },
+	static const struct kvm_msr_entry entry[] = {
+		{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLE | MTRR_WRITE_BACK },
+		{ .index = MSR_MISC_ENABLE, .data = MISC_FAST_STRING },
 	};
+	_Alignas(struct kvm_msrs) char room[sizeof(struct kvm_msrs) + sizeof(entry)] = { 0 };
+	struct kvm_msrs *m = (void *)room;
+	m->nmsrs = ARRAY_LEN(entry);
+	memcpy(m->entries, entry, sizeof(entry));
 	// An MSR that this KVM does not have is one that the guest will not miss.
-	ioctl(c->fd, KVM_SET_MSRS, &m);
+	ioctl(c->fd, KVM_SET_MSRS, m);
 }
 
 int arch_vcpu_setup(struct vcpu *c, struct err *e)
