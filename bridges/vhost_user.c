@@ -91,7 +91,7 @@ void vu_answer_config(struct vu_exchange *x, struct vhost_user *vu)
 	size_t got = vu_answer(x, VHOST_USER_GET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len);
 	if (x->rc < 0)
 		return;
-	if (got <= VHOST_USER_CONFIG_HEAD) {
+	if (got == 0 || got == VHOST_USER_CONFIG_HEAD) {
 		vu_broken(x, "refuses to show the %u bytes of its configuration space", len);
 		return;
 	}

@@ -184,7 +184,9 @@ static void exchange_send(struct vu_exchange *x, uint32_t request, uint32_t flag
 	} body = { .in = payload };
 	struct iovec iov[2] = { { .iov_base = &h, .iov_len = sizeof(h) }, { .iov_base = body.out, .iov_len = len } };
 	int rc = msg_send(x->link->sock, iov, 2, fds, fd_count, x->deadline);
-	if (rc < 0)
+	if (rc == -ETIMEDOUT)
+		vu_broken(x, "does not read its requests (%s, deadline missed)", row_of(request)->name);
+	else if (rc < 0)
 		exchange_die(x, request, rc);
 }
 

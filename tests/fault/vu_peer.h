@@ -51,6 +51,7 @@ struct peer {
 	bool every;      // at every message instead
 	bool (*fault)(struct peer *p, const struct peer_message *m);
 	int fault_arg;
+	atomic_bool release; // ends a fault that waits
 	_Atomic int channel; // the request channel that it was given, or -1
 	int kick, call, err; // last ones received
 	unsigned count, seen_at;
