@@ -30,25 +30,28 @@ static uint32_t ring_used(const struct console *c)
 	return c->head - c->tail;
 }
 
-static bool out_writable(const struct console *c)
-{
-	struct pollfd p = { .fd = c->out_fd, .events = POLLOUT };
-	return poll(&p, 1, 0) == 1 && (p.revents & POLLOUT) && !(p.revents & (POLLERR | POLLHUP));
-}
-
 // Writes while the reader takes it.  Standard output may be shared with others, so it is not made non-blocking.
 static void ring_flush(struct console *c)
 {
-	while (ring_used(c) && c->out_fd >= 0 && out_writable(c)) {
+	bool gone = c->out_fd < 0;
+	while (ring_used(c) && !gone) {
+		struct pollfd p = { .fd = c->out_fd, .events = POLLOUT };
+		if (poll(&p, 1, 0) != 1)
+			return;
 		uint32_t at = c->tail % CONSOLE_RING;
 		size_t len = MIN(MIN(ring_used(c), CONSOLE_RING - at), (uint32_t)WRITE_CHUNK);
-		ssize_t n = write(c->out_fd, c->ring + at, len);
+		ssize_t n = p.revents & POLLOUT ? write(c->out_fd, c->ring + at, len) : -1;
+		gone = (p.revents & (POLLERR | POLLHUP | POLLNVAL)) || (n < 0 && errno != EAGAIN && errno != EINTR);
 		if (n <= 0)
 			break;
 		c->tail += (uint32_t)n;
 	}
-	if (c->out_fd < 0)
-		c->tail = c->head; // nobody listens
+	if (!gone)
+		return;
+	// Nobody reads, or the disk is full: kept bytes would only be tried again and again.
+	if (c->out_fd >= 0)
+		c->dropped += ring_used(c);
+	c->tail = c->head;
 }
 
 static void timer_arm(struct console *c, long ms)
@@ -76,8 +79,8 @@ void console_write(struct console *c, const uint8_t *bytes, size_t len)
 	}
 	if ((newline || ring_used(c) >= FLUSH_AT) && !c->timer_armed)
 		ring_flush(c);
-	if (ring_used(c))
-		timer_arm(c, newline ? RETRY_MS : FLUSH_MS);
+	if (ring_used(c) || c->dropped)
+		timer_arm(c, newline || c->dropped ? RETRY_MS : FLUSH_MS);
 	pthread_mutex_unlock(&c->lock);
 }
 
@@ -96,23 +99,37 @@ static void timer_ready(struct loop_source *s, uint32_t events)
 		c->dropped = 0;
 	pthread_mutex_unlock(&c->lock);
 	if (dropped)
-		log_warn("serial: the reader was too slow: %llu bytes dropped", (unsigned long long)dropped);
+		log_limited(LOG_WARN, "serial: the reader was too slow or is gone: %llu bytes dropped",
+		            (unsigned long long)dropped);
 }
 
 // ---- input ------------------------------------------------------------------------------------------------------
 
+// One event at a time: a source that is not armed again is silent, hang-up included, so that a guest that takes no input yet
+// finds all of it later.
+#define IN_EVENTS (EPOLLIN | EPOLLONESHOT)
+
 static void in_close(struct console *c)
 {
+	pthread_mutex_lock(&c->lock);
 	loop_remove(c->loop, &c->in_source);
 	c->muted = false;
-	if (c->kind != CONSOLE_UNIX)
-		return;
-	// The client left: the next one may come.
-	pthread_mutex_lock(&c->lock);
-	fd_close(&c->in_fd);
-	c->out_fd = -1;
+	if (c->kind == CONSOLE_UNIX) {
+		fd_close(&c->in_fd);
+		c->out_fd = -1;
+	}
 	pthread_mutex_unlock(&c->lock);
-	loop_modify(c->loop, &c->listen_source, EPOLLIN);
+	if (c->kind == CONSOLE_UNIX) // the client left: the next one may come
+		loop_modify(c->loop, &c->listen_source, EPOLLIN);
+}
+
+static void in_mute(struct console *c)
+{
+	pthread_mutex_lock(&c->lock);
+	c->muted = true;
+	pthread_mutex_unlock(&c->lock);
+	if (c->input(c->owner, NULL, 0) > 0) // the guest read before it could know
+		console_unmute(c);
 }
 
 // Takes Ctrl-A sequences out; what is left is the guest's.
@@ -149,10 +166,7 @@ static void in_ready(struct loop_source *s, uint32_t events)
 	// No more than the guest takes at once is read: the rest waits in the terminal or the socket.
 	size_t room = c->input(c->owner, NULL, 0);
 	if (room == 0) {
-		c->muted = true;
-		loop_modify(c->loop, s, 0);
-		if (c->input(c->owner, NULL, 0) > 0)
-			console_unmute(c);
+		in_mute(c);
 		return;
 	}
 	ssize_t n = read(c->in_fd, raw, MIN(room, sizeof(raw)));
@@ -162,13 +176,16 @@ static void in_ready(struct loop_source *s, uint32_t events)
 	}
 	if (n > 0)
 		c->input(c->owner, bytes, escape_filter(c, raw, (size_t)n, bytes));
+	loop_modify(c->loop, s, IN_EVENTS);
 }
 
 void console_unmute(struct console *c)
 {
-	if (!__atomic_exchange_n(&c->muted, false, __ATOMIC_SEQ_CST))
-		return;
-	loop_modify(c->loop, &c->in_source, EPOLLIN);
+	pthread_mutex_lock(&c->lock);
+	if (c->muted)
+		loop_modify(c->loop, &c->in_source, IN_EVENTS);
+	c->muted = false;
+	pthread_mutex_unlock(&c->lock);
 }
 
 static void listen_ready(struct loop_source *s, uint32_t events)
@@ -183,7 +200,7 @@ static void listen_ready(struct loop_source *s, uint32_t events)
 	c->in_fd = c->out_fd = fd;
 	pthread_mutex_unlock(&c->lock);
 	c->in_source = (struct loop_source){ .fd = fd, .ready = in_ready };
-	if (loop_add(c->loop, &c->in_source, EPOLLIN) < 0)
+	if (loop_add(c->loop, &c->in_source, IN_EVENTS) < 0)
 		in_close(c);
 }
 
@@ -218,11 +235,16 @@ static int open_unix(struct console *c, const char *path, struct err *e)
 	return 0;
 }
 
-int console_open(struct console *c, const char *to, struct err *e)
+void console_init(struct console *c)
 {
 	*c = (struct console){ .in_fd = -1, .out_fd = -1, .slave_fd = -1, .listen_fd = -1 };
 	c->in_source.fd = c->timer_source.fd = c->listen_source.fd = -1;
 	pthread_mutex_init(&c->lock, NULL);
+}
+
+int console_open(struct console *c, const char *to, struct err *e)
+{
+	console_init(c);
 	int rc = 0;
 	if (strcmp(to, "none") == 0)
 		return 0;
@@ -273,7 +295,7 @@ int console_start(struct console *c, struct loop *l, struct err *e)
 	}
 	if (rc == 0 && c->in_fd >= 0) {
 		c->in_source = (struct loop_source){ .fd = c->in_fd, .ready = in_ready };
-		rc = loop_add(l, &c->in_source, EPOLLIN);
+		rc = loop_add(l, &c->in_source, IN_EVENTS);
 		if (rc == -EPERM) // a regular file: epoll has no use for it, and a guest no wish to be typed at by one
 			rc = 0;
 	}
@@ -306,6 +328,5 @@ void console_close(struct console *c)
 		unlink(c->path);
 	free(c->ring);
 	pthread_mutex_destroy(&c->lock);
-	*c = (struct console){ .in_fd = -1, .out_fd = -1, .slave_fd = -1, .listen_fd = -1 };
-	c->in_source.fd = c->timer_source.fd = c->listen_source.fd = -1;
+	console_init(c);
 }

@@ -28,13 +28,13 @@ struct console {
 	bool own_fds;       // in_fd and out_fd are ours to close
 	bool raw;           // the terminal is in raw mode
 	bool escape;        // Ctrl-A was typed
-	bool muted;         // the guest takes no more input for now
 	char path[108];     // unix: the socket's file, removed at the end
 	struct loop_source in_source, listen_source, timer_source;
 
 	pthread_mutex_t lock; // of the rest
 	uint32_t head, tail;  // of the ring, free-running
 	bool timer_armed;
+	bool muted;           // the guest takes no more input for now: the source is not armed
 	uint64_t dropped;
 	uint8_t *ring;        // CONSOLE_RING bytes, NULL for CONSOLE_NONE
 
@@ -43,6 +43,9 @@ struct console {
 	void (*quit)(void *quit_owner); // Ctrl-A x
 	void *quit_owner;
 };
+
+// A console of kind none: console_close() and console_write() are good on it.
+void console_init(struct console *c);
 
 // `to` is serial.to of the configuration.  Opens it; a terminal stays as it is until console_start().
 int console_open(struct console *c, const char *to, struct err *e);

@@ -148,7 +148,10 @@ static void uart_write(struct bus_range *r, uint64_t offset, unsigned size, uint
 	pthread_mutex_lock(&u->lock);
 	register_write(u, (unsigned)offset, (uint8_t)val);
 	line_update(u);
+	bool room = u->fifo_len < UART_FIFO;
 	pthread_mutex_unlock(&u->lock);
+	if (offset == UART_FCR && room) // it may just have been emptied
+		console_unmute(u->console);
 }
 
 // From the console, on the loop's thread.  With no bytes: how many would be taken.
