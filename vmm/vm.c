@@ -124,9 +124,10 @@ static int check_cpus(struct vm *vm, struct err *e)
 static int boot_files_open(struct vm *vm, struct err *e)
 {
 	const struct vm_config *c = vm->config;
-	vm->kernel_fd = fd_open_path(c->kernel, O_RDONLY, e);
+	// Non-blocking: a FIFO is refused by the loader and not waited for here.
+	vm->kernel_fd = fd_open_path(c->kernel, O_RDONLY | O_NONBLOCK, e);
 	if (vm->kernel_fd >= 0 && c->initrd)
-		vm->initrd_fd = fd_open_path(c->initrd, O_RDONLY, e);
+		vm->initrd_fd = fd_open_path(c->initrd, O_RDONLY | O_NONBLOCK, e);
 	if (vm->kernel_fd >= 0 && (vm->initrd_fd >= 0 || !c->initrd))
 		return 0;
 	err_prefix(e, vm->kernel_fd < 0 ? "boot.kernel" : "boot.initrd");
@@ -146,6 +147,7 @@ static int event_source_make(struct vm *vm, struct err *e)
 int vm_init(struct vm *vm, const struct vm_config *config, struct err *e)
 {
 	*vm = (struct vm){ .config = config, .kernel_fd = -1, .initrd_fd = -1 };
+	console_init(&vm->console); // 0 would be a descriptor
 	vm->event_source.fd = vm->kvm.fd = vm->kvm.vm_fd = vm->memory.fd = vm->loop.epoll_fd = -1;
 	pthread_mutex_init(&vm->run_lock, NULL);
 	pthread_cond_init(&vm->run_changed, NULL);
@@ -223,6 +225,8 @@ enum vm_event vm_run(struct vm *vm)
 			vm_post_event(vm, VM_CRASH);
 		}
 		enum vm_event event = (enum vm_event)atomic_load(&vm->event);
+		if (event == VM_RUNNING) // a second CPU asked for the reboot that is already done
+			continue;
 		if (event != VM_REBOOT || vm->config->on_reboot == REBOOT_EXIT) {
 			vcpus_pause(vm);
 			return event;

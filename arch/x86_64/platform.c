@@ -114,6 +114,12 @@ static void uart_irq(void *owner, bool high)
 	irq_pin_set(&a->vm->irq, X86_GSI_COM1, high);
 }
 
+// More APIC ids than 8 bits hold: MSIs carry them in KVM's extended format.
+static bool wide_destinations(const struct vm *vm)
+{
+	return vm->config->cpus > 255;
+}
+
 int arch_create(struct vm *vm, struct err *e)
 {
 	struct arch *a = calloc(1, sizeof(*a));
@@ -121,8 +127,7 @@ int arch_create(struct vm *vm, struct err *e)
 		return err_set(e, ENOMEM, "out of memory");
 	a->vm = vm;
 	vm->arch = a;
-	// More APIC ids than 8 bits hold: MSIs carry them in KVM's extended format.
-	vm->irq.wide_destinations = vm->config->cpus > 255;
+	vm->irq.wide_destinations = wide_destinations(vm);
 	uart_init(&a->uart, &vm->console, X86_PORT_COM1, uart_irq, a);
 	cmos_init(&a->cmos, X86_PORT_CMOS);
 	a->i8042 = (struct bus_range){
@@ -178,7 +183,7 @@ int arch_vm_setup(struct vm *vm, struct err *e)
 		return err_sys(e, errno, "KVM_SET_TSS_ADDR");
 	if (ioctl(k->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0)
 		return err_sys(e, errno, "KVM_CREATE_IRQCHIP");
-	if (vm->irq.wide_destinations) {
+	if (wide_destinations(vm)) {
 		struct kvm_enable_cap cap = {
 			.cap = KVM_CAP_X2APIC_API,
 			.args = { KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK },
