@@ -10,6 +10,7 @@
 
 #define ENTRIES_FIRST 128
 #define ENTRIES_MAX   1024
+#define ENTRIES_OURS  2
 
 // Feature bits that depend on the machine and not on the host.
 #define L1_ECX_TSC_DEADLINE (1u << 24)
@@ -23,14 +24,29 @@
 #define KVM_FEATURE_MSI_EXT_DEST_ID 15
 #endif
 
+// KVM may list a topology leaf's sub-leaf 0 alone, which says "no topology"; the level of cores is ours to add.
+static void add_core_level(struct kvm_cpuid2 *list, uint32_t function)
+{
+	bool found[2] = { false, false };
+	for (unsigned i = 0; i < list->nent; i++)
+		if (list->entries[i].function == function && list->entries[i].index < 2)
+			found[list->entries[i].index] = true;
+	if (found[0] && !found[1])
+		list->entries[list->nent++] = (struct kvm_cpuid_entry2){
+			.function = function, .index = 1, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+		};
+}
+
 int cpuid_host(const struct kvm *k, struct kvm_cpuid2 **out, struct err *e)
 {
 	for (unsigned room = ENTRIES_FIRST; room <= ENTRIES_MAX; room *= 2) {
-		struct kvm_cpuid2 *list = calloc(1, sizeof(*list) + room * sizeof(list->entries[0]));
+		struct kvm_cpuid2 *list = calloc(1, sizeof(*list) + (room + ENTRIES_OURS) * sizeof(list->entries[0]));
 		if (!list)
 			return err_set(e, ENOMEM, "out of memory");
 		list->nent = room;
 		if (ioctl(k->fd, KVM_GET_SUPPORTED_CPUID, list) == 0) {
+			add_core_level(list, 0xb);
+			add_core_level(list, 0x1f);
 			*out = list;
 			return 0;
 		}
