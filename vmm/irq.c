@@ -65,6 +65,27 @@ static struct kvm_irq_routing_entry *irq_route_find(struct irq *q, uint32_t gsi)
 	return NULL;
 }
 
+// `route` is the GSI's present one, or NULL.  What KVM refuses leaves the table as it was: it is refused as a whole, and one bad
+// entry would keep all other vectors from changing.
+static int irq_route_set(struct irq *q, struct kvm_irq_routing_entry *route, const struct kvm_irq_routing_entry *want)
+{
+	const unsigned old_count = q->route_count;
+	if (!route) {
+		if (q->route_count == q->route_room)
+			return -ENOSPC;
+		route = &q->table->entries[q->route_count++];
+	}
+	const struct kvm_irq_routing_entry old = *route;
+	*route = *want;
+	q->table->nr = q->route_count;
+	if (ioctl(q->kvm->vm_fd, KVM_SET_GSI_ROUTING, q->table) == 0)
+		return 0;
+	int rc = -errno;
+	*route = old;
+	q->route_count = old_count;
+	return rc;
+}
+
 int irq_msi_route(struct irq *q, uint32_t gsi, uint64_t address, uint32_t data)
 {
 	if ((address & MSI_LAPIC_MASK) != MSI_LAPIC_BASE)
@@ -79,21 +100,9 @@ int irq_msi_route(struct irq *q, uint32_t gsi, uint64_t address, uint32_t data)
 	}
 	int rc = 0;
 	pthread_mutex_lock(&q->lock);
-	struct kvm_irq_routing_entry *old = irq_route_find(q, gsi);
-	if (old && memcmp(old, &want, sizeof(want)) == 0)
-		goto out;
-	if (!old) {
-		if (q->route_count == q->route_room) {
-			rc = -ENOSPC;
-			goto out;
-		}
-		old = &q->table->entries[q->route_count++];
-	}
-	*old = want;
-	q->table->nr = q->route_count;
-	if (ioctl(q->kvm->vm_fd, KVM_SET_GSI_ROUTING, q->table) < 0)
-		rc = -errno;
-out:
+	struct kvm_irq_routing_entry *route = irq_route_find(q, gsi);
+	if (!route || memcmp(route, &want, sizeof(want)) != 0)
+		rc = irq_route_set(q, route, &want);
 	pthread_mutex_unlock(&q->lock);
 	return rc;
 }

@@ -48,6 +48,8 @@ static void vector_bind(struct msix *m, unsigned i)
 		log_limited(LOG_WARN, "%s: vector %u to address %#llx: interrupts dropped: %s", m->id, i,
 		            (unsigned long long)v->address, strerror(-rc));
 		vector_unbind(m, i);
+		if (rc != -EINVAL) // that is the guest's own mistake, and costs it this interrupt only
+			m->error = rc;
 		return;
 	}
 	v->bound = true;
@@ -71,6 +73,7 @@ static void msix_update(struct msix *m)
 void msix_reset(struct msix *m)
 {
 	m->enabled = m->masked = false;
+	m->error = 0;
 	for (unsigned i = 0; i < m->count; i++) {
 		struct msix_vector *v = &m->vector[i];
 		vector_unbind(m, i);
@@ -158,9 +161,16 @@ int msix_eventfd(struct msix *m, unsigned vector)
 		if (fd < 0)
 			return fd;
 		v->eventfd = fd;
-		vector_update(m, vector);
 	}
+	vector_update(m, vector); // also one that KVM refused earlier
 	return v->eventfd;
+}
+
+int msix_take_error(struct msix *m)
+{
+	int error = m->error;
+	m->error = 0;
+	return error;
 }
 
 void msix_signal(struct msix *m, unsigned vector)

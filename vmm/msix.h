@@ -35,6 +35,7 @@ struct msix {
 	uint32_t first_gsi;
 	uint16_t count;
 	bool enabled, masked;
+	int error; // of the last vector that KVM refused to carry; 0 or -errno
 	struct msix_vector *vector;
 };
 
@@ -52,6 +53,9 @@ uint64_t msix_pba_read(const struct msix *m, uint64_t offset, unsigned size);
 
 // The guest wrote the capability's Message Control.
 void msix_control_write(struct msix *m, uint16_t control);
+
+// Why KVM refused to carry a vector that the guest set up properly, since this was last asked: -errno, 0 if it did not.
+int msix_take_error(struct msix *m);
 
 // The eventfd that interrupts the guest through `vector`; -EINVAL for a vector that does not exist, -errno.  Stays ours.
 int msix_eventfd(struct msix *m, unsigned vector);

@@ -15,6 +15,7 @@
 // Posted to the function (pci_func_post).
 #define EVENT_DIED           1u
 #define EVENT_CONFIG_CHANGED 2u
+#define EVENT_QUEUE_FAILED   4u
 
 // A write is looked at by state first; what a state does not expect has no effect.
 enum vp_state {
@@ -127,6 +128,14 @@ static void vp_break(struct virtio_pci *vp, const char *why)
 	config_interrupt(vp);
 }
 
+// An interrupt that KVM cannot carry would be lost without a word.
+static void interrupts_check(struct virtio_pci *vp)
+{
+	int rc = msix_take_error(&vp->msix);
+	if (rc < 0 && vp->state == VP_RUNNING)
+		vp_break(vp, strerror(-rc));
+}
+
 static bool ring_part_valid(const struct virtio_pci *vp, uint64_t gpa, uint64_t len, uint64_t align)
 {
 	return gpa % align == 0 && memmap_ptr(vp->host.memory, gpa, len);
@@ -185,6 +194,7 @@ static void vp_start(struct virtio_pci *vp)
 			return;
 		}
 	}
+	msix_take_error(&vp->msix); // of what was refused before: each vector in use is asked for again
 	int rc = vp->backend->ops->memory(vp->backend, &vp->host.memory->ram);
 	for (unsigned i = 0; rc == 0 && i < vp_queue_count(vp); i++)
 		if (vp->queue[i].enabled)
@@ -198,6 +208,7 @@ static void vp_start(struct virtio_pci *vp)
 		return;
 	}
 	vp->state = VP_RUNNING;
+	interrupts_check(vp);
 }
 
 static void vp_reset(struct virtio_pci *vp)
@@ -469,8 +480,10 @@ static void vp_bar_write(struct pci_func *f, unsigned bar, uint64_t offset, unsi
 		device_config_write(vp, offset - VP_DEVICE, size, val);
 	else if (offset >= VP_NOTIFY && range_in(offset - VP_NOTIFY, size, VP_NOTIFY_ROOM))
 		notify_write(vp, offset - VP_NOTIFY);
-	else if (offset >= VP_MSIX_TABLE && offset < VP_MSIX_PBA)
+	else if (offset >= VP_MSIX_TABLE && offset < VP_MSIX_PBA) {
 		msix_table_write(&vp->msix, offset - VP_MSIX_TABLE, size, val);
+		interrupts_check(vp);
+	}
 }
 
 static void vp_bar_moved(struct pci_func *f, unsigned bar, uint64_t gpa, bool mapped)
@@ -512,8 +525,10 @@ static void vp_config_write(struct pci_func *f, unsigned offset, unsigned size, 
 {
 	struct virtio_pci *vp = vp_of(f);
 	uint32_t target, len;
-	if (range_overlaps(offset, size, vp->msix_cap + PCI_MSIX_FLAGS, 2))
+	if (range_overlaps(offset, size, vp->msix_cap + PCI_MSIX_FLAGS, 2)) {
 		msix_control_write(&vp->msix, pci_config_get16(f, vp->msix_cap + PCI_MSIX_FLAGS));
+		interrupts_check(vp);
+	}
 	if (offset == vp->window_cap + VCAP_DATA_OFF && window_target(vp, &target, &len) && size == len)
 		vp_bar_write(f, VP_BAR, target, len, val);
 }
@@ -567,6 +582,8 @@ static void vp_event(struct pci_func *f, unsigned bits)
 	if (bits & EVENT_DIED) {
 		if (vp->state == VP_RUNNING)
 			vp_break(vp, "its back-end is gone");
+	} else if ((bits & EVENT_QUEUE_FAILED) && vp->state == VP_RUNNING) {
+		vp_break(vp, "its back-end stopped a queue");
 	} else if (bits & EVENT_CONFIG_CHANGED) {
 		device_config_refresh(vp);
 	}
@@ -582,7 +599,11 @@ static void vp_func_reset(struct pci_func *f)
 static void vp_destroy(struct pci_func *f)
 {
 	struct virtio_pci *vp = vp_of(f);
+	// With the lock, so that a back-end that dies of being stopped posts it and does not come back in the middle.
+	pci_func_lock(f);
 	vp_stop(vp);
+	vp->state = VP_RESET;
+	pci_func_unlock(f);
 	vp->backend->ops->close(vp->backend);
 	msix_destroy(&vp->msix);
 	pthread_mutex_destroy(&f->lock);
@@ -614,9 +635,16 @@ static void backend_config_changed(void *owner)
 	pci_func_post(&vp->func, EVENT_CONFIG_CHANGED);
 }
 
+static void backend_queue_failed(void *owner)
+{
+	struct virtio_pci *vp = owner;
+	pci_func_post(&vp->func, EVENT_QUEUE_FAILED);
+}
+
 static const struct backend_events vp_backend_events = {
 	.config_changed = backend_config_changed,
 	.died = backend_died,
+	.queue_failed = backend_queue_failed,
 };
 
 // PCI class by virtio type: what a guest shows in lspci, and how some loaders pick a disk.
@@ -648,6 +676,9 @@ int virtio_pci_create(struct pci_func **out, struct backend *b, const struct vir
 	if (queues == 0 || queues > VP_QUEUES_MAX || b->config_len > VP_DEVICE_ROOM)
 		return err_set(e, EINVAL, "%s: %u queues and %u bytes of configuration; 1 to %d and up to %d are possible",
 		               b->id, queues, b->config_len, VP_QUEUES_MAX, VP_DEVICE_ROOM);
+	if (!is_power_of_two(b->queue_size_max) || b->queue_size_max > VP_QUEUE_SIZE_MAX)
+		return err_set(e, EINVAL, "%s: queues of %u entries; a power of two up to %d is possible", b->id,
+		               b->queue_size_max, VP_QUEUE_SIZE_MAX);
 	struct virtio_pci *vp = calloc(1, sizeof(*vp) + queues * sizeof(vp->queue[0]));
 	uint8_t *config = calloc(1, b->config_len + 1);
 	int rc = -ENOMEM;

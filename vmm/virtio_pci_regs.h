@@ -20,6 +20,7 @@
 #define VP_MSIX_PBA_ROOM 0x1000
 
 #define VP_QUEUES_MAX (VP_NOTIFY_ROOM / VP_NOTIFY_STEP - 1) // one vector is the configuration's
+#define VP_QUEUE_SIZE_MAX 32768 // §2.7
 
 // struct virtio_pci_common_cfg
 #define VC_DEVICE_FEATURE_SELECT 0x00
