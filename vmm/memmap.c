@@ -68,10 +68,18 @@ static int region_map(struct memmap *m, uint64_t gpa, uint64_t size, uint64_t fd
 	return 0;
 }
 
+// Huge pages are few: find out now, and not by a SIGBUS when the guest touches the one that is missing.
+static int huge_pages_take(const struct memmap *m)
+{
+	if (m->backing != MEM_BACKING_MEMFD && fallocate(m->fd, 0, 0, (off_t)m->size) < 0)
+		return -errno;
+	return 0;
+}
+
 int memmap_create(struct memmap *m, uint64_t size, enum mem_backing backing, uint64_t hole_start,
                   uint64_t high_start, struct err *e)
 {
-	*m = (struct memmap){ .fd = -1, .size = size };
+	*m = (struct memmap){ .fd = -1, .size = size, .backing = backing };
 	uint64_t page = memmap_page_size(backing);
 	if (size == 0 || size % page || size > INT64_MAX)
 		return err_set(e, EINVAL, "guest RAM: %llu bytes is not a multiple of the page size %llu",
@@ -85,10 +93,9 @@ int memmap_create(struct memmap *m, uint64_t size, enum mem_backing backing, uin
 	int rc = region_map(m, 0, low, 0, backing, e);
 	if (rc == 0 && size > low)
 		rc = region_map(m, high_start, size - low, low, backing, e);
-	// Huge pages are few: find out now, and not by a SIGBUS when the guest touches the one that is missing.
-	if (rc == 0 && backing != MEM_BACKING_MEMFD && fallocate(fd, 0, 0, (off_t)size) < 0)
-		rc = err_sys(e, errno, "guest RAM: %llu MiB of huge pages (see /proc/sys/vm/nr_hugepages)",
-		             (unsigned long long)(size >> 20));
+	if (rc == 0 && (rc = huge_pages_take(m)) < 0)
+		err_sys(e, -rc, "guest RAM: %llu MiB of huge pages (see /proc/sys/vm/nr_hugepages)",
+		        (unsigned long long)(size >> 20));
 	if (rc < 0)
 		memmap_destroy(m);
 	return rc;
@@ -117,5 +124,5 @@ int memmap_clear(struct memmap *m)
 {
 	if (fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)m->size) < 0)
 		return -errno;
-	return 0;
+	return huge_pages_take(m); // somebody else may have been quicker
 }

@@ -34,6 +34,7 @@ struct memmap {
 	struct mem_table ram; // ascending by gpa
 	uint64_t size;        // all RAM, bytes
 	int fd;
+	enum mem_backing backing;
 };
 
 // Makes `size` bytes of RAM (a multiple of the page size of `backing`): [0, hole_start) first, what does not fit there from
