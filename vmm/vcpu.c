@@ -182,6 +182,8 @@ void vcpu_run(struct vcpu *c)
 		int error = errno;
 		if (rc == 0) {
 			vcpu_exit(c);
+		} else if ((error == EFAULT || error == EHWPOISON) && c->run->exit_reason == KVM_EXIT_MEMORY_FAULT) {
+			exit_unknown(c); // says more than the number
 		} else if (error != EINTR && error != EAGAIN) {
 			char why[64];
 			snprintf(why, sizeof(why), "KVM_RUN: %s", strerror(error));
