@@ -69,7 +69,7 @@ static int fd_by_listen_name(const char *name)
 {
 	const char *pid = getenv("LISTEN_PID");
 	const char *names = getenv("LISTEN_FDNAMES");
-	if (!names || (pid && strtol(pid, NULL, 10) != (long)getpid()))
+	if (!names || !*name || (pid && strtol(pid, NULL, 10) != (long)getpid()))
 		return -1;
 	size_t len = strlen(name);
 	for (int fd = LISTEN_FDS_START;; fd++) {

@@ -76,10 +76,10 @@ void log_line_limited(struct log_limit *limit, enum log_level level, const char 
 	if (level > log_highest)
 		return;
 	unsigned left_out = 0;
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	int64_t now = (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 	if (atomic_load(&limit->shown) >= LOG_BURST) {
-		struct timespec ts;
-		clock_gettime(CLOCK_MONOTONIC, &ts);
-		int64_t now = (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 		int64_t next = atomic_load(&limit->window_ns);
 		if (now < next ||
 		    !atomic_compare_exchange_strong(&limit->window_ns, &next, now + 1000000000)) {
@@ -88,6 +88,7 @@ void log_line_limited(struct log_limit *limit, enum log_level level, const char 
 		}
 		left_out = atomic_exchange(&limit->left_out, 0);
 	} else {
+		atomic_store(&limit->window_ns, now + 1000000000);
 		atomic_fetch_add(&limit->shown, 1);
 	}
 	va_list ap;

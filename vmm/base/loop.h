@@ -44,7 +44,7 @@ int loop_run(struct loop *l);
 // Delivers what is ready within `timeout_ms` (-1: waits).  Returns the number of events or -errno.
 int loop_once(struct loop *l, int timeout_ms);
 
-// Makes loop_run() return after the current callback.
+// Makes loop_run() return once the events that are already at hand have been delivered.
 void loop_stop(struct loop *l);
 
 #endif
