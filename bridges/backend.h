@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What a virtio back-end must do: the seam between virtio_pci.c and the vhost family.  No code.
 //
-// A back-end is made by its bridge's open function (bridges.h), already connected, with its identity in struct
-// backend.  Operations are called under the device's lock, by whatever thread holds it; each ends within
-// DEADLINE_CONTROL_MS (start and stop: DEADLINE_START_MS) and may be refused with -errno.  A back-end that breaks its protocol or
-// misses a deadline is dead: that call and all later ones return -EPIPE at once, and `died` is called once.
+// A back-end is made by its bridge's open function (bridges.h), already connected, with its identity in
+// struct backend.  Operations are called under the device's lock, by whatever thread holds it; each ends
+// within DEADLINE_CONTROL_MS (start and stop: DEADLINE_START_MS) and may be refused with -errno.  A back-end
+// that breaks its protocol or misses a deadline is dead: that call and all later ones return -EPIPE at once,
+// and `died` is called once.
 #ifndef MINIVMM_BRIDGES_BACKEND_H
 #define MINIVMM_BRIDGES_BACKEND_H
 
@@ -17,12 +18,12 @@ struct mem_table; // vmm/memmap.h
 // A virtqueue as the driver set it up; every address was checked against guest RAM (virtio 1.2 §4.1.4.3).
 struct vring_cfg {
 	uint16_t size;
-	uint16_t base;      // first avail index to serve
+	uint16_t base; // first avail index to serve
 	uint64_t desc_gpa;
 	uint64_t avail_gpa; // packed ring: driver event suppression
 	uint64_t used_gpa;  // packed ring: device event suppression
-	int kick_fd;        // eventfd that a doorbell signals; stays the caller's
-	int call_fd;        // eventfd that interrupts the guest, or -1 for none; stays the caller's
+	int kick_fd;	    // eventfd that a doorbell signals; stays the caller's
+	int call_fd;	    // eventfd that interrupts the guest, or -1 for none; stays the caller's
 };
 
 struct backend_ops {
@@ -50,14 +51,14 @@ struct backend_ops {
 struct backend_events {
 	void (*config_changed)(void *owner);
 	void (*died)(void *owner, const char *why);
-	// The back-end stopped a queue because of what the driver put there: the device needs a reset by its driver (virtio 1.2
-	// §2.1.1).  At most once between two ops->run(b, true).  NULL: not wanted.
+	// The back-end stopped a queue because of what the driver put there: the device needs a reset by its
+	// driver (virtio 1.2 §2.1.1).  At most once between two ops->run(b, true).  NULL: not wanted.
 	void (*queue_failed)(void *owner);
 };
 
 struct backend {
 	const struct backend_ops *ops;
-	const char *id;       // the device's id in the configuration
+	const char *id;	      // the device's id in the configuration
 	uint16_t virtio_type; // device type, virtio 1.2 §5
 	uint16_t queue_count; // queues that the device has
 	uint16_t queue_size_max;

@@ -35,7 +35,8 @@ static int start_vhost_user(struct bridge_pending *p, struct err *e)
 
 static int start_builtin(struct bridge_pending *p, struct err *e)
 {
-	return builtin_start(p->cfg, p->host->program_dir, p->host->insecure, &p->peer, &p->sock, &p->child, e);
+	return builtin_start(p->cfg, p->host->program_dir, p->host->insecure, &p->peer, &p->sock, &p->child,
+			     e);
 }
 
 static int finish_vhost_user(struct backend **out, struct bridge_pending *p, struct err *e)
@@ -57,7 +58,8 @@ static int finish_vhost_user(struct backend **out, struct bridge_pending *p, str
 
 static const struct bridge {
 	const char *name;
-	int (*start)(struct bridge_pending *p, struct err *e); // fills peer, sock, child; an error names no device yet
+	int (*start)(struct bridge_pending *p,
+		     struct err *e); // fills peer, sock, child; an error names no device yet
 	int (*finish)(struct backend **out, struct bridge_pending *p, struct err *e);
 } bridges[VIA_COUNT] = {
 	[VIA_BUILTIN] = { "minivmm", start_builtin, finish_vhost_user },
@@ -65,7 +67,7 @@ static const struct bridge {
 };
 
 int bridge_start(struct bridge_pending *p, const struct device_config *cfg, const struct bridge_host *host,
-                 struct err *e)
+		 struct err *e)
 {
 	*p = (struct bridge_pending){ .cfg = cfg, .host = host, .sock = -1 };
 	int rc = bridges[cfg->via].start(p, e);
@@ -90,7 +92,8 @@ void bridge_abandon(struct bridge_pending *p)
 	p->child = NULL;
 }
 
-int bridge_open(struct backend **out, const struct device_config *cfg, const struct bridge_host *host, struct err *e)
+int bridge_open(struct backend **out, const struct device_config *cfg, const struct bridge_host *host,
+		struct err *e)
 {
 	struct bridge_pending p;
 	int rc = bridge_start(&p, cfg, host, e);

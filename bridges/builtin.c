@@ -14,9 +14,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define WORDS_MAX   16
-#define SERIAL_MAX  20 // virtio 1.2 §5.2.6.1
-#define VIRTIO_BLK  2
+#define WORDS_MAX  16
+#define SERIAL_MAX 20 // virtio 1.2 §5.2.6.1
+#define VIRTIO_BLK 2
 
 // A command line in the making.
 struct command {
@@ -49,15 +49,17 @@ static int open_image(const struct device_config *cfg, struct err *e)
 	if (fstat(fd, &st) < 0)
 		return err_sys(e, errno, "open %s", cfg->image);
 	const char *kind = S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ? NULL
-	                   : S_ISDIR(st.st_mode)                      ? "a directory"
-	                   : S_ISFIFO(st.st_mode)                     ? "a FIFO"
-	                   : S_ISCHR(st.st_mode)                      ? "a character device"
-	                                                              : "a socket";
+			   : S_ISDIR(st.st_mode)		      ? "a directory"
+			   : S_ISFIFO(st.st_mode)		      ? "a FIFO"
+			   : S_ISCHR(st.st_mode)		      ? "a character device"
+								      : "a socket";
 	if (kind)
-		return err_set(e, EINVAL, "open %s: it is %s; an image is a file or a block device", cfg->image, kind);
+		return err_set(e, EINVAL, "open %s: it is %s; an image is a file or a block device",
+			       cfg->image, kind);
 	int now = fcntl(fd, F_GETFL);
 	if (now < 0 || fcntl(fd, F_SETFL, (now & ~O_NONBLOCK) | (cfg->direct ? O_DIRECT : 0)) < 0)
-		return err_sys(e, errno, "open %s%s", cfg->image, cfg->direct ? " past the page cache (direct = true)" : "");
+		return err_sys(e, errno, "open %s%s", cfg->image,
+			       cfg->direct ? " past the page cache (direct = true)" : "");
 	return fd_steal(&fd);
 }
 
@@ -84,16 +86,18 @@ static const struct builtin {
 	{ VIRTIO_BLK, "minivmm-blk", open_image, blk_command },
 };
 
-int builtin_start(const struct device_config *cfg, const char *dir, bool insecure, const char **peer, int *sock,
-                  struct child **child, struct err *e)
+int builtin_start(const struct device_config *cfg, const char *dir, bool insecure, const char **peer,
+		  int *sock, struct child **child, struct err *e)
 {
 	const struct builtin *b = NULL;
 	for (size_t i = 0; i < ARRAY_LEN(builtins); i++)
 		if (builtins[i].virtio_type == cfg->virtio_type)
 			b = &builtins[i];
 	if (!b)
-		return err_set(e, ENOTSUP, "no program of ours is a virtio device of type %u: write via = and where it is",
-		               cfg->virtio_type);
+		return err_set(
+			e, ENOTSUP,
+			"no program of ours is a virtio device of type %u: write via = and where it is",
+			cfg->virtio_type);
 	FD_AUTO resource = b->open(cfg, e);
 	if (resource < 0)
 		return resource;

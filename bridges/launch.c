@@ -44,7 +44,8 @@ static int fill_words(char **words, const char *const *argv, struct err *e)
 	size_t n = 0;
 	for (; argv[n]; n++) {
 		if (n == LAUNCH_WORDS_MAX)
-			return err_set(e, E2BIG, "start %s: more than %d words in its command", argv[0], LAUNCH_WORDS_MAX);
+			return err_set(e, E2BIG, "start %s: more than %d words in its command", argv[0],
+				       LAUNCH_WORDS_MAX);
 		words[n] = fill_in(argv[n]);
 		if (!words[n])
 			return err_sys(e, ENOMEM, "start %s", argv[0]);
@@ -52,7 +53,8 @@ static int fill_words(char **words, const char *const *argv, struct err *e)
 	return 0;
 }
 
-static int launch_with(const struct launch *l, int theirs, const char *const *argv, struct child *child, struct err *e)
+static int launch_with(const struct launch *l, int theirs, const char *const *argv, struct child *child,
+		       struct err *e)
 {
 	struct spawn_request rq = {
 		.id = l->id,

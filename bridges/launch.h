@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Starts a back-end program with one end of a socket pair, by the back-end program conventions of vhost-user.rst.
+// Starts a back-end program with one end of a socket pair, by the back-end program conventions of
+// vhost-user.rst.
 #ifndef MINIVMM_BRIDGES_LAUNCH_H
 #define MINIVMM_BRIDGES_LAUNCH_H
 
@@ -15,7 +16,8 @@ struct child;
 struct launch {
 	const char *id;
 	const char *program;
-	const char *const *argv; // NULL-terminated; "{fd}" in a word is replaced by the socket's number in the child
+	const char *const
+		*argv; // NULL-terminated; "{fd}" in a word is replaced by the socket's number in the child
 	int resource[LAUNCH_RESOURCES_MAX]; // follow the socket: LAUNCH_RESOURCE_FD, ...; stay the caller's
 	unsigned resource_count;
 	bool isolate, insecure; // as in struct spawn_request

@@ -10,13 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-// What is added to a guest address to make the "user address" that names ring addresses.  Never 0, never a pointer of ours, and
-// far above any guest address so that the two cannot be mistaken for each other.
+// What is added to a guest address to make the "user address" that names ring addresses.  Never 0, never a
+// pointer of ours, and far above any guest address so that the two cannot be mistaken for each other.
 #define MADE_UP_OFFSET (UINT64_C(1) << 44)
 
 // virtio 1.2 §2.1
 #define STATUS_ACKNOWLEDGE 1u
-#define STATUS_DRIVER      2u
+#define STATUS_DRIVER	   2u
 #define STATUS_DRIVER_OK   4u
 #define STATUS_FEATURES_OK 8u
 
@@ -40,7 +40,7 @@ static void tell_u64(struct vu_exchange *x, uint32_t request, uint64_t value)
 	vu_tell(x, request, &value, sizeof(value), -1);
 }
 
-// ---- features ---------------------------------------------------------------------------------------------------
+// ---- features -----------------------------------------------------------------------------------
 
 static int op_features(struct backend *b, uint64_t *out)
 {
@@ -75,7 +75,7 @@ static int op_negotiate(struct backend *b, uint64_t features)
 	return vu_end(&x);
 }
 
-// ---- configuration space ----------------------------------------------------------------------------------------
+// ---- configuration space ------------------------------------------------------------------------
 
 void vu_ask_config(struct vu_exchange *x, const struct vhost_user *vu)
 {
@@ -141,7 +141,7 @@ static int op_config_write(struct backend *b, uint32_t off, const void *buf, uin
 	return rc;
 }
 
-// ---- memory -----------------------------------------------------------------------------------------------------
+// ---- memory -------------------------------------------------------------------------------------
 
 static struct vhost_user_mem_region wire_region(const struct mem_region *r)
 {
@@ -204,8 +204,8 @@ static int op_memory(struct backend *b, const struct mem_table *t)
 	if (same)
 		return vu_link_dead(&vu->link) ? -EPIPE : 0;
 	if (t->count > vu->mem_slots) {
-		log_limited(LOG_WARN, "%s: guest RAM has %u regions, the back-end takes %llu", b->id, t->count,
-		            (unsigned long long)vu->mem_slots);
+		log_limited(LOG_WARN, "%s: guest RAM has %u regions, the back-end takes %llu", b->id,
+			    t->count, (unsigned long long)vu->mem_slots);
 		return -E2BIG;
 	}
 	struct vu_exchange x;
@@ -220,7 +220,7 @@ static int op_memory(struct backend *b, const struct mem_table *t)
 	return rc;
 }
 
-// ---- queues -----------------------------------------------------------------------------------------------------
+// ---- queues -------------------------------------------------------------------------------------
 
 static void send_event_fd(struct vu_exchange *x, uint32_t request, unsigned q, int fd, bool must_succeed)
 {
@@ -300,7 +300,7 @@ static int device_run(struct vhost_user *vu)
 			send_enable(&x, q, true);
 	if (has(vu, VHOST_USER_PF_BIT(STATUS)))
 		order_u64(&x, VHOST_USER_SET_STATUS,
-		          STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK);
+			  STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK);
 	int rc = vu_end(&x);
 	vu->running = rc == 0;
 	if (rc == 0)
@@ -310,7 +310,8 @@ static int device_run(struct vhost_user *vu)
 
 static int device_reset(struct vhost_user *vu)
 {
-	const bool status = has(vu, VHOST_USER_PF_BIT(STATUS)), reset = has(vu, VHOST_USER_PF_BIT(RESET_DEVICE));
+	const bool status = has(vu, VHOST_USER_PF_BIT(STATUS)),
+		   reset = has(vu, VHOST_USER_PF_BIT(RESET_DEVICE));
 	vu->running = false;
 	atomic_store(&vu->config_stale, true); // what the driver wrote there is gone
 	if (!status && !reset)
@@ -322,8 +323,8 @@ static int device_reset(struct vhost_user *vu)
 	if (reset)
 		vu_order(&x, VHOST_USER_RESET_DEVICE, NULL, 0, NULL, 0);
 	int rc = vu_end(&x);
-	// Some back-ends take the memory table for a part of what is reset.  A table may be sent again at no harm; a slot that is
-	// still there may not.
+	// Some back-ends take the memory table for a part of what is reset.  A table may be sent again at no
+	// harm; a slot that is still there may not.
 	if (reset && !has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu->sent.count = 0;
 	return rc;

@@ -34,10 +34,10 @@ static const char *channel_reply(struct vu_channel *c, const struct vhost_user_h
 	if (!(asked->flags & VHOST_USER_NEED_REPLY) || !vu_link_has(c->link, VHOST_USER_PF_BIT(REPLY_ACK)))
 		return NULL;
 	struct vhost_user_header h = { .request = asked->request,
-		                       .flags = VHOST_USER_VERSION | VHOST_USER_REPLY,
-		                       .size = sizeof(code) };
+				       .flags = VHOST_USER_VERSION | VHOST_USER_REPLY,
+				       .size = sizeof(code) };
 	struct iovec iov[2] = { { .iov_base = &h, .iov_len = sizeof(h) },
-		                { .iov_base = &code, .iov_len = sizeof(code) } };
+				{ .iov_base = &code, .iov_len = sizeof(code) } };
 	const deadline_ns now_or_never = 0;
 	int rc = msg_send(c->source.fd, iov, 2, NULL, 0, now_or_never);
 	return rc == 0 ? NULL : "does not read the answers to its requests";
@@ -54,14 +54,15 @@ static const char *channel_serve(struct vu_channel *c, const struct vhost_user_h
 	if (!row || vhost_user_request_error(h, row, c->link->protocol_features) ||
 	    h->request != VHOST_USER_BACKEND_CONFIG_CHANGE_MSG) {
 		log_limited(LOG_INFO, "%s: the back-end asks for something that is not offered to it (%s)",
-		            c->link->id, row ? row->name : "unknown request");
+			    c->link->id, row ? row->name : "unknown request");
 		return channel_reply(c, h, 1);
 	}
 	c->changed = true;
 	return channel_reply(c, h, 0);
 }
 
-// Reads on until a message is whole and serves it: 1, or 0 if nothing more is there.  A reason in *why ends the back-end.
+// Reads on until a message is whole and serves it: 1, or 0 if nothing more is there.  A reason in *why ends
+// the back-end.
 static int channel_step(struct vu_channel *c, const char **why)
 {
 	struct vhost_user_header h;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The channel on which a vhost-user back-end asks something of us (SET_BACKEND_REQ_FD).
 //
-// Lives on the loop's thread and never waits: messages are put together from what is there, a reply that the socket does not
-// take at once ends the connection.  However much a back-end sends, it costs CHANNEL_BURST messages and one
-// upcall in CHANNEL_PAUSE_MS; the rest waits in the socket.  Used by vhost_user.c only.
+// Lives on the loop's thread and never waits: messages are put together from what is there, a reply that the
+// socket does not take at once ends the connection.  However much a back-end sends, it costs CHANNEL_BURST
+// messages and one upcall in CHANNEL_PAUSE_MS; the rest waits in the socket.  Used by vhost_user.c only.
 #ifndef MINIVMM_BRIDGES_VHOST_USER_CHANNEL_H
 #define MINIVMM_BRIDGES_VHOST_USER_CHANNEL_H
 
@@ -11,17 +11,17 @@
 #include "vmm/base/loop.h"
 #include "vmm/base/msg.h"
 
-#define CHANNEL_BURST    16
+#define CHANNEL_BURST	 16
 #define CHANNEL_PAUSE_MS 10
-#define CHANNEL_PAYLOAD  256 // more than any request of the table
+#define CHANNEL_PAYLOAD	 256 // more than any request of the table
 
 struct vu_channel {
 	struct vu_link *link; // is condemned when the channel breaks the protocol
 	struct loop_source source, timer;
-	unsigned have;        // bytes of `in`
+	unsigned have; // bytes of `in`
 	uint8_t in[12 + CHANNEL_PAYLOAD];
-	struct msg_fds fds;   // that came with these bytes
-	bool changed;         // a configuration change was seen in this burst
+	struct msg_fds fds; // that came with these bytes
+	bool changed;	    // a configuration change was seen in this burst
 	void (*config_changed)(struct vu_channel *c);
 };
 

@@ -20,37 +20,38 @@
 struct vu_type {
 	uint16_t virtio_type;
 	const char *name;
-	uint16_t queues;       // when nobody says
-	bool needs_config;     // useless without PF_CONFIG
-	uint8_t queues_bit;    // feature bit with which the configuration space counts the queues; 0: never
-	uint16_t queues_off;   // where, a u16
+	uint16_t queues;     // when nobody says
+	bool needs_config;   // useless without PF_CONFIG
+	uint8_t queues_bit;  // feature bit with which the configuration space counts the queues; 0: never
+	uint16_t queues_off; // where, a u16
 };
 
 // Protocol features that are used where offered.
-#define VU_PROTOCOL_FEATURES                                                                                 \
-	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(BACKEND_REQ) |             \
-	 VHOST_USER_PF_BIT(CONFIG) | VHOST_USER_PF_BIT(RESET_DEVICE) |                                       \
+#define VU_PROTOCOL_FEATURES                                                                     \
+	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(BACKEND_REQ) | \
+	 VHOST_USER_PF_BIT(CONFIG) | VHOST_USER_PF_BIT(RESET_DEVICE) |                           \
 	 VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS))
 
 // Bits of the virtio features that mean something to the two ends only.
-#define VU_PRIVATE_FEATURES ((UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES) | (UINT64_C(1) << VHOST_F_LOG_ALL))
+#define VU_PRIVATE_FEATURES \
+	((UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES) | (UINT64_C(1) << VHOST_F_LOG_ALL))
 
 struct vhost_user {
 	struct backend backend;
 	struct vu_link link;
 	struct vu_channel channel;
 	const char *peer;
-	const struct vu_type *type;     // NULL: one without a row
-	struct child *child;            // or NULL
+	const struct vu_type *type; // NULL: one without a row
+	struct child *child;	    // or NULL
 	int64_t control_ms, stop_ms;
-	uint64_t offered;               // virtio features for the driver
-	uint64_t mem_slots;             // UINT64_MAX: no limit told
-	struct mem_table sent;          // regions that the back-end has
+	uint64_t offered;      // virtio features for the driver
+	uint64_t mem_slots;    // UINT64_MAX: no limit told
+	struct mem_table sent; // regions that the back-end has
 	bool running;
 	bool started[VU_QUEUES_MAX];
-	int err_fd;                     // eventfd, signalled by the back-end when a queue fails
+	int err_fd; // eventfd, signalled by the back-end when a queue fails
 	struct loop_source err_source;
-	atomic_bool config_stale;       // the loop's thread saw a change
+	atomic_bool config_stale; // the loop's thread saw a change
 	uint8_t config[VHOST_USER_CONFIG_CHUNK];
 };
 

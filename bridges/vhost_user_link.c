@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Death has one path: whoever finds it (an exchange on any thread, the channel, the loop) marks the link or shuts the
-// socket; the loop then sees the hang-up, and only it tells the owner.
+// Death has one path: whoever finds it (an exchange on any thread, the channel, the loop) marks the link or
+// shuts the socket; the loop then sees the hang-up, and only it tells the owner.
 #include "bridges/vhost_user_link.h"
 
 #include "bridges/vhost_user_wire.h"
@@ -18,7 +18,7 @@
 
 #define WATCHED ((uint32_t)EPOLLIN | (uint32_t)EPOLLRDHUP | (uint32_t)EPOLLPRI | (uint32_t)EPOLLONESHOT)
 
-// ---- death ------------------------------------------------------------------------------------------------------
+// ---- death --------------------------------------------------------------------------------------
 
 __attribute__((format(printf, 2, 0))) static void link_die_v(struct vu_link *l, const char *fmt, va_list ap)
 {
@@ -62,8 +62,8 @@ static void link_expect_silence(struct vu_link *l)
 static void link_ready(struct loop_source *s, uint32_t events)
 {
 	struct vu_link *l = CONTAINER_OF(s, struct vu_link, source);
-	// An exchange is under way: what arrived is its answer, and it arms the source again after it has let go
-	// of the lock, so that nothing is missed.
+	// An exchange is under way: what arrived is its answer, and it arms the source again after it has let
+	// go of the lock, so that nothing is missed.
 	if (pthread_mutex_trylock(&l->lock) != 0)
 		return;
 	if (!l->dead)
@@ -81,7 +81,8 @@ static void link_ready(struct loop_source *s, uint32_t events)
 	l->died(l);
 }
 
-void vu_link_init(struct vu_link *l, const char *id, int sock, struct loop *loop, void (*died)(struct vu_link *l))
+void vu_link_init(struct vu_link *l, const char *id, int sock, struct loop *loop,
+		  void (*died)(struct vu_link *l))
 {
 	*l = (struct vu_link){ .id = id, .sock = sock, .loop = loop, .died = died };
 	l->source = (struct loop_source){ .fd = sock, .ready = link_ready };
@@ -110,7 +111,7 @@ void vu_link_close(struct vu_link *l)
 	pthread_mutex_destroy(&l->lock);
 }
 
-// ---- exchanges --------------------------------------------------------------------------------------------------
+// ---- exchanges ----------------------------------------------------------------------------------
 
 // The row of a request that we send ourselves.
 static const struct vhost_user_row *row_of(uint32_t request)
@@ -168,21 +169,22 @@ void vu_begin(struct vu_exchange *x, struct vu_link *l, deadline_ns deadline)
 		x->rc = -EPIPE;
 }
 
-static void exchange_send(struct vu_exchange *x, uint32_t request, uint32_t flags, const void *payload, size_t len,
-                          const int *fds, unsigned fd_count)
+static void exchange_send(struct vu_exchange *x, uint32_t request, uint32_t flags, const void *payload,
+			  size_t len, const int *fds, unsigned fd_count)
 {
 	// After a refusal the rest is not sent, but what is owed is still read.
 	if (x->rc < 0)
 		return;
 	struct vhost_user_header h = { .request = request,
-		                       .flags = VHOST_USER_VERSION | flags,
-		                       .size = (uint32_t)len };
+				       .flags = VHOST_USER_VERSION | flags,
+				       .size = (uint32_t)len };
 	// sendmsg(2) only reads what iov_base points to.
 	union {
 		const void *in;
 		void *out;
 	} body = { .in = payload };
-	struct iovec iov[2] = { { .iov_base = &h, .iov_len = sizeof(h) }, { .iov_base = body.out, .iov_len = len } };
+	struct iovec iov[2] = { { .iov_base = &h, .iov_len = sizeof(h) },
+				{ .iov_base = body.out, .iov_len = len } };
 	int rc = msg_send(x->link->sock, iov, 2, fds, fd_count, x->deadline);
 	if (rc == -ETIMEDOUT)
 		vu_broken(x, "does not read its requests (%s, deadline missed)", row_of(request)->name);
@@ -203,7 +205,7 @@ void vu_tell(struct vu_exchange *x, uint32_t request, const void *payload, size_
 }
 
 void vu_order(struct vu_exchange *x, uint32_t request, const void *payload, size_t len, const int *fds,
-              unsigned fd_count)
+	      unsigned fd_count)
 {
 	bool acked = vu_link_has(x->link, VHOST_USER_PF_BIT(REPLY_ACK));
 	exchange_send(x, request, acked ? VHOST_USER_NEED_REPLY : 0, payload, len, fds, fd_count);

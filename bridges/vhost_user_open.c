@@ -17,17 +17,19 @@
 #define LAST_WORDS_WAIT_MS  20
 #define LAST_WORDS_START_MS 500
 
-// ---- device types -----------------------------------------------------------------------------------------------
+// ---- device types -------------------------------------------------------------------------------
 
+// clang-format off
 static const struct vu_type types[] = {
-	{ 1, "net", 2, false, 0, 0 },
-	{ 2, "blk", 1, true, 12, 34 },
-	{ 3, "console", 2, true, 0, 0 },
-	{ 4, "rng", 1, false, 0, 0 },
-	{ 5, "balloon", 2, true, 0, 0 },
-	{ 8, "scsi", 3, true, 0, 0 },
-	{ 19, "vsock", 3, true, 0, 0 },
-	{ 26, "fs", 2, true, 0, 0 },
+	// type   name       queues  needs config  queues counted: by feature, at
+	{ 1,  "net",     2, false, 0,  0  },
+	{ 2,  "blk",     1, true,  12, 34 },
+	{ 3,  "console", 2, true,  0,  0  },
+	{ 4,  "rng",     1, false, 0,  0  },
+	{ 5,  "balloon", 2, true,  0,  0  },
+	{ 8,  "scsi",    3, true,  0,  0  },
+	{ 19, "vsock",   3, true,  0,  0  },
+	{ 26, "fs",      2, true,  0,  0  },
 };
 
 // Up to where the configuration space reaches, by feature (virtio 1.2 §5): a back-end may refuse to show more.
@@ -37,12 +39,15 @@ static const struct {
 	uint8_t feature;
 	uint16_t end;
 } config_ends[] = {
-	{ 1, ALWAYS, 6 },  { 1, 16, 8 },  { 1, 22, 10 }, { 1, 3, 12 },       { 1, 63, 17 }, { 1, 57, 24 }, { 1, 60, 24 },
-	{ 2, ALWAYS, 36 }, { 2, 13, 48 }, { 2, 14, 60 }, { 2, 16, 72 },      { 2, 17, 96 },
-	{ 3, 0, 4 },       { 3, 1, 8 },   { 3, 2, 12 },
-	{ 5, ALWAYS, 8 },  { 5, 3, 12 },  { 5, 4, 16 },
-	{ 8, ALWAYS, 36 }, { 19, ALWAYS, 8 }, { 26, ALWAYS, 40 },
+	{ 1,  ALWAYS, 6 },  { 1, 16, 8 },  { 1, 22, 10 }, { 1, 3, 12 },  { 1, 63, 17 }, { 1, 57, 24 }, { 1, 60, 24 },
+	{ 2,  ALWAYS, 36 }, { 2, 13, 48 }, { 2, 14, 60 }, { 2, 16, 72 }, { 2, 17, 96 },
+	{ 3,  0, 4 },       { 3, 1, 8 },   { 3, 2, 12 },
+	{ 5,  ALWAYS, 8 },  { 5, 3, 12 },  { 5, 4, 16 },
+	{ 8,  ALWAYS, 36 },
+	{ 19, ALWAYS, 8 },
+	{ 26, ALWAYS, 40 },
 };
+// clang-format on
 
 static const struct vu_type *type_of(uint16_t virtio_type)
 {
@@ -63,7 +68,7 @@ static uint16_t config_len_of(uint16_t virtio_type, uint64_t features)
 	return len;
 }
 
-// ---- upcalls ----------------------------------------------------------------------------------------------------
+// ---- upcalls ------------------------------------------------------------------------------------
 
 static void tell_died(struct vhost_user *vu)
 {
@@ -114,7 +119,7 @@ static void queue_failed(struct loop_source *s, uint32_t events)
 		vu->backend.events->queue_failed(vu->backend.owner);
 }
 
-// ---- handshake --------------------------------------------------------------------------------------------------
+// ---- handshake ----------------------------------------------------------------------------------
 
 // Why an exchange of the handshake failed, after it has ended.
 static int handshake_failed(struct vhost_user *vu, const struct vu_exchange *x, struct err *e)
@@ -123,23 +128,27 @@ static int handshake_failed(struct vhost_user *vu, const struct vu_exchange *x, 
 	if (*words && x->rc == -EPIPE)
 		return err_set(e, EPIPE, "%s: %s: %s", vu->backend.id, vu->peer, words);
 	if (x->refused)
-		return err_set(e, EIO, "%s: handshake with %s: it refuses %s", vu->backend.id, vu->peer, x->refused);
-	return err_set(e, EPIPE, "%s: handshake with %s: the back-end %s", vu->backend.id, vu->peer, vu->link.why);
+		return err_set(e, EIO, "%s: handshake with %s: it refuses %s", vu->backend.id, vu->peer,
+			       x->refused);
+	return err_set(e, EPIPE, "%s: handshake with %s: the back-end %s", vu->backend.id, vu->peer,
+		       vu->link.why);
 }
 
 static int check_offer(struct vhost_user *vu, struct err *e)
 {
 	const char *id = vu->backend.id;
 	if (!(vu->link.features >> VHOST_USER_F_PROTOCOL_FEATURES & 1))
-		return err_set(e, ENOTSUP,
-		               "%s: handshake with %s: the back-end has no protocol features "
-		               "(VHOST_USER_F_PROTOCOL_FEATURES), and so cannot be stopped safely; use a newer one",
-		               id, vu->peer);
+		return err_set(
+			e, ENOTSUP,
+			"%s: handshake with %s: the back-end has no protocol features "
+			"(VHOST_USER_F_PROTOCOL_FEATURES), and so cannot be stopped safely; use a newer one",
+			id, vu->peer);
 	if (!(vu->link.features & VIRTIO_F_VERSION_1))
-		return err_set(e, ENOTSUP,
-		               "%s: handshake with %s: the back-end offers legacy virtio only (no VIRTIO_F_VERSION_1); "
-		               "use one that speaks virtio 1.0",
-		               id, vu->peer);
+		return err_set(
+			e, ENOTSUP,
+			"%s: handshake with %s: the back-end offers legacy virtio only (no VIRTIO_F_VERSION_1); "
+			"use one that speaks virtio 1.0",
+			id, vu->peer);
 	return 0;
 }
 
@@ -150,7 +159,8 @@ static int ask_features(struct vhost_user *vu, deadline_ns deadline, uint64_t *p
 	vu_begin(&x, &vu->link, deadline);
 	vu_tell(&x, VHOST_USER_SET_OWNER, NULL, 0, -1);
 	vu_ask(&x, VHOST_USER_GET_FEATURES, NULL, 0);
-	// Good only if the features say so; one that does not say so is not taken anyway, whatever it answers here.
+	// Good only if the features say so; one that does not say so is not taken anyway, whatever it answers
+	// here.
 	vu_ask(&x, VHOST_USER_GET_PROTOCOL_FEATURES, NULL, 0);
 	vu->link.features = vu_answer_u64(&x, VHOST_USER_GET_FEATURES);
 	int rc = x.rc == 0 ? check_offer(vu, e) : 0;
@@ -169,10 +179,11 @@ static int choose_protocol(struct vhost_user *vu, uint64_t offered, struct err *
 	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIG)))
 		vu->backend.config_len = config_len_of(type, vu->offered);
 	else if (vu->type && vu->type->needs_config)
-		return err_set(e, ENOTSUP,
-		               "%s: handshake with %s: the back-end does not show its configuration space "
-		               "(VHOST_USER_PROTOCOL_F_CONFIG), which a %s device cannot do without; use one that does",
-		               vu->backend.id, vu->peer, vu->type->name);
+		return err_set(
+			e, ENOTSUP,
+			"%s: handshake with %s: the back-end does not show its configuration space "
+			"(VHOST_USER_PROTOCOL_F_CONFIG), which a %s device cannot do without; use one that does",
+			vu->backend.id, vu->peer, vu->type->name);
 	return 0;
 }
 
@@ -191,11 +202,12 @@ static int choose_queues(struct vhost_user *vu, uint64_t most, uint16_t wanted, 
 			most = MIN(most, 1);
 	}
 	if (most == 0)
-		return err_set(e, EPROTO, "%s: handshake with %s: the back-end says that it has no queues", id, vu->peer);
+		return err_set(e, EPROTO, "%s: handshake with %s: the back-end says that it has no queues",
+			       id, vu->peer);
 	most = MIN(most, VU_QUEUES_MAX);
 	if (wanted > most)
-		return err_set(e, EINVAL, "%s: queues = %u, but %s has %llu: write at most that", id, wanted, vu->peer,
-		               (unsigned long long)most);
+		return err_set(e, EINVAL, "%s: queues = %u, but %s has %llu: write at most that", id, wanted,
+			       vu->peer, (unsigned long long)most);
 	vu->backend.queue_count = (uint16_t)(wanted ? wanted : MIN(own, most));
 	if (t && t->queues_bit && range_in(t->queues_off, 2, vu->backend.config_len))
 		memcpy(vu->config + t->queues_off, &vu->backend.queue_count, 2);
@@ -233,7 +245,8 @@ static int settle(struct vhost_user *vu, const struct vhost_user_params *p, stru
 	if (vu_end(&x) < 0)
 		return handshake_failed(vu, &x, e);
 	if (vu->mem_slots == 0)
-		return err_set(e, EPROTO, "%s: handshake with %s: the back-end says that it takes no memory", p->id, p->peer);
+		return err_set(e, EPROTO, "%s: handshake with %s: the back-end says that it takes no memory",
+			       p->id, p->peer);
 	return choose_queues(vu, queues, p->queues, e);
 }
 
@@ -299,7 +312,7 @@ int vhost_user_open(struct backend **out, const struct vhost_user_params *p, str
 	int rc;
 	if (!is_power_of_two(vu->backend.queue_size_max) || vu->backend.queue_size_max > QUEUE_SIZE_LIMIT)
 		rc = err_set(e, EINVAL, "%s: queue_size = %u is not a power of two up to %u", p->id,
-		             vu->backend.queue_size_max, QUEUE_SIZE_LIMIT);
+			     vu->backend.queue_size_max, QUEUE_SIZE_LIMIT);
 	else
 		rc = handshake(vu, p, e);
 	if (rc < 0) {

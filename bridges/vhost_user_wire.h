@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // vhost-user on the wire: layouts, bits and one table of what each request may look like.
 //
-// Both ends include this and nothing else of each other: the front-end (vhost_user.c) builds requests and checks replies by
-// it, the back-end side (devices/sdk) checks what a hostile front-end sends.  Source: vhost-user.rst of the QEMU documentation.  No
-// state, no I/O; all numbers are in host byte order.
+// Both ends include this and nothing else of each other: the front-end (vhost_user.c) builds requests and
+// checks replies by it, the back-end side (devices/sdk) checks what a hostile front-end sends.  Source:
+// vhost-user.rst of the QEMU documentation.  No state, no I/O; all numbers are in host byte order.
 #ifndef MINIVMM_BRIDGES_VHOST_USER_WIRE_H
 #define MINIVMM_BRIDGES_VHOST_USER_WIRE_H
 
@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-// ---- header -----------------------------------------------------------------------------------------------------
+// ---- header -------------------------------------------------------------------------------------
 
 struct vhost_user_header {
 	uint32_t request;
@@ -20,12 +20,12 @@ struct vhost_user_header {
 	uint32_t size; // of the payload that follows, bytes
 };
 
-#define VHOST_USER_VERSION      0x1u
+#define VHOST_USER_VERSION	0x1u
 #define VHOST_USER_VERSION_MASK 0x3u
-#define VHOST_USER_REPLY        0x4u // this is a reply
-#define VHOST_USER_NEED_REPLY   0x8u // with REPLY_ACK: answer with a u64, 0 for success
+#define VHOST_USER_REPLY	0x4u // this is a reply
+#define VHOST_USER_NEED_REPLY	0x8u // with REPLY_ACK: answer with a u64, 0 for success
 
-// ---- features ---------------------------------------------------------------------------------------------------
+// ---- features -----------------------------------------------------------------------------------
 
 // Bit of the virtio features that stands for "has protocol features"; never shown to a driver.
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
@@ -62,7 +62,7 @@ enum vhost_user_protocol_feature {
 
 #define VHOST_USER_PF_BIT(name) (UINT64_C(1) << VHOST_USER_PF_##name)
 
-// ---- requests ---------------------------------------------------------------------------------------------------
+// ---- requests -----------------------------------------------------------------------------------
 
 enum vhost_user_request { // front-end to back-end
 	VHOST_USER_GET_FEATURES = 1,
@@ -124,7 +124,7 @@ enum vhost_user_backend_request { // back-end to front-end, on the channel of SE
 	VHOST_USER_BACKEND_SHMEM_UNMAP = 10,
 };
 
-// ---- payloads ---------------------------------------------------------------------------------------------------
+// ---- payloads -----------------------------------------------------------------------------------
 
 struct vhost_user_vring_state { // SET_VRING_NUM, _BASE, _ENABLE, GET_VRING_BASE
 	uint32_t index;
@@ -142,13 +142,13 @@ struct vhost_user_vring_addr { // user addresses, as the memory table defines th
 
 // The u64 of SET_VRING_KICK, _CALL, _ERR.
 #define VHOST_USER_VRING_INDEX_MASK 0xffu
-#define VHOST_USER_VRING_NO_FD      0x100u
-#define VHOST_USER_VRINGS_MAX       256 // that an index of 8 bits can name
+#define VHOST_USER_VRING_NO_FD	    0x100u
+#define VHOST_USER_VRINGS_MAX	    256 // that an index of 8 bits can name
 
 struct vhost_user_mem_region {
 	uint64_t gpa;
 	uint64_t size;
-	uint64_t user;      // where the front-end says it has the region; only used to name ring addresses
+	uint64_t user;	    // where the front-end says it has the region; only used to name ring addresses
 	uint64_t fd_offset; // of the region's first byte
 };
 
@@ -166,8 +166,8 @@ struct vhost_user_mem_reg { // ADD_MEM_REG, REM_MEM_REG
 
 // What front-ends and back-ends agree on as the most that one exchange carries.
 #define VHOST_USER_CONFIG_CHUNK 256
-#define VHOST_USER_CONFIG_HEAD  12 // bytes before data
-struct vhost_user_config { // GET_CONFIG, SET_CONFIG
+#define VHOST_USER_CONFIG_HEAD	12 // bytes before data
+struct vhost_user_config {	   // GET_CONFIG, SET_CONFIG
 	uint32_t off;
 	uint32_t len;
 	uint32_t flags;
@@ -202,7 +202,8 @@ struct vhost_user_vring_area { // VRING_HOST_NOTIFIER_MSG
 	uint64_t fd_offset;
 };
 
-// The longest payload that any row of the tables allows (GET_SHMEM_CONFIG's reply: count, padding, 256 sizes).
+// The longest payload that any row of the tables allows (GET_SHMEM_CONFIG's reply: count, padding, 256
+// sizes).
 #define VHOST_USER_PAYLOAD_MAX (8 + 256 * 8)
 
 _Static_assert(sizeof(struct vhost_user_header) == 12, "header");
@@ -213,7 +214,7 @@ _Static_assert(sizeof(struct vhost_user_mem_reg) == 40, "memory region");
 _Static_assert(sizeof(struct vhost_user_config) == 12 + 256, "config");
 _Static_assert(sizeof(struct vhost_user_iotlb) == 32, "iotlb");
 
-// ---- the table --------------------------------------------------------------------------------------------------
+// ---- the table ----------------------------------------------------------------------------------
 
 enum vhost_user_reply_kind {
 	VHOST_USER_REPLY_ACK_ONLY, // no reply of its own; a u64 if REPLY_ACK is negotiated and NEED_REPLY set
@@ -231,14 +232,21 @@ struct vhost_user_row {
 	uint8_t feature; // protocol feature that must have been negotiated, or VHOST_USER_PF_NONE
 };
 
-#define VU_ROW_(id, min, max, fmin, fmax, rep, rmin, rmax, rfds, pf)                                         \
-	[id] = { .name = #id, .size_min = (min), .size_max = (max), .fds_min = (fmin), .fds_max = (fmax),    \
-		 .reply = (rep), .reply_min = (rmin), .reply_max = (rmax), .reply_fds_max = (rfds),          \
+#define VU_ROW_(id, min, max, fmin, fmax, rep, rmin, rmax, rfds, pf) \
+	[id] = { .name = #id,                                        \
+		 .size_min = (min),                                  \
+		 .size_max = (max),                                  \
+		 .fds_min = (fmin),                                  \
+		 .fds_max = (fmax),                                  \
+		 .reply = (rep),                                     \
+		 .reply_min = (rmin),                                \
+		 .reply_max = (rmax),                                \
+		 .reply_fds_max = (rfds),                            \
 		 .feature = VHOST_USER_PF_##pf }
 // size, descriptors: of the request.  Acknowledged only, or with a reply of its own.
-#define VU_SET_(id, min, max, fmin, fmax, pf)                                                                \
+#define VU_SET_(id, min, max, fmin, fmax, pf) \
 	VU_ROW_(VHOST_USER_##id, min, max, fmin, fmax, VHOST_USER_REPLY_ACK_ONLY, 8, 8, 0, pf)
-#define VU_GET_(id, min, max, fmin, fmax, rmin, rmax, rfds, pf)                                              \
+#define VU_GET_(id, min, max, fmin, fmax, rmin, rmax, rfds, pf) \
 	VU_ROW_(VHOST_USER_##id, min, max, fmin, fmax, VHOST_USER_REPLY_DEFINED, rmin, rmax, rfds, pf)
 
 // The row of a front-end's request, or NULL if the specification has none.
@@ -317,19 +325,20 @@ static inline const struct vhost_user_row *vhost_user_backend_row(uint32_t reque
 #undef VU_SET_
 #undef VU_GET_
 
-// ---- the checks -------------------------------------------------------------------------------------------------
+// ---- the checks ---------------------------------------------------------------------------------
 
-// Whether a request's header may stand as it is: NULL, or what is wrong with it in a few words.  To be called before
-// its payload is read.  `features` are the negotiated protocol features.
+// Whether a request's header may stand as it is: NULL, or what is wrong with it in a few words.  To be called
+// before its payload is read.  `features` are the negotiated protocol features.
 static inline const char *vhost_user_request_error(const struct vhost_user_header *h,
-                                                   const struct vhost_user_row *row, uint64_t features)
+						   const struct vhost_user_row *row, uint64_t features)
 {
 	if ((h->flags & VHOST_USER_VERSION_MASK) != VHOST_USER_VERSION)
 		return "wrong version";
 	if (h->flags & ~(VHOST_USER_VERSION_MASK | VHOST_USER_NEED_REPLY))
 		return "unknown flags, or a reply where a request is due";
 	if (!row)
-		return h->size <= VHOST_USER_PAYLOAD_MAX ? "unknown request" : "unknown request of absurd size";
+		return h->size <= VHOST_USER_PAYLOAD_MAX ? "unknown request"
+							 : "unknown request of absurd size";
 	if (h->size < row->size_min || h->size > row->size_max)
 		return "wrong size";
 	if (row->feature != VHOST_USER_PF_NONE && !(features >> row->feature & 1))
@@ -340,14 +349,14 @@ static inline const char *vhost_user_request_error(const struct vhost_user_heade
 // Whether the number of descriptors that came with a request is right: NULL or what is wrong.
 static inline const char *vhost_user_request_fds_error(const struct vhost_user_row *row, unsigned fd_count)
 {
-	return fd_count < row->fds_min ? "a descriptor is missing"
+	return fd_count < row->fds_min	 ? "a descriptor is missing"
 	       : fd_count > row->fds_max ? "too many descriptors"
-	                                 : NULL;
+					 : NULL;
 }
 
 // The same for the header of a reply to `request`.
 static inline const char *vhost_user_reply_error(const struct vhost_user_header *h, uint32_t request,
-                                                 const struct vhost_user_row *row)
+						 const struct vhost_user_row *row)
 {
 	if (h->request != request)
 		return "a reply to another request";

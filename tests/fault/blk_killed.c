@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Our own block device program, killed at any moment: the front-end notices at once, is left with nothing, and the next one
-// can be started (row P01 of the fault list, without a machine around it).
+// Our own block device program, killed at any moment: the front-end notices at once, is left with nothing,
+// and the next one can be started (row P01 of the fault list, without a machine around it).
 #include "tests/unit/test.h"
 
 #include "bridges/bridges.h"
@@ -32,7 +32,9 @@ static bool prepare(void)
 	return access(program, X_OK) == 0 && (fd < 0 || ftruncate(fd, 1 << 20) == 0);
 }
 
-static const struct device_config disk = { .id = "disk0", .via = VIA_BUILTIN, .virtio_type = 2, .image = image };
+static const struct device_config disk = {
+	.id = "disk0", .via = VIA_BUILTIN, .virtio_type = 2, .image = image
+};
 
 static bool front_open_disk(struct front *f)
 {
@@ -40,8 +42,10 @@ static bool front_open_disk(struct front *f)
 	memset(f, 0, sizeof(*f));
 	if (loop_init(&f->loop) < 0)
 		return false;
-	host = (struct bridge_host){ .loop = &f->loop, .program_dir = program_dir, .start_deadline = deadline_in_ms(10000),
-		                     .insecure = true };
+	host = (struct bridge_host){ .loop = &f->loop,
+				     .program_dir = program_dir,
+				     .start_deadline = deadline_in_ms(10000),
+				     .insecure = true };
 	f->rc = bridge_open(&f->b, &disk, &host, &f->e);
 	if (f->rc < 0) {
 		printf("%s\n", f->e.text);
@@ -87,8 +91,10 @@ TEST(killed_before_it_is_ready)
 	struct bridge_pending p;
 	struct err e;
 	CHECK_EQ(loop_init(&loop), 0);
-	const struct bridge_host host = { .loop = &loop, .program_dir = program_dir, .start_deadline = deadline_in_ms(10000),
-		                          .insecure = true };
+	const struct bridge_host host = { .loop = &loop,
+					  .program_dir = program_dir,
+					  .start_deadline = deadline_in_ms(10000),
+					  .insecure = true };
 	CHECK_EQ(bridge_start(&p, &disk, &host, &e), 0);
 	kill(p.child->pid, SIGKILL);
 	deadline_ns start = deadline_now();

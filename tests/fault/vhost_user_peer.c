@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Back-ends that misbehave on a vhost-user socket: each must end as refused or dead within its deadline, with no
-// descriptor left.  Test names begin with the row of the fault list that they show.
+// Back-ends that misbehave on a vhost-user socket: each must end as refused or dead within its deadline, with
+// no descriptor left.  Test names begin with the row of the fault list that they show.
 #include "tests/unit/test.h"
 
 #include "bridges/backend.h"
@@ -22,14 +22,14 @@
 
 // Every request of the handshake that is answered.
 static const uint32_t answered[] = { VHOST_USER_GET_FEATURES, VHOST_USER_GET_PROTOCOL_FEATURES,
-	                             VHOST_USER_GET_QUEUE_NUM, VHOST_USER_GET_CONFIG,
-	                             VHOST_USER_SET_BACKEND_REQ_FD };
+				     VHOST_USER_GET_QUEUE_NUM, VHOST_USER_GET_CONFIG,
+				     VHOST_USER_SET_BACKEND_REQ_FD };
 #define ANSWERED (sizeof(answered) / sizeof(answered[0]))
 
 typedef bool fault_fn(struct peer *p, const struct peer_message *m);
 
-// Opens a back-end whose peer does `fault` at `request`: true if it was refused with a sentence about disk0 that says `because`,
-// in time, with nothing left.
+// Opens a back-end whose peer does `fault` at `request`: true if it was refused with a sentence about disk0
+// that says `because`, in time, with nothing left.
 static bool refused(fault_fn *fault, uint32_t request, int arg, const char *because)
 {
 	struct peer p;
@@ -45,10 +45,10 @@ static bool refused(fault_fn *fault, uint32_t request, int arg, const char *beca
 	front_close(&f);
 	peer_join(&p);
 	bool good = f.rc < 0 && strncmp(f.e.text, "disk0: ", 7) == 0 && took < LATE_MS && p.seen_at &&
-	            strstr(f.e.text, because) && count_fds() == fds;
+		    strstr(f.e.text, because) && count_fds() == fds;
 	if (!good)
-		printf("at request %u (%d): rc %d, \"%s\", %lld ms, %u fds more, fault reached %u times\n", request, arg,
-		       f.rc, f.e.text, (long long)took, count_fds() - fds, p.seen_at);
+		printf("at request %u (%d): rc %d, \"%s\", %lld ms, %u fds more, fault reached %u times\n",
+		       request, arg, f.rc, f.e.text, (long long)took, count_fds() - fds, p.seen_at);
 	peer_free(&p);
 	return good;
 }
@@ -61,7 +61,7 @@ static bool refused_everywhere(fault_fn *fault, int arg, const char *because)
 	return good;
 }
 
-// ---- B01 --------------------------------------------------------------------------------------------------------
+// ---- B01 ----------------------------------------------------------------------------------------
 
 // What bridge_open() says to a socket path or reference; "" if it opens.
 static const char *open_path(const char *path, int64_t deadline_ms)
@@ -69,7 +69,9 @@ static const char *open_path(const char *path, int64_t deadline_ms)
 	static struct err e;
 	struct loop loop;
 	struct backend *b;
-	const struct device_config cfg = { .id = "disk0", .via = VIA_VHOST_USER, .virtio_type = 2, .socket = path };
+	const struct device_config cfg = {
+		.id = "disk0", .via = VIA_VHOST_USER, .virtio_type = 2, .socket = path
+	};
 	if (loop_init(&loop) < 0)
 		return "";
 	const struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(deadline_ms) };
@@ -88,7 +90,7 @@ static bool refused_path(const char *path, const char *because)
 	deadline_ns start = deadline_now();
 	const char *text = open_path(path, front_deadline_ms);
 	bool good = strncmp(text, "disk0: ", 7) == 0 && strstr(text, because) && ms_since(start) < LATE_MS &&
-	            count_fds() == fds;
+		    count_fds() == fds;
 	if (!good)
 		printf("%s: \"%s\" after %lld ms\n", path, text, (long long)ms_since(start));
 	return good;
@@ -152,7 +154,8 @@ TEST(b08_descriptor_of_the_wrong_kind)
 	close(pair[1]);
 }
 
-// ---- B02-B07 ----------------------------------------------------------------------------------------------------
+// ---- B02-B07
+// ----------------------------------------------------------------------------------------------------
 
 // From this request on, for good.
 static bool keep_silent(struct peer *p, const struct peer_message *m)
@@ -232,7 +235,11 @@ static bool wrong_header(struct peer *p, const struct peer_message *m)
 	if (p->fault_arg < 7)
 		peer_reply_raw(p, m->h.request, flags[p->fault_arg], 8, &zero, 8);
 	else
-		peer_reply_u64(p, p->fault_arg == 7 ? m->h.request + 1 : p->fault_arg == 8 ? 0 : UINT32_MAX, 0);
+		peer_reply_u64(p,
+			       p->fault_arg == 7   ? m->h.request + 1
+			       : p->fault_arg == 8 ? 0
+						   : UINT32_MAX,
+			       0);
 	return true;
 }
 
@@ -263,14 +270,14 @@ static bool dies(struct front *f, struct peer *p, const char *because)
 	const struct backend_ops *ops = f->b->ops;
 	deadline_ns ops_start = deadline_now();
 	bool all_refuse = ops->negotiate(f->b, 0) == -EPIPE && ops->config_write(f->b, 0, "", 1) == -EPIPE &&
-	                  ops->run(f->b, true) == -EPIPE && ops->features(f->b, &v) == 0;
+			  ops->run(f->b, true) == -EPIPE && ops->features(f->b, &v) == 0;
 	ops->queue_stop(f->b, 0, &base);
 	ops->config_read(f->b, 0, &byte, 1);
 	bool good = told && f->died == 1 && took < LATE_MS && strstr(f->why, because) && all_refuse &&
-	            ms_since(ops_start) < 50;
+		    ms_since(ops_start) < 50;
 	if (!good)
-		printf("died %u times after %lld ms: \"%s\"; operations refuse: %d\n", f->died, (long long)took, f->why,
-		       all_refuse);
+		printf("died %u times after %lld ms: \"%s\"; operations refuse: %d\n", f->died,
+		       (long long)took, f->why, all_refuse);
 	front_close(f);
 	shutdown(p->sock, SHUT_RDWR);
 	return good;
@@ -282,7 +289,8 @@ TEST(b06_unasked_or_twice)
 	struct front f;
 	unsigned fds = count_fds();
 	for (size_t i = 0; i + 1 < ANSWERED; i++)
-		CHECK(refused(answer_twice, answered[i], 0, i == 1 ? "" : "broke the protocol")); // 1: end of an exchange
+		CHECK(refused(answer_twice, answered[i], 0,
+			      i == 1 ? "" : "broke the protocol")); // 1: end of an exchange
 
 	peer_init(&p);
 	p.at = VHOST_USER_SET_BACKEND_REQ_FD; // the last answer of the handshake
@@ -353,7 +361,8 @@ TEST(b07_descriptors)
 	peer_free(&p);
 }
 
-// ---- B09-B11, B15 -----------------------------------------------------------------------------------------------
+// ---- B09-B11, B15
+// -----------------------------------------------------------------------------------------------
 
 static bool offer_refused(uint64_t features, uint64_t protocol, uint64_t slots, const char *because)
 {
@@ -426,14 +435,30 @@ static bool bad_config(struct peer *p, const struct peer_message *m)
 	memcpy(&c, m->payload, sizeof(c));
 	size_t len = 12 + c.len;
 	switch (p->fault_arg) {
-	case 0: len += 4; break;
-	case 1: c.off = 1; break;
-	case 2: c.len -= 1; break;
-	case 3: len -= 1; break;
-	case 4: len = 12; break;
-	case 5: len = 0; break;
-	case 6: c.len = 0xffffffff; break;
-	default: len = 12 + 256; break;
+	case 0:
+		len += 4;
+		break;
+	case 1:
+		c.off = 1;
+		break;
+	case 2:
+		c.len -= 1;
+		break;
+	case 3:
+		len -= 1;
+		break;
+	case 4:
+		len = 12;
+		break;
+	case 5:
+		len = 0;
+		break;
+	case 6:
+		c.len = 0xffffffff;
+		break;
+	default:
+		len = 12 + 256;
+		break;
 	}
 	peer_reply(p, m->h.request, &c, len);
 	return true;
@@ -442,7 +467,8 @@ static bool bad_config(struct peer *p, const struct peer_message *m)
 TEST(b11_configuration_space)
 {
 	for (int i = 0; i < 8; i++)
-		CHECK(refused(bad_config, VHOST_USER_GET_CONFIG, i, i == 4 || i == 5 ? "refuses to show" : "broke the protocol"));
+		CHECK(refused(bad_config, VHOST_USER_GET_CONFIG, i,
+			      i == 4 || i == 5 ? "refuses to show" : "broke the protocol"));
 	// The same when the machine runs: what the guest had read stays as it was.
 	for (int i = 0; i < 8; i++) {
 		struct peer p;
@@ -499,7 +525,7 @@ TEST(b15_ring_base)
 	}
 }
 
-// ---- B12, B13: the request channel ------------------------------------------------------------------------------
+// ---- B12, B13: the request channel --------------------------------------------------------------
 
 struct flood {
 	int fd;
@@ -557,8 +583,10 @@ TEST(b12_flood_of_config_changes)
 	peer_free(&p);
 }
 
-// Sends one message on the channel, lets the loop run, returns the code of the answer, or UINT64_MAX if there is none.
-static uint64_t channel_ask(struct front *f, struct peer *p, const void *msg, size_t len, const int *fds, unsigned fd_count)
+// Sends one message on the channel, lets the loop run, returns the code of the answer, or UINT64_MAX if there
+// is none.
+static uint64_t channel_ask(struct front *f, struct peer *p, const void *msg, size_t len, const int *fds,
+			    unsigned fd_count)
 {
 	struct peer as = { .sock = p->channel };
 	peer_send_fds(&as, msg, len, fds, fd_count);
@@ -615,8 +643,9 @@ TEST(b13_channel_broken)
 		struct vhost_user_header h;
 		unsigned fds;
 	} cases[] = {
-		{ { 2, 0, 0 }, 0 },   { { 2, 5, 0 }, 0 },  { { 2, 1, 257 }, 0 },  { { 77, 1, UINT32_MAX }, 0 },
-		{ { 2, 0x11, 0 }, 0 }, { { 2, 1, 0 }, 1 }, { { 77, 1, 0 }, 253 }, { { 9, 1, 0 }, 2 },
+		{ { 2, 0, 0 }, 0 },	      { { 2, 5, 0 }, 0 },    { { 2, 1, 257 }, 0 },
+		{ { 77, 1, UINT32_MAX }, 0 }, { { 2, 0x11, 0 }, 0 }, { { 2, 1, 0 }, 1 },
+		{ { 77, 1, 0 }, 253 },	      { { 9, 1, 0 }, 2 },
 	};
 	unsigned fds = count_fds();
 	int null[253];
@@ -660,7 +689,7 @@ TEST(b13_channel_answers_never_read)
 	peer_free(&p);
 }
 
-// ---- B27, B28, B30 ----------------------------------------------------------------------------------------------
+// ---- B27, B28, B30 ------------------------------------------------------------------------------
 
 static bool read_no_more(struct peer *p, const struct peer_message *m)
 {
@@ -716,7 +745,9 @@ static bool with_credentials(struct peer *p, const struct peer_message *m)
 		uint64_t v;
 	} __attribute__((packed)) out = { { m->h.request, 5, 8 }, p->features };
 	struct iovec iov = { .iov_base = &out, .iov_len = 20 };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = c.bytes, .msg_controllen = sizeof(c.bytes) };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = c.bytes, .msg_controllen = sizeof(c.bytes)
+	};
 	const struct ucred me = { .pid = getpid(), .uid = getuid(), .gid = getgid() };
 	c.align.cmsg_level = SOL_SOCKET;
 	c.align.cmsg_type = SCM_CREDENTIALS;
@@ -773,11 +804,14 @@ TEST(b30_mute_ones_share_one_deadline)
 	CHECK(mkdtemp(dir));
 	CHECK_EQ(loop_init(&loop), 0);
 	deadline_ns start = deadline_now();
-	const struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(front_deadline_ms) };
+	const struct bridge_host host = { .loop = &loop,
+					  .start_deadline = deadline_in_ms(front_deadline_ms) };
 	for (int i = 0; i < N; i++) {
 		snprintf(path[i], sizeof(path[i]), "%s/%d", dir, i);
 		listener[i] = msg_listen(path[i], &e);
-		cfg[i] = (struct device_config){ .id = "disk0", .via = VIA_VHOST_USER, .virtio_type = 2, .socket = path[i] };
+		cfg[i] = (struct device_config){
+			.id = "disk0", .via = VIA_VHOST_USER, .virtio_type = 2, .socket = path[i]
+		};
 		CHECK_EQ(bridge_start(&pending[i], &cfg[i], &host, &e), 0);
 	}
 	for (int i = 0; i < N - 1; i++) {
@@ -796,7 +830,7 @@ TEST(b30_mute_ones_share_one_deadline)
 	front_deadline_ms = FRONT_LONG_MS;
 }
 
-// ---- death ------------------------------------------------------------------------------------------------------
+// ---- death --------------------------------------------------------------------------------------
 
 TEST(p01_killed_is_noticed_at_once)
 {
@@ -814,8 +848,12 @@ TEST(p01_killed_is_noticed_at_once)
 	p.sock = -1;
 	memset(&f, 0, sizeof(f));
 	CHECK_EQ(loop_init(&f.loop), 0);
-	const struct vhost_user_params params = { .id = "disk0", .peer = "p", .virtio_type = 2, .sock = p.front,
-		                                  .loop = &f.loop, .start_deadline = deadline_in_ms(2000) };
+	const struct vhost_user_params params = { .id = "disk0",
+						  .peer = "p",
+						  .virtio_type = 2,
+						  .sock = p.front,
+						  .loop = &f.loop,
+						  .start_deadline = deadline_in_ms(2000) };
 	CHECK_EQ(vhost_user_open(&f.b, &params, &f.e), 0);
 	f.b->events = &front_events;
 	f.b->owner = &f;
@@ -905,7 +943,7 @@ TEST(exchanges_and_the_loop_do_not_collide)
 	peer_free(&p);
 }
 
-// ---- programs ---------------------------------------------------------------------------------------------------
+// ---- programs -----------------------------------------------------------------------------------
 
 // What the user reads when the program behind `exec` does `script`.
 static const char *run_program(const char *script, struct err *e)
@@ -915,8 +953,9 @@ static const char *run_program(const char *script, struct err *e)
 	char shell[] = "/bin/sh", flag[] = "-c", text[256];
 	char *exec[] = { shell, flag, text, NULL };
 	snprintf(text, sizeof(text), "%s", script);
-	const struct device_config cfg = { .id = "fs0", .via = VIA_VHOST_USER, .virtio_type = 2, .exec = exec,
-		                           .sandbox = "none" };
+	const struct device_config cfg = {
+		.id = "fs0", .via = VIA_VHOST_USER, .virtio_type = 2, .exec = exec, .sandbox = "none"
+	};
 	if (loop_init(&loop) < 0)
 		return "";
 	const struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(1500) };
@@ -932,11 +971,12 @@ TEST(p07_last_words_become_the_error)
 	unsigned fds = count_fds();
 	struct err e;
 	CHECK_STR(run_program("echo first >&2; echo the disk is on fire >&2; exit 3", &e),
-	          "fs0: /bin/sh: the disk is on fire");
-	CHECK(strstr(run_program("exit 3", &e), "fs0: handshake with /bin/sh: the back-end closed its connection"));
+		  "fs0: /bin/sh: the disk is on fire");
+	CHECK(strstr(run_program("exit 3", &e),
+		     "fs0: handshake with /bin/sh: the back-end closed its connection"));
 	// {fd} is the number of the socket in the program.
 	CHECK_STR(run_program("test -S /proc/self/fd/{fd} && echo socket at {fd} >&2; exit 1", &e),
-	          "fs0: /bin/sh: socket at 3");
+		  "fs0: /bin/sh: socket at 3");
 	deadline_ns start = deadline_now();
 	CHECK(strstr(run_program("exec sleep 100", &e), "does not answer"));
 	CHECK(ms_since(start) < 3500);
@@ -948,9 +988,12 @@ static const char *open_image(const char *image, bool readonly, struct err *e)
 {
 	struct loop loop;
 	struct backend *b;
-	const struct device_config cfg = { .id = "disk0", .via = VIA_BUILTIN, .virtio_type = 2, .image = image,
-		                           .readonly = readonly };
-	const struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(300), .program_dir = "/nowhere" };
+	const struct device_config cfg = {
+		.id = "disk0", .via = VIA_BUILTIN, .virtio_type = 2, .image = image, .readonly = readonly
+	};
+	const struct bridge_host host = { .loop = &loop,
+					  .start_deadline = deadline_in_ms(300),
+					  .program_dir = "/nowhere" };
 	e->text[0] = '\0';
 	if (loop_init(&loop) < 0)
 		return "";

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// A vhost-user back-end in a thread: well-behaved, recording what it gets, until it is told where to misbehave.
+// A vhost-user back-end in a thread: well-behaved, recording what it gets, until it is told where to
+// misbehave.
 //
-// Serves one end of a socket pair with its own framing, not with the project's, so that a mistake there is not made twice.
-// Everything is set before peer_start(); what was recorded is read after peer_join().
+// Serves one end of a socket pair with its own framing, not with the project's, so that a mistake there is
+// not made twice. Everything is set before peer_start(); what was recorded is read after peer_join().
 #ifndef MINIVMM_TESTS_FAULT_VU_PEER_H
 #define MINIVMM_TESTS_FAULT_VU_PEER_H
 
@@ -28,8 +29,8 @@
 
 #define PEER_LOG_MAX 1024
 #define PEER_BIT(n)  (UINT64_C(1) << (n))
-#define PEER_PROTOCOL                                                                                        \
-	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) |                  \
+#define PEER_PROTOCOL                                                                       \
+	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) | \
 	 VHOST_USER_PF_BIT(BACKEND_REQ))
 
 struct peer_message {
@@ -39,16 +40,17 @@ struct peer_message {
 };
 
 struct peer {
-	int sock;        // its end
-	int front;       // ours, until a back-end is opened on it
+	int sock;						    // its end
+	int front;						    // ours, until a back-end is opened on it
 	uint64_t features, protocol, queue_num, mem_slots, nack_of; // nack_of: request that is refused
 	uint8_t config[256];
 	uint64_t status, status_mask; // bits of the status that it is willing to set
 	uint32_t vring_base;
-	// Misbehaviour: called instead of answering request `at` (0: none).  Returns false to end the connection.
+	// Misbehaviour: called instead of answering request `at` (0: none).  Returns false to end the
+	// connection.
 	uint32_t at;
 	unsigned at_nth; // at its how manieth arrival, from 0
-	bool every;      // at every message instead
+	bool every;	 // at every message instead
 	bool (*fault)(struct peer *p, const struct peer_message *m);
 	int fault_arg;
 	atomic_bool release; // ends a fault that waits
@@ -59,7 +61,7 @@ struct peer {
 	pthread_t thread;
 };
 
-// ---- the test's side of counting --------------------------------------------------------------------------------
+// ---- the test's side of counting ----------------------------------------------------------------
 
 static inline unsigned count_fds(void)
 {
@@ -77,9 +79,10 @@ static inline int64_t ms_since(deadline_ns start)
 	return (deadline_now() - start) / NS_PER_MS;
 }
 
-// ---- wire -------------------------------------------------------------------------------------------------------
+// ---- wire ---------------------------------------------------------------------------------------
 
-static inline void peer_send_fds(struct peer *p, const void *buf, size_t len, const int *fds, unsigned fd_count)
+static inline void peer_send_fds(struct peer *p, const void *buf, size_t len, const int *fds,
+				 unsigned fd_count)
 {
 	union {
 		struct cmsghdr align;
@@ -107,8 +110,8 @@ static inline void peer_send(struct peer *p, const void *buf, size_t len)
 	peer_send_fds(p, buf, len, NULL, 0);
 }
 
-static inline void peer_reply_raw(struct peer *p, uint32_t request, uint32_t flags, uint32_t size, const void *payload,
-                                  size_t len)
+static inline void peer_reply_raw(struct peer *p, uint32_t request, uint32_t flags, uint32_t size,
+				  const void *payload, size_t len)
 {
 	uint8_t out[12 + VHOST_USER_PAYLOAD_MAX];
 	const struct vhost_user_header h = { .request = request, .flags = flags, .size = size };
@@ -128,7 +131,7 @@ static inline void peer_reply_u64(struct peer *p, uint32_t request, uint64_t v)
 	peer_reply(p, request, &v, sizeof(v));
 }
 
-// ---- good behaviour ---------------------------------------------------------------------------------------------
+// ---- good behaviour -----------------------------------------------------------------------------
 
 static inline bool peer_read(struct peer *p, void *buf, size_t len, int *fds, unsigned *fd_count)
 {
@@ -139,9 +142,9 @@ static inline bool peer_read(struct peer *p, void *buf, size_t len, int *fds, un
 		} c;
 		struct iovec iov = { .iov_base = (char *)buf + done, .iov_len = len - done };
 		struct msghdr m = { .msg_iov = &iov,
-			            .msg_iovlen = 1,
-			            .msg_control = c.bytes,
-			            .msg_controllen = sizeof(c.bytes) };
+				    .msg_iovlen = 1,
+				    .msg_control = c.bytes,
+				    .msg_controllen = sizeof(c.bytes) };
 		struct pollfd pfd = { .fd = p->sock, .events = POLLIN };
 		if (poll(&pfd, 1, 20000) <= 0)
 			return false;
@@ -163,10 +166,10 @@ static inline bool peer_read(struct peer *p, void *buf, size_t len, int *fds, un
 static inline void peer_keep_fds(struct peer *p, const struct peer_message *m, const int *fds)
 {
 	for (unsigned i = 0; i < m->fds; i++) {
-		int *slot = m->h.request == VHOST_USER_SET_VRING_KICK   ? &p->kick
-		            : m->h.request == VHOST_USER_SET_VRING_CALL ? &p->call
-		            : m->h.request == VHOST_USER_SET_VRING_ERR  ? &p->err
-		                                                        : NULL;
+		int *slot = m->h.request == VHOST_USER_SET_VRING_KICK	? &p->kick
+			    : m->h.request == VHOST_USER_SET_VRING_CALL ? &p->call
+			    : m->h.request == VHOST_USER_SET_VRING_ERR	? &p->err
+									: NULL;
 		if (m->h.request == VHOST_USER_SET_BACKEND_REQ_FD) {
 			atomic_store(&p->channel, fds[i]);
 		} else if (slot) {
@@ -260,7 +263,7 @@ static inline void peer_init(struct peer *p)
 	p->queue_num = 4;
 	p->mem_slots = 32;
 	p->status_mask = 0xff;
-	p->config[1] = 8; // capacity: 2048 sectors
+	p->config[1] = 8;  // capacity: 2048 sectors
 	p->config[34] = 4; // num_queues
 	p->log = calloc(PEER_LOG_MAX, sizeof(p->log[0]));
 }
@@ -271,7 +274,8 @@ static inline void peer_start(struct peer *p)
 		abort();
 }
 
-// Waits for its thread (the front-end has closed its end, or the peer has ended the connection) and closes what it holds.
+// Waits for its thread (the front-end has closed its end, or the peer has ended the connection) and closes
+// what it holds.
 static inline void peer_join(struct peer *p)
 {
 	pthread_join(p->thread, NULL);
@@ -289,7 +293,8 @@ static inline void peer_free(struct peer *p)
 	p->log = NULL;
 }
 
-// ---- the front-end under test -----------------------------------------------------------------------------------
+// ---- the front-end under test
+// -----------------------------------------------------------------------------------
 
 struct front {
 	struct loop loop;
@@ -325,7 +330,8 @@ static const struct backend_events front_events = {
 	.queue_failed = front_failed,
 };
 
-// What stands for the seconds of real life: long, for a busy machine, except where a test waits for it to pass.
+// What stands for the seconds of real life: long, for a busy machine, except where a test waits for it to
+// pass.
 #define FRONT_LONG_MS  3000
 #define FRONT_SHORT_MS 200
 static int front_deadline_ms = FRONT_LONG_MS;
@@ -376,18 +382,23 @@ static inline struct mem_table front_memory(void)
 	int fd = memfd_create("ram", MFD_CLOEXEC);
 	if (fd < 0 || ftruncate(fd, 0x200000) < 0)
 		abort();
-	return (struct mem_table){ .count = 2,
-		                   .region = { { .gpa = 0, .size = 0x100000, .fd = fd },
-		                               { .gpa = 0x100000000, .size = 0x100000, .fd = fd,
-		                                 .fd_offset = 0x100000 } } };
+	return (struct mem_table){
+		.count = 2,
+		.region = { { .gpa = 0, .size = 0x100000, .fd = fd },
+			    { .gpa = 0x100000000, .size = 0x100000, .fd = fd, .fd_offset = 0x100000 } }
+	};
 }
 
 // Brings queue 0 to life: negotiate, memory, queue, run.
 static inline int front_run(struct front *f, const struct mem_table *ram, int kick, int call)
 {
 	const struct backend_ops *ops = f->b->ops;
-	const struct vring_cfg cfg = { .size = 128, .desc_gpa = 0x1000, .avail_gpa = 0x2000, .used_gpa = 0x100003000,
-		                       .kick_fd = kick, .call_fd = call };
+	const struct vring_cfg cfg = { .size = 128,
+				       .desc_gpa = 0x1000,
+				       .avail_gpa = 0x2000,
+				       .used_gpa = 0x100003000,
+				       .kick_fd = kick,
+				       .call_fd = call };
 	int rc = ops->negotiate(f->b, PEER_BIT(32) | PEER_BIT(28));
 	if (rc == 0)
 		rc = ops->memory(f->b, ram);

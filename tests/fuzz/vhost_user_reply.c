@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// A vhost-user back-end whose answers come from the fuzzer, in front of a front-end that goes through its whole life: it
-// must end by its deadlines, without a crash and without a descriptor left.
+// A vhost-user back-end whose answers come from the fuzzer, in front of a front-end that goes through its
+// whole life: it must end by its deadlines, without a crash and without a descriptor left.
 //
-// For each answer that is due, one byte says how it is made (low two bits: 0 right frame, fuzzed payload; 1 a good answer; 2 raw bytes;
-// 3 fuzzed header), bit 2 adds descriptors, bit 3 sends bytes on the request channel first.  After the last byte the back-end closes.
+// For each answer that is due, one byte says how it is made (low two bits: 0 right frame, fuzzed payload; 1 a
+// good answer; 2 raw bytes; 3 fuzzed header), bit 2 adds descriptors, bit 3 sends bytes on the request
+// channel first.  After the last byte the back-end closes.
 #include "tests/fault/vu_peer.h"
 
 #include "bridges/backend.h"

@@ -16,8 +16,9 @@ static const char *said(const struct peer *p, unsigned from)
 	text[0] = '\0';
 	for (unsigned i = from; i < p->count; i++) {
 		const struct vhost_user_row *row = vhost_user_request_row(p->log[i].h.request);
-		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s%s", n ? " " : "", row ? row->name + 11 : "?",
-		                      p->log[i].h.flags & VHOST_USER_NEED_REPLY ? "!" : "");
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s%s", n ? " " : "",
+				      row ? row->name + 11 : "?",
+				      p->log[i].h.flags & VHOST_USER_NEED_REPLY ? "!" : "");
 	}
 	return text;
 }
@@ -34,13 +35,16 @@ TEST(every_row_of_the_table_is_consistent)
 {
 	unsigned rows = 0;
 	for (uint32_t r = 0; r < 300; r++) {
-		const struct vhost_user_row *row[2] = { vhost_user_request_row(r), vhost_user_backend_row(r) };
+		const struct vhost_user_row *row[2] = { vhost_user_request_row(r),
+							vhost_user_backend_row(r) };
 		for (int k = 0; k < 2; k++) {
 			if (!row[k])
 				continue;
 			rows++;
-			CHECK(row[k]->size_min <= row[k]->size_max && row[k]->size_max <= VHOST_USER_PAYLOAD_MAX);
-			CHECK(row[k]->reply_min <= row[k]->reply_max && row[k]->reply_max <= VHOST_USER_PAYLOAD_MAX);
+			CHECK(row[k]->size_min <= row[k]->size_max &&
+			      row[k]->size_max <= VHOST_USER_PAYLOAD_MAX);
+			CHECK(row[k]->reply_min <= row[k]->reply_max &&
+			      row[k]->reply_max <= VHOST_USER_PAYLOAD_MAX);
 			CHECK(row[k]->fds_min <= row[k]->fds_max);
 			CHECK(row[k]->reply == VHOST_USER_REPLY_DEFINED || row[k]->reply_max == 8);
 			CHECK(row[k]->feature < VHOST_USER_PF_COUNT || row[k]->feature == VHOST_USER_PF_NONE);
@@ -74,7 +78,8 @@ TEST(requests_are_judged_by_their_rows)
 	};
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		const struct vhost_user_row *row = vhost_user_request_row(cases[i].h.request);
-		CHECK_EQ(vhost_user_request_error(&cases[i].h, row, cases[i].features) == NULL, cases[i].good);
+		CHECK_EQ(vhost_user_request_error(&cases[i].h, row, cases[i].features) == NULL,
+			 cases[i].good);
 	}
 	const struct vhost_user_row *kick = vhost_user_request_row(VHOST_USER_SET_VRING_KICK);
 	const struct vhost_user_row *add = vhost_user_request_row(VHOST_USER_ADD_MEM_REG);
@@ -102,8 +107,9 @@ TEST(handshake_takes_what_is_offered)
 	CHECK(f.b->ops->config_read(f.b, 59, config, 2) < 0);
 	front_close(&f);
 	peer_join(&p);
-	CHECK_STR(said(&p, 0), "SET_OWNER GET_FEATURES GET_PROTOCOL_FEATURES SET_PROTOCOL_FEATURES GET_QUEUE_NUM "
-	                       "GET_CONFIG SET_BACKEND_REQ_FD!");
+	CHECK_STR(said(&p, 0),
+		  "SET_OWNER GET_FEATURES GET_PROTOCOL_FEATURES SET_PROTOCOL_FEATURES GET_QUEUE_NUM "
+		  "GET_CONFIG SET_BACKEND_REQ_FD!");
 	uint64_t taken;
 	memcpy(&taken, find(&p, VHOST_USER_SET_PROTOCOL_FEATURES)->payload, 8);
 	CHECK_EQ(taken, PEER_PROTOCOL);
@@ -123,8 +129,8 @@ TEST(unknown_protocol_features_are_left_alone)
 	peer_join(&p);
 	uint64_t taken;
 	memcpy(&taken, find(&p, VHOST_USER_SET_PROTOCOL_FEATURES)->payload, 8);
-	CHECK_EQ(taken, PEER_PROTOCOL | VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) |
-	                        VHOST_USER_PF_BIT(STATUS));
+	CHECK_EQ(taken, PEER_PROTOCOL | VHOST_USER_PF_BIT(RESET_DEVICE) |
+				VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS));
 	peer_free(&p);
 }
 
@@ -156,11 +162,12 @@ TEST(start_and_stop_in_order)
 	unsigned total = p.count;
 	p.count = started;
 	CHECK_STR(said(&p, from), "SET_FEATURES! SET_MEM_TABLE! SET_VRING_NUM SET_VRING_BASE SET_VRING_ADDR! "
-	                          "SET_VRING_ERR SET_VRING_CALL SET_VRING_KICK! SET_VRING_ENABLE!");
+				  "SET_VRING_ERR SET_VRING_CALL SET_VRING_KICK! SET_VRING_ENABLE!");
 	p.count = total;
-	CHECK_STR(said(&p, started),
-	          "GET_VRING_BASE SET_VRING_ENABLE SET_FEATURES! SET_VRING_NUM SET_VRING_BASE SET_VRING_ADDR! "
-	          "SET_VRING_ERR SET_VRING_CALL SET_VRING_KICK! SET_VRING_ENABLE!");
+	CHECK_STR(
+		said(&p, started),
+		"GET_VRING_BASE SET_VRING_ENABLE SET_FEATURES! SET_VRING_NUM SET_VRING_BASE SET_VRING_ADDR! "
+		"SET_VRING_ERR SET_VRING_CALL SET_VRING_KICK! SET_VRING_ENABLE!");
 
 	uint64_t taken;
 	memcpy(&taken, find(&p, VHOST_USER_SET_FEATURES)->payload, 8);
@@ -198,7 +205,8 @@ TEST(reset_with_status_and_slots)
 	struct peer p;
 	struct front f;
 	peer_init(&p);
-	p.protocol |= VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS);
+	p.protocol |= VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(RESET_DEVICE) |
+		      VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS);
 	front_open(&f, &p);
 	CHECK_EQ(f.rc, 0);
 	struct mem_table ram = front_memory();
@@ -219,11 +227,13 @@ TEST(reset_with_status_and_slots)
 	peer_join(&p);
 	unsigned total = p.count;
 	p.count = started;
-	CHECK_STR(said(&p, 8), "SET_STATUS SET_STATUS SET_FEATURES! SET_STATUS GET_STATUS ADD_MEM_REG! ADD_MEM_REG! "
-	                       "SET_VRING_NUM SET_VRING_BASE SET_VRING_ADDR! SET_VRING_ERR SET_VRING_CALL SET_VRING_KICK! "
-	                       "SET_VRING_ENABLE! SET_STATUS!");
+	CHECK_STR(said(&p, 8),
+		  "SET_STATUS SET_STATUS SET_FEATURES! SET_STATUS GET_STATUS ADD_MEM_REG! ADD_MEM_REG! "
+		  "SET_VRING_NUM SET_VRING_BASE SET_VRING_ADDR! SET_VRING_ERR SET_VRING_CALL SET_VRING_KICK! "
+		  "SET_VRING_ENABLE! SET_STATUS!");
 	p.count = total;
-	CHECK_STR(said(&p, started), "GET_VRING_BASE SET_VRING_ENABLE SET_STATUS! RESET_DEVICE! REM_MEM_REG!");
+	CHECK_STR(said(&p, started),
+		  "GET_VRING_BASE SET_VRING_ENABLE SET_STATUS! RESET_DEVICE! REM_MEM_REG!");
 	peer_free(&p);
 	close(kick);
 	close(ram.region[0].fd);
@@ -262,8 +272,10 @@ TEST(without_reply_ack_a_question_follows)
 	CHECK_EQ(f.b->ops->config_write(f.b, 32, &wce, 1), 0);
 	front_close(&f);
 	peer_join(&p);
-	CHECK_STR(said(&p, 0), "SET_OWNER GET_FEATURES GET_PROTOCOL_FEATURES SET_PROTOCOL_FEATURES GET_CONFIG SET_FEATURES "
-	                       "GET_FEATURES SET_CONFIG GET_FEATURES");
+	CHECK_STR(
+		said(&p, 0),
+		"SET_OWNER GET_FEATURES GET_PROTOCOL_FEATURES SET_PROTOCOL_FEATURES GET_CONFIG SET_FEATURES "
+		"GET_FEATURES SET_CONFIG GET_FEATURES");
 	struct vhost_user_config c;
 	memcpy(&c, find(&p, VHOST_USER_SET_CONFIG)->payload, sizeof(c));
 	CHECK_EQ(c.off, 32);
@@ -381,9 +393,10 @@ TEST(queues_as_written_or_as_the_back_end_says)
 		bool mq;
 		int count; // -1: refused
 	} cases[] = {
-		{ 0, 4, 4, true, 4 },  { 2, 4, 4, true, 2 },  { 5, 4, 4, true, -1 },     { 0, 4, 4, false, 1 },
-		{ 2, 4, 4, false, -1 }, { 0, 4, 0, true, -1 }, { 0, 4, 65535, true, 4 }, { 0, 65535, 65535, true, 64 },
-		{ 0, 0, 8, true, 1 },  { 0, 4, UINT64_MAX, true, 4 },
+		{ 0, 4, 4, true, 4 },	       { 2, 4, 4, true, 2 },	      { 5, 4, 4, true, -1 },
+		{ 0, 4, 4, false, 1 },	       { 2, 4, 4, false, -1 },	      { 0, 4, 0, true, -1 },
+		{ 0, 4, 65535, true, 4 },      { 0, 65535, 65535, true, 64 }, { 0, 0, 8, true, 1 },
+		{ 0, 4, UINT64_MAX, true, 4 },
 	};
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		struct peer p;
@@ -394,9 +407,13 @@ TEST(queues_as_written_or_as_the_back_end_says)
 			p.features &= ~PEER_BIT(12);
 		struct loop loop;
 		CHECK_EQ(loop_init(&loop), 0);
-		const struct vhost_user_params params = { .id = "disk0", .peer = "p", .virtio_type = 2, .sock = p.front,
-			                                  .loop = &loop, .queues = cases[i].wanted,
-			                                  .start_deadline = deadline_in_ms(2000) };
+		const struct vhost_user_params params = { .id = "disk0",
+							  .peer = "p",
+							  .virtio_type = 2,
+							  .sock = p.front,
+							  .loop = &loop,
+							  .queues = cases[i].wanted,
+							  .start_deadline = deadline_in_ms(2000) };
 		struct backend *b;
 		struct err e = { "" };
 		peer_start(&p);

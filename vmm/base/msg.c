@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 #define CONNECT_RETRY_MS 10
-#define LISTEN_BACKLOG   8
-#define SEND_PARTS_MAX   8
+#define LISTEN_BACKLOG	 8
+#define SEND_PARTS_MAX	 8
 
 // Room for the descriptors of one recvmsg(2), aligned as cmsg(3) wants it.
 union control {
@@ -71,7 +71,7 @@ static void attach_fds(struct msghdr *m, union control *c, const int *fds, unsig
 }
 
 int msg_send(int sock, const struct iovec *iov, unsigned iov_count, const int *fds, unsigned fd_count,
-             deadline_ns deadline)
+	     deadline_ns deadline)
 {
 	struct iovec parts[SEND_PARTS_MAX];
 	if (iov_count > SEND_PARTS_MAX || fd_count > MSG_FDS_MAX)
@@ -131,10 +131,9 @@ static ssize_t recv_some(int sock, void *buf, size_t len, struct msg_fds *fds)
 {
 	union control c;
 	struct iovec iov = { .iov_base = buf, .iov_len = len };
-	struct msghdr m = { .msg_iov = &iov,
-		            .msg_iovlen = 1,
-		            .msg_control = c.bytes,
-		            .msg_controllen = sizeof(c.bytes) };
+	struct msghdr m = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = c.bytes, .msg_controllen = sizeof(c.bytes)
+	};
 	ssize_t n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	if (n < 0)
 		return -errno;
@@ -203,7 +202,7 @@ static int unix_address(struct sockaddr_un *sa, const char *path, struct err *e)
 		return err_set(e, EINVAL, "the path of a socket is empty");
 	if (strlen(path) >= sizeof(sa->sun_path))
 		return err_set(e, ENAMETOOLONG, "%s: a socket's path has at most %zu bytes", path,
-		               sizeof(sa->sun_path) - 1);
+			       sizeof(sa->sun_path) - 1);
 	memcpy(sa->sun_path, path, strlen(path));
 	return 0;
 }
@@ -259,7 +258,8 @@ static bool socket_is_stale(const char *path, const struct sockaddr_un *sa)
 	if (lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode))
 		return false;
 	FD_AUTO probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	return probe >= 0 && connect(probe, (const struct sockaddr *)sa, sizeof(*sa)) < 0 && errno == ECONNREFUSED;
+	return probe >= 0 && connect(probe, (const struct sockaddr *)sa, sizeof(*sa)) < 0 &&
+	       errno == ECONNREFUSED;
 }
 
 int msg_listen(const char *path, struct err *e)
@@ -271,7 +271,8 @@ int msg_listen(const char *path, struct err *e)
 	FD_AUTO fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return err_sys(e, errno, "make a socket");
-	// The mode that the socket has when it is bound becomes the file's: there is no moment of a wider one.
+	// The mode that the socket has when it is bound becomes the file's: there is no moment of a wider
+	// one.
 	if (fchmod(fd, 0600) < 0)
 		return err_sys(e, errno, "listen on %s", path);
 	if (bind(fd, (const struct sockaddr *)&sa, sizeof(sa)) < 0) {
