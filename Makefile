@@ -67,7 +67,8 @@ lib = $(O)/lib$(1).a
 MONITOR_LIBS = $(foreach l,bridges vmm arch firmware,$(call lib,$(l)))
 PROGRAMS     = $(O)/minivmm $(DEVICES:%=$(O)/minivmm-%)
 
-all: $(PROGRAMS) $(PROGRAMS:$(O)/%=top-%)
+# The top of the tree shows the release build; others stay in their folders.
+all: $(PROGRAMS) $(if $(filter build/release,$(O)),$(PROGRAMS:$(O)/%=top-%))
 top-%: $(O)/%
 	$(Q)ln -sfn $(O)/$* $*
 
@@ -127,6 +128,27 @@ bench: deps-test all
 demo: deps-test all
 	$(Q)tests/demo
 
+# ---- guests: tests/guest/*.c on the runtime in tests/guest/lib, run on KVM by tests/guest/run --------------------
+GUESTS     := $(patsubst tests/guest/%.c,%,$(wildcard tests/guest/*.c))
+GUEST_LIB  := $(patsubst %.c,$(O)/%.o,$(wildcard tests/guest/lib/*.c))
+GUEST_FLAGS = -std=gnu11 -O2 -g -Wall -Wextra -Wshadow -Werror -ffreestanding -mgeneral-regs-only -mno-red-zone -fno-stack-protector \
+              -fcf-protection=none -fno-pic -fno-asynchronous-unwind-tables -fno-strict-aliasing -nostdlib -Itests/guest -MMD -MP
+GUEST_LINK  = $(Q)gcc -nostdlib -static -no-pie -Wl,--build-id=none,-z,norelro,-z,noexecstack,--no-warn-rwx-segments \
+              -T tests/guest/lib/guest.ld $(1) -o $@ $(filter %.o,$^)
+$(O)/tests/guest/%.o: tests/guest/%.c
+	$(Q)mkdir -p $(@D) && gcc $(GUEST_FLAGS) -c -o $@ $<
+$(O)/tests/guest/lib/pvh.o: tests/guest/lib/entry.S
+	$(Q)mkdir -p $(@D) && gcc -DPVH -c -o $@ $<
+$(O)/tests/guest/lib/linux64.o: tests/guest/lib/entry.S
+	$(Q)mkdir -p $(@D) && gcc -c -o $@ $<
+$(O)/tests/guest/%.elf: $(O)/tests/guest/%.o $(O)/tests/guest/lib/pvh.o $(GUEST_LIB) tests/guest/lib/guest.ld
+	$(call say,GUEST,$@)
+	$(call GUEST_LINK,)
+$(O)/tests/guest/boot64.elf: $(O)/tests/guest/boot.o $(O)/tests/guest/lib/linux64.o $(GUEST_LIB) tests/guest/lib/guest.ld
+	$(call say,GUEST,$@)
+	$(call GUEST_LINK,-Xlinker --defsym=GUEST_BASE=0x200000)
+guests: $(GUESTS:%=$(O)/tests/guest/%.elf) $(O)/tests/guest/boot64.elf
+
 # ---- set-up ----------------------------------------------------------------------------------------------------
 deps:
 	$(Q)tests/deps build
@@ -155,5 +177,5 @@ clean:
 dist-clean: clean
 	rm -rf $(CACHE)
 
-.PHONY: all checks check test fuzz fuzz-targets bench demo deps deps-test rig musl-libs format analyze install clean dist-clean
+.PHONY: all guests checks check test fuzz fuzz-targets bench demo deps deps-test rig musl-libs format analyze install clean dist-clean
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
