@@ -37,13 +37,13 @@ static const struct vdev_option options[] = {
 };
 
 static const struct sandbox_rule rules[] = {
-	SANDBOX_RARE(io_uring_enter, "I/O on the image and nothing else: the ring is restricted"),
-	SANDBOX_RARE(pread64, "I/O without io_uring: one buffer read"),
-	SANDBOX_RARE(preadv, "I/O without io_uring: several buffers read"),
-	SANDBOX_RARE(pwrite64, "I/O without io_uring: one buffer written"),
-	SANDBOX_RARE(pwritev2, "I/O without io_uring: several buffers written, or durably"),
-	SANDBOX_RARE(fdatasync, "I/O without io_uring: flush"),
-	SANDBOX_RARE(fallocate, "I/O without io_uring: discard and write zeros"),
+	SANDBOX_CALL(io_uring_enter, "I/O on the image and nothing else: the ring is restricted"),
+	SANDBOX_CALL(pread64, "I/O without io_uring: one buffer read"),
+	SANDBOX_CALL(preadv, "I/O without io_uring: several buffers read"),
+	SANDBOX_CALL(pwrite64, "I/O without io_uring: one buffer written"),
+	SANDBOX_CALL(pwritev2, "I/O without io_uring: several buffers written, or durably"),
+	SANDBOX_CALL(fdatasync, "I/O without io_uring: flush"),
+	SANDBOX_CALL(fallocate, "I/O without io_uring: discard and write zeros"),
 };
 
 static int set_engine(const char *value, struct err *e)

@@ -28,21 +28,21 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 static const struct sandbox_rule sdk_rules[] = {
 	SANDBOX_CALL(epoll_wait, "waits for kicks, messages and completions"),
-	SANDBOX_CALL(epoll_pwait, "the same, where the C library has no epoll_wait"),
+	SANDBOX_RARE(epoll_pwait, "the same, where the C library has no epoll_wait"),
 	SANDBOX_CALL(epoll_ctl, "a front-end's eventfds come and go"),
 	SANDBOX_CALL(recvmsg, "messages of the front-end, with descriptors"),
 	SANDBOX_CALL(sendmsg, "replies to the front-end"),
-	SANDBOX_CALL(poll, "a message is read and answered by a deadline"),
+	SANDBOX_RARE(poll, "a message that comes in pieces is awaited by a deadline"),
 	SANDBOX_CALL(close, "descriptors of a front-end that replaces them or leaves"),
 	SANDBOX_CALL(fcntl, "access mode of a memory file; eventfds become non-blocking"),
-	SANDBOX_CALL(fstat, "size and kind of a memory file"),
-	SANDBOX_CALL(newfstatat, "fstat of newer C libraries"),
+	SANDBOX_RARE(fstat, "size and kind of a memory file"),
+	SANDBOX_RARE(newfstatat, "the same by newer C libraries"),
 	SANDBOX_CALL_IF(mmap, "guest memory, never executable", 2, PROT_EXEC, 0),
 	SANDBOX_CALL(munmap, "guest memory that the front-end takes back"),
 	SANDBOX_CALL_IF(madvise, "guest memory stays out of core dumps", 2, UINT32_MAX, MADV_DONTDUMP),
 	SANDBOX_CALL(write, "interrupts (eventfds) and log lines"),
-	SANDBOX_RARE(read, "SIGTERM, by signalfd"),
-	SANDBOX_RARE(accept4, "the next front-end, on a listening socket"),
+	SANDBOX_CALL(read, "SIGTERM, by signalfd"),
+	SANDBOX_CALL(accept4, "the next front-end, on a listening socket"),
 };
 
 static const struct carrier *const carriers[] = { &carrier_vhost_user };
@@ -52,6 +52,7 @@ static const struct vdev_option common_options[] = {
 	{ "socket-path", "PATH", "the same" },
 	{ "fd", "N", "serve on this descriptor: a connected socket, or a listening one" },
 	{ "print-capabilities", NULL, "say in JSON what this program can do, and exit" },
+	{ "print-syscalls", NULL, NULL }, // for the tests
 	{ "insecure", NULL, "go on where the host refuses a part of the sandbox" },
 	{ "verbose", NULL, "say more (-v)" },
 	{ "quiet", NULL, "say less (-q)" },
@@ -129,12 +130,34 @@ static int option_common(struct settings *s, const char *name, const char *value
 	return 0;
 }
 
+// What the sandbox allows: the SDK's part and the device's own.
+static int rules_collect(const struct vdev_ops *ops, struct sandbox_spec *spec)
+{
+	static struct sandbox_rule rules[64];
+	unsigned n = ARRAY_LEN(sdk_rules);
+	if (n + ops->rule_count > ARRAY_LEN(rules))
+		return -E2BIG;
+	memcpy(rules, sdk_rules, sizeof(sdk_rules));
+	memcpy(rules + n, ops->rules, ops->rule_count * sizeof(rules[0]));
+	*spec = (struct sandbox_spec){ .program = ops->program, .rules = rules, .rule_count = n + ops->rule_count };
+	return 0;
+}
+
+static void print_syscalls(const struct vdev_ops *ops)
+{
+	struct sandbox_spec spec;
+	if (rules_collect(ops, &spec) == 0)
+		sandbox_print(&spec, "", stdout);
+}
+
 // Options that end the program at once: true if one was given.  They win over any error elsewhere on the line.
 static bool answer_and_leave(const struct vdev_ops *ops, int argc, char **argv)
 {
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--print-capabilities") == 0)
 			printf("%s\n", ops->capabilities);
+		else if (strcmp(argv[i], "--print-syscalls") == 0)
+			print_syscalls(ops);
 		else if (strcmp(argv[i], "--version") == 0)
 			printf("%s %s\n", ops->program, MINIVMM_VERSION);
 		else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
@@ -187,22 +210,15 @@ int vdev_turn(struct vdev *d, int timeout_ms)
 
 static int seal(struct vdev *d, const struct settings *s, int sock, struct err *e)
 {
-	static struct sandbox_rule rules[64];
-	unsigned n = ARRAY_LEN(sdk_rules);
-	if (n + d->ops->rule_count > ARRAY_LEN(rules))
-		return err_set(e, E2BIG, "sandbox: too many rules");
-	memcpy(rules, sdk_rules, sizeof(sdk_rules));
-	memcpy(rules + n, d->ops->rules, d->ops->rule_count * sizeof(rules[0]));
-	struct sandbox_spec spec = {
-		.program = d->ops->program,
-		.rules = rules,
-		.rule_count = n + d->ops->rule_count,
-		// Ours, three for each queue, and those of one message.
-		.nofile = 64 + (uint64_t)MAX(sock, 0) + d->fds_needed + 3 * (uint64_t)d->queue_count + MSG_FDS_MAX,
-	};
+	struct sandbox_spec spec;
+	int rc = rules_collect(d->ops, &spec);
+	if (rc < 0)
+		return err_set(e, -rc, "sandbox: too many rules");
+	// Ours, three for each queue, and those of one message.
+	spec.nofile = 64 + (uint64_t)MAX(sock, 0) + d->fds_needed + 3 * (uint64_t)d->queue_count + MSG_FDS_MAX;
 	if (s->insecure)
 		log_warn("--insecure: running with whatever part of the sandbox this host allows");
-	int rc = sandbox_confine(&spec, !s->insecure, e);
+	rc = sandbox_confine(&spec, !s->insecure, e);
 	if (rc == 0)
 		rc = sandbox_filter(&spec, e);
 	if (rc < 0 && s->insecure) {
