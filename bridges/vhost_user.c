@@ -217,6 +217,8 @@ static int op_memory(struct backend *b, const struct mem_table *t)
 	int rc = vu_end(&x);
 	if (rc == 0)
 		vu->sent = *t;
+	else if (rc == -EIO && has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
+		vu_link_condemn(&vu->link, "refuses a part of guest memory"); // and nobody knows which it has
 	return rc;
 }
 
@@ -238,6 +240,27 @@ static void send_enable(struct vu_exchange *x, unsigned q, bool on)
 		vu_order(x, VHOST_USER_SET_VRING_ENABLE, &s, sizeof(s), NULL, 0);
 	else
 		vu_tell(x, VHOST_USER_SET_VRING_ENABLE, &s, sizeof(s), -1);
+}
+
+static int op_queue_stop(struct backend *b, unsigned q, uint16_t *base)
+{
+	struct vhost_user *vu = vu_of(b);
+	*base = 0;
+	if (q >= b->queue_count || !vu->started[q])
+		return -EINVAL;
+	vu->started[q] = false;
+	struct vhost_user_vring_state s = { .index = q };
+	struct vu_exchange x;
+	vu_begin(&x, &vu->link, deadline_in_ms(vu->stop_ms));
+	vu_ask(&x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
+	// Only after it is stopped: a ring that runs disabled may drop what it finds.
+	send_enable(&x, q, false);
+	vu_answer(&x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
+	if (x.rc == 0 && s.index != q)
+		vu_broken(&x, "broke the protocol (answer to GET_VRING_BASE: another queue)");
+	if (x.rc == 0)
+		*base = (uint16_t)s.num; // of a split ring; the rest is noise
+	return vu_end(&x);
 }
 
 static int op_queue_start(struct backend *b, unsigned q, const struct vring_cfg *cfg)
@@ -265,29 +288,13 @@ static int op_queue_start(struct backend *b, unsigned q, const struct vring_cfg 
 	if (vu->running)
 		send_enable(&x, q, true);
 	int rc = vu_end(&x);
-	vu->started[q] = rc == 0;
+	vu->started[q] = rc != -EPIPE;
+	if (rc < 0 && vu->started[q]) {
+		// It refused a part of the ring and may have taken the rest: nothing of it is to stay in use.
+		uint16_t unused;
+		op_queue_stop(b, q, &unused);
+	}
 	return rc;
-}
-
-static int op_queue_stop(struct backend *b, unsigned q, uint16_t *base)
-{
-	struct vhost_user *vu = vu_of(b);
-	*base = 0;
-	if (q >= b->queue_count || !vu->started[q])
-		return -EINVAL;
-	vu->started[q] = false;
-	struct vhost_user_vring_state s = { .index = q };
-	struct vu_exchange x;
-	vu_begin(&x, &vu->link, deadline_in_ms(vu->stop_ms));
-	vu_ask(&x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
-	// Only after it is stopped: a ring that runs disabled may drop what it finds.
-	send_enable(&x, q, false);
-	vu_answer(&x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
-	if (x.rc == 0 && s.index != q)
-		vu_broken(&x, "broke the protocol (answer to GET_VRING_BASE: another queue)");
-	if (x.rc == 0)
-		*base = (uint16_t)s.num; // of a split ring; the rest is noise
-	return vu_end(&x);
 }
 
 static int device_run(struct vhost_user *vu)

@@ -26,7 +26,7 @@ struct vu_link {
 	pthread_mutex_t lock;		 // held during an exchange
 	bool dead, told;		 // under the lock
 	char why[256];			 // one clause, "closed its connection"; set when dead
-	_Atomic(const char *) verdict;	 // why the loop's thread shut the socket without the lock
+	_Atomic(const char *) verdict;	 // why the socket was shut without the lock
 	uint64_t protocol_features;	 // negotiated
 	uint64_t features;		 // virtio features as first answered
 	void (*died)(struct vu_link *l); // on the loop's thread, once
@@ -41,7 +41,7 @@ int vu_link_watch(struct vu_link *l);
 bool vu_link_dead(struct vu_link *l);
 // Closes the socket.  Loop's thread.
 void vu_link_close(struct vu_link *l);
-// Ends the connection from the loop's thread, without waiting for an exchange under way.  `why` is a literal.
+// Ends the connection without waiting for an exchange under way.  `why` is a literal.  Any thread.
 void vu_link_condemn(struct vu_link *l, const char *why);
 
 static inline bool vu_link_has(const struct vu_link *l, uint64_t protocol_feature_bit)

@@ -7,9 +7,12 @@
 #include "vmm/spawn.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define QUEUE_SIZE_DEFAULT  256
 #define QUEUE_SIZE_LIMIT    32768 // virtio 1.2 §2.7
@@ -83,6 +86,9 @@ static void tell_died(struct vhost_user *vu)
 	}
 	vu_channel_close(&vu->channel);
 	loop_remove(vu->link.loop, &vu->err_source);
+	// A process without its connection is of no use; its end is reported and reaped as any other.
+	if (vu->child && vu->child->pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, vu->child->pidfd, SIGKILL, NULL, 0);
 	if (vu->backend.events && vu->backend.events->died)
 		vu->backend.events->died(vu->backend.owner, why);
 }
@@ -124,7 +130,9 @@ static void queue_failed(struct loop_source *s, uint32_t events)
 // Why an exchange of the handshake failed, after it has ended.
 static int handshake_failed(struct vhost_user *vu, const struct vu_exchange *x, struct err *e)
 {
-	const char *words = vu->child ? spawn_last_words(vu->child, LAST_WORDS_START_MS) : "";
+	// One that is mute but alive has had its time already.
+	const int wait_ms = deadline_left_ms(x->deadline) ? LAST_WORDS_START_MS : 0;
+	const char *words = vu->child ? spawn_last_words(vu->child, wait_ms) : "";
 	if (*words && x->rc == -EPIPE)
 		return err_set(e, EPIPE, "%s: %s: %s", vu->backend.id, vu->peer, words);
 	if (x->refused)

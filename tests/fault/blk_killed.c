@@ -81,6 +81,23 @@ TEST(killed_while_idle)
 	CHECK_EQ(count_fds(), fds);
 }
 
+// Dead is dead: a process whose connection was cut does not linger.
+TEST(cut_off_ends_the_process)
+{
+	if (!prepare())
+		SKIP("minivmm-blk is not built");
+	struct front f;
+	CHECK(front_open_disk(&f));
+	struct vhost_user *vu = CONTAINER_OF(f.b, struct vhost_user, backend);
+	vu_link_condemn(&vu->link, "for the test");
+	CHECK(front_loop_until(&f, &f.died, 1000));
+	CHECK(strstr(f.why, "for the test"));
+	for (int i = 0; i < 100 && vu->child->pidfd >= 0; i++)
+		loop_once(&f.loop, 20);
+	CHECK_EQ(waitpid(-1, NULL, WNOHANG), -1); // reaped before close
+	front_close(&f);
+}
+
 TEST(killed_before_it_is_ready)
 {
 	if (!prepare())

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // A device program that has been taken over tries to get out.
 //
-// Each attempt runs in a process of its own, started by the real launcher, behind the real sandbox: with seccomp it must be killed
-// for it, without seccomp it must be refused by the other walls, and with no walls at all it must
-// succeed (else it would prove nothing).
+// Each attempt runs in a process of its own, started by the real launcher, behind the real sandbox: with
+// seccomp it must be killed for it, without seccomp it must be refused by the other walls, and with no walls
+// at all it must succeed (else it would prove nothing).
 #include "tests/unit/child.h"
 #include "vmm/base/check.h"
 #include "vmm/base/log.h"
@@ -46,7 +46,7 @@ static const struct sandbox_rule rules[] = {
 static pid_t outside_pid;
 static int outside_port;
 
-// ---- attempts: 0 if it came through, else errno ----------------------------------------------------------------
+// ---- attempts: 0 if it came through, else errno -------------------------------------------------
 
 static int result(long rc)
 {
@@ -126,7 +126,8 @@ static int try_connect_abstract(void)
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
 	int n = snprintf(a.sun_path + 1, sizeof(a.sun_path) - 1, "minivmm-escape-%d", (int)outside_pid);
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-	return result(connect(fd, (struct sockaddr *)&a, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)));
+	return result(connect(fd, (struct sockaddr *)&a,
+			      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)));
 }
 
 static int try_connect_tcp(void)
@@ -182,7 +183,9 @@ static int try_sethostname(void)
 static int try_caps(void)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = { { .permitted = 1U << CAP_SYS_ADMIN, .effective = 1U << CAP_SYS_ADMIN } };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {
+		{ .permitted = 1U << CAP_SYS_ADMIN, .effective = 1U << CAP_SYS_ADMIN }
+	};
 	return result(syscall(SYS_capset, &header, data));
 }
 
@@ -239,7 +242,8 @@ static int try_other_ioctl(void)
 static int try_ioctl_with_high_bits(void)
 {
 	errno = 0;
-	syscall(SYS_ioctl, 3, UINT64_C(0xffffffff00001277), 0); // the kernel looks at 32 bits: this is BLKDISCARD
+	syscall(SYS_ioctl, 3, UINT64_C(0xffffffff00001277),
+		0); // the kernel looks at 32 bits: this is BLKDISCARD
 	return errno == ENOTTY ? 0 : EPERM;
 }
 
@@ -253,7 +257,10 @@ static int try_x32(void)
 static int try_int80(void)
 {
 	long rc;
-	__asm__ volatile("int $0x80" : "=a"(rc) : "a"(20L) : "memory", "r8", "r9", "r10", "r11"); // getpid of i386
+	__asm__ volatile("int $0x80"
+			 : "=a"(rc)
+			 : "a"(20L)
+			 : "memory", "r8", "r9", "r10", "r11"); // getpid of i386
 	return 0;
 }
 #endif
@@ -304,7 +311,7 @@ static const struct attempt {
 #endif
 };
 
-// ---- the device ------------------------------------------------------------------------------------------------
+// ---- the device ---------------------------------------------------------------------------------
 
 #define CAME_THROUGH 200
 #define NO_SANDBOX   201
@@ -313,7 +320,11 @@ static const struct attempt {
 CHILD(device)
 {
 	const struct sandbox_spec spec = {
-		.program = "device", .rules = rules, .rule_count = ARRAY_LEN(rules), .nofile = 32, .even_sanitized = true,
+		.program = "device",
+		.rules = rules,
+		.rule_count = ARRAY_LEN(rules),
+		.nofile = 32,
+		.even_sanitized = true,
 	};
 	struct err e = { "" };
 	if (argc != 6)
@@ -353,9 +364,12 @@ static const char *run_device(int attempt, const char *walls, bool isolate)
 	struct err e = { "" };
 	struct loop l;
 	int zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
-	struct spawn_request rq = {
-		.id = "device", .program = SELF, .argv = argv, .isolate = isolate, .fds = { zero }, .fd_count = 1
-	};
+	struct spawn_request rq = { .id = "device",
+				    .program = SELF,
+				    .argv = argv,
+				    .isolate = isolate,
+				    .fds = { zero },
+				    .fd_count = 1 };
 	snprintf(number, sizeof(number), "%d", attempt);
 	snprintf(pid, sizeof(pid), "%d", (int)getpid());
 	snprintf(port, sizeof(port), "%d", outside_port);
@@ -384,14 +398,17 @@ static void sockets_outside(void)
 	outside_pid = getpid();
 	struct sockaddr_un path = { .sun_family = AF_UNIX }, abstract = { .sun_family = AF_UNIX };
 	snprintf(path.sun_path, sizeof(path.sun_path), "/tmp/minivmm-escape-%d.sock", (int)outside_pid);
-	int n = snprintf(abstract.sun_path + 1, sizeof(abstract.sun_path) - 1, "minivmm-escape-%d", (int)outside_pid);
+	int n = snprintf(abstract.sun_path + 1, sizeof(abstract.sun_path) - 1, "minivmm-escape-%d",
+			 (int)outside_pid);
 	struct sockaddr_in inet = { .sin_family = AF_INET };
 	socklen_t len = sizeof(inet);
 	inet.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	int a = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), b = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0),
+	int a = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0),
+	    b = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0),
 	    c = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (bind(a, (struct sockaddr *)&path, sizeof(path)) < 0 || listen(a, 100) < 0 ||
-	    bind(b, (struct sockaddr *)&abstract, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) < 0 ||
+	    bind(b, (struct sockaddr *)&abstract,
+		 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) < 0 ||
 	    listen(b, 100) < 0 || bind(c, (struct sockaddr *)&inet, sizeof(inet)) < 0 || listen(c, 100) < 0 ||
 	    getsockname(c, (struct sockaddr *)&inet, &len) < 0)
 		perror("sockets");
@@ -405,7 +422,7 @@ __attribute__((destructor)) static void sockets_remove(void)
 	unlink(path);
 }
 
-// ---- tests -----------------------------------------------------------------------------------------------------
+// ---- tests --------------------------------------------------------------------------------------
 
 TEST(a_device_that_behaves_lives)
 {

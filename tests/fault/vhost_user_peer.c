@@ -984,6 +984,32 @@ TEST(p07_last_words_become_the_error)
 	CHECK_EQ(waitpid(-1, NULL, WNOHANG), -1); // every child was reaped
 }
 
+// ---- exhaustion ---------------------------------------------------------------------------------
+
+TEST(r01_descriptors_run_out)
+{
+	struct rlimit old, tight;
+	CHECK(getrlimit(RLIMIT_NOFILE, &old) == 0);
+	unsigned before = count_fds(), opened = 0, refusals = 0;
+	for (unsigned room = 0; room < 12; room++) {
+		struct peer p;
+		struct front f;
+		peer_init(&p);
+		tight = old;
+		tight.rlim_cur = before + room; // one of those counted is the folder itself, and "." and ".."
+		CHECK(setrlimit(RLIMIT_NOFILE, &tight) == 0);
+		front_open(&f, &p);
+		CHECK(setrlimit(RLIMIT_NOFILE, &old) == 0);
+		*(f.rc == 0 ? &opened : &refusals) += 1;
+		CHECK(f.rc == 0 || strncmp(f.e.text, "disk0: ", 7) == 0);
+		front_close(&f);
+		peer_join(&p);
+		peer_free(&p);
+		CHECK_EQ(count_fds(), before);
+	}
+	CHECK(opened > 0 && refusals > 0);
+}
+
 static const char *open_image(const char *image, bool readonly, struct err *e)
 {
 	struct loop loop;

@@ -334,6 +334,45 @@ TEST(refusals_are_not_death)
 	peer_free(&p);
 }
 
+TEST(a_refused_ring_is_not_left_half_started)
+{
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	p.nack_of = VHOST_USER_SET_VRING_ADDR;
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	struct mem_table ram = front_memory();
+	int kick = fd_eventfd();
+	CHECK_EQ(-front_run(&f, &ram, kick, -1), EIO);
+	front_close(&f);
+	peer_join(&p);
+	CHECK_STR(said(&p, p.count - 2), "GET_VRING_BASE SET_VRING_ENABLE");
+	peer_free(&p);
+	close(kick);
+	close(ram.region[0].fd);
+}
+
+TEST(a_refused_slot_is_death)
+{
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	p.protocol |= VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS);
+	p.nack_of = VHOST_USER_ADD_MEM_REG;
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	struct mem_table ram = front_memory();
+	CHECK_EQ(-f.b->ops->memory(f.b, &ram), EIO);
+	CHECK_EQ(-f.b->ops->memory(f.b, &ram), EPIPE);
+	CHECK(front_loop_until(&f, &f.died, 1000));
+	CHECK_STR(f.why, "refuses a part of guest memory");
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+	close(ram.region[0].fd);
+}
+
 TEST(features_ok_must_be_accepted)
 {
 	struct peer p;
