@@ -407,6 +407,7 @@ TEST(dies_with_its_parent)
 		check_dies_with_parent(false);
 }
 
+static int64_t notice_ms;
 static void check_end(const char *script, int kill_by, const char *expect)
 {
 	struct loop l;
@@ -421,8 +422,7 @@ static void check_end(const char *script, int kill_by, const char *expect)
 		kill(child.pid, kill_by);
 	while (!exits && now_ms() - start < 5000)
 		loop_once(&l, 100);
-	if (kill_by)
-		CHECK(now_ms() - start <= 100);
+	notice_ms = now_ms() - start;
 	CHECK_EQ(exits, 1);
 	CHECK_STR(last_how, expect);
 	spawn_stop(&child, 0);
@@ -431,9 +431,20 @@ static void check_end(const char *script, int kill_by, const char *expect)
 	CHECK(no_children());
 }
 
-TEST(ends_are_noticed_and_described)
+TEST(a_killed_child_is_noticed_within_100_ms)
 {
-	check_end("exec sleep 100", SIGKILL, "killed by signal 9 (Killed)");
+	// Another process may have the processor: one of three is enough, a poll instead of the pidfd would miss all.
+	int64_t best = INT64_MAX;
+	for (int i = 0; i < 3 && best > 100 && !test_failed; i++) {
+		check_end("exec sleep 100", SIGKILL, "killed by signal 9 (Killed)");
+		best = notice_ms < best ? notice_ms : best;
+	}
+	CHECK(best <= 100);
+}
+
+TEST(ends_are_described)
+{
+	check_end("kill -SEGV $$; exec sleep 100", SIGKILL, "killed by signal 9 (Killed)"); // process 1 does not die of its own
 	if (!test_failed)
 		check_end("exit 3", 0, "exit status 3");
 	if (!test_failed)
