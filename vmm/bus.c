@@ -8,13 +8,13 @@
 
 void bus_init(struct bus *b)
 {
-	pthread_rwlock_init(&b->lock, NULL);
+	pthread_mutex_init(&b->lock, NULL);
 	b->count = 0;
 }
 
 void bus_destroy(struct bus *b)
 {
-	pthread_rwlock_destroy(&b->lock);
+	pthread_mutex_destroy(&b->lock);
 }
 
 // Index of the first range that starts above `addr`.
@@ -41,7 +41,7 @@ int bus_add(struct bus *b, struct bus_range *r)
 	if (r->size == 0 || r->start + (r->size - 1) < r->start)
 		return -EINVAL;
 	int rc = 0;
-	pthread_rwlock_wrlock(&b->lock);
+	pthread_mutex_lock(&b->lock);
 	unsigned i = bus_above(b, r->start);
 	if ((i > 0 && ranges_touch(b->range[i - 1], r)) || (i < b->count && ranges_touch(b->range[i], r))) {
 		rc = -EEXIST;
@@ -52,13 +52,13 @@ int bus_add(struct bus *b, struct bus_range *r)
 		b->range[i] = r;
 		b->count++;
 	}
-	pthread_rwlock_unlock(&b->lock);
+	pthread_mutex_unlock(&b->lock);
 	return rc;
 }
 
 void bus_remove(struct bus *b, struct bus_range *r)
 {
-	pthread_rwlock_wrlock(&b->lock);
+	pthread_mutex_lock(&b->lock);
 	for (unsigned i = 0; i < b->count; i++) {
 		if (b->range[i] != r)
 			continue;
@@ -66,13 +66,13 @@ void bus_remove(struct bus *b, struct bus_range *r)
 		memmove(&b->range[i], &b->range[i + 1], (b->count - i) * sizeof(b->range[0]));
 		break;
 	}
-	pthread_rwlock_unlock(&b->lock);
+	pthread_mutex_unlock(&b->lock);
 }
 
 static struct bus_range *bus_find(struct bus *b, uint64_t addr, unsigned size, uint64_t *offset)
 {
 	struct bus_range *found = NULL;
-	pthread_rwlock_rdlock(&b->lock);
+	pthread_mutex_lock(&b->lock);
 	unsigned i = bus_above(b, addr);
 	if (i > 0) {
 		struct bus_range *r = b->range[i - 1];
@@ -80,7 +80,7 @@ static struct bus_range *bus_find(struct bus *b, uint64_t addr, unsigned size, u
 		if (range_in(*offset, size, r->size))
 			found = r;
 	}
-	pthread_rwlock_unlock(&b->lock);
+	pthread_mutex_unlock(&b->lock);
 	return found;
 }
 
