@@ -179,8 +179,11 @@ static void request_dispatch(struct vblk_request *r, const struct virtio_blk_out
 // Takes the list apart: header, data, status.  -EPROTO if there is no place for a status.
 static int request_begin(struct vblk_request *r, const struct vq_chain *c)
 {
-	if (c->writable_len == 0)
-		return vq_fail(r->q, "block request without room for a status");
+	if (c->writable_len == 0) {
+		vq_fail(r->q, "block request without room for a status");
+		vq_push(r->q, c->head, 0); // counted as given back, seen by nobody
+		return -EPROTO;
+	}
 	unsigned total = c->readable + c->writable;
 	struct iovec *last = &r->iov[total - 1];
 	r->status = (uint8_t *)last->iov_base + last->iov_len - 1;
