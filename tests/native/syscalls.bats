@@ -1,5 +1,5 @@
 # Sandbox tables against what the programs really call: a row that no run needs is a hole with a reason.
-# Needs strace; no KVM, no root.
+# Needs strace; the last one KVM too; no root.
 
 setup() {
     TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
@@ -47,4 +47,57 @@ blk_life() { # ENGINE
     run "$TOP/tests/native/unused-rules" "$D/less" "$D/sync.strace"
     [ "$status" -eq 1 ]
     [ "$output" = "not in the table: pread64" ]
+}
+
+# A guest that does nothing but shut its processor down: the machine restarts again and again.
+triple_fault_guest() { # OUT
+    cat > "$D/guest.S" << 'END'
+        .section .note, "a", @note
+        .align 4
+        .long 4, 4, 18          # XEN_ELFNOTE_PHYS32_ENTRY
+        .asciz "Xen"
+        .long _start
+        .text
+        .code32
+        .globl _start
+_start: lidt none
+        ud2
+none:   .word 0
+        .long 0
+END
+    gcc -m32 -c -o "$D/guest.o" "$D/guest.S"
+    ld -m elf_i386 -N --no-warn-rwx-segments -Ttext 0x200000 --section-start=.note=0x201000 -o "$D/guest32" "$D/guest.o"
+    objcopy -O elf64-x86-64 "$D/guest32" "$1"
+}
+
+@test "a sealed monitor restarts its machine and stops it within its tables" {
+    [ "$(uname -m)" = x86_64 ] || skip "the guest is for x86_64"
+    [ -w /dev/kvm ] || skip "no access to /dev/kvm"
+    [ -x "$BIN/minivmm" ] || skip "minivmm is not built"
+    triple_fault_guest "$D/guest"
+    truncate -s 1M "$D/disk.img"
+    printf '[vm]\ncpus = 2\nmemory = "64M"\n[boot]\nkernel = "guest"\n[serial]\nto = "none"\n' > "$D/vm.toml"
+    printf '[[device]]\nid = "disk0"\nvirtio = "blk"\nimage = "disk.img"\n' >> "$D/vm.toml"
+    cd "$D"
+    timeout 60 strace -f -e raw=all -o strace "$BIN/minivmm" -c vm.toml 3>&- &
+    local tracer=$! monitor='' sealed=0 status task
+    for _ in $(seq 200); do # 0xae01: KVM_CREATE_VM
+        [ "$(grep -c 'ioctl(.*, 0xae01,' strace 2> /dev/null)" -ge 4 ] && break
+        sleep 0.1
+    done
+    monitor=$(pgrep -P "$(pgrep -P "$tracer" strace)" -x minivmm)
+    for task in /proc/"$monitor"/task/*; do
+        status=$(cat "$task/status" 2> /dev/null) || continue # KVM's own threads come and go with each VM
+        grep -q '^Seccomp:.*2$' <<< "$status"
+        grep -q '^NoNewPrivs:.*1$' <<< "$status"
+        grep -q '^CapEff:.*0000000000000000$' <<< "$status"
+        sealed=$((sealed + 1))
+    done
+    [ "$sealed" -ge 3 ]
+    kill -INT "$monitor"
+    wait "$tracer"
+    [ "$(grep -c 'ioctl(.*, 0xae01,' strace)" -ge 4 ]
+    { "$BIN/minivmm" --print-syscalls; "$BIN/minivmm-blk" --print-syscalls; } > table
+    run "$TOP/tests/native/unused-rules" table strace
+    [[ $output != *"not in the table"* ]]
 }
