@@ -29,7 +29,7 @@ static char *fill_in(const char *word)
 		to += at - word;
 		to += sprintf(to, "%d", LAUNCH_SOCKET_FD);
 	}
-	strcpy(to, word);
+	memcpy(to, word, strlen(word) + 1);
 	return filled;
 }
 

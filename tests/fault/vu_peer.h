@@ -228,7 +228,7 @@ static inline void *peer_run(void *arg)
 {
 	struct peer *p = arg;
 	for (;;) {
-		int fds[64];
+		int fds[64] = { 0 };
 		struct peer_message *m = &p->log[p->count < PEER_LOG_MAX ? p->count : PEER_LOG_MAX - 1];
 		m->fds = 0;
 		if (!peer_read(p, &m->h, 12, fds, &m->fds))

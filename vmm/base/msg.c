@@ -62,11 +62,11 @@ static void attach_fds(struct msghdr *m, union control *c, const int *fds, unsig
 {
 	memset(c, 0, sizeof(*c));
 	m->msg_control = c->bytes;
-	m->msg_controllen = CMSG_SPACE(sizeof(int) * count);
-	struct cmsghdr *cm = CMSG_FIRSTHDR(m);
+	m->msg_controllen = (socklen_t)CMSG_SPACE(sizeof(int) * count); // musl's type
+	struct cmsghdr *cm = &c->align;
 	cm->cmsg_level = SOL_SOCKET;
 	cm->cmsg_type = SCM_RIGHTS;
-	cm->cmsg_len = CMSG_LEN(sizeof(int) * count);
+	cm->cmsg_len = (socklen_t)CMSG_LEN(sizeof(int) * count);
 	memcpy(CMSG_DATA(cm), fds, sizeof(int) * count);
 }
 
@@ -83,7 +83,7 @@ int msg_send(int sock, const struct iovec *iov, unsigned iov_count, const int *f
 	while (iov_count) {
 		union control c;
 		struct msghdr m = { .msg_iov = left, .msg_iovlen = iov_count };
-		if (fd_count)
+		if (fds && fd_count)
 			attach_fds(&m, &c, fds, fd_count);
 		ssize_t n = sendmsg(sock, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n >= 0) {
