@@ -82,7 +82,8 @@ int msg_send(int sock, const struct iovec *iov, unsigned iov_count, const int *f
 
 	while (iov_count) {
 		union control c;
-		struct msghdr m = { .msg_iov = left, .msg_iovlen = iov_count };
+		const unsigned short parts_left = (unsigned short)iov_count; // fits glibc's size_t and musl's int
+		struct msghdr m = { .msg_iov = left, .msg_iovlen = parts_left };
 		if (fds && fd_count)
 			attach_fds(&m, &c, fds, fd_count);
 		ssize_t n = sendmsg(sock, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -104,11 +105,20 @@ int msg_send(int sock, const struct iovec *iov, unsigned iov_count, const int *f
 	return 0;
 }
 
+// CMSG_NXTHDR(), whose arithmetic in musl's headers trips our warnings.
+static struct cmsghdr *next_control(struct msghdr *m, struct cmsghdr *cm)
+{
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+	return CMSG_NXTHDR(m, cm);
+#pragma GCC diagnostic pop
+}
+
 // Adds the descriptors of one received message; those that find no room are closed and -EMSGSIZE is returned.
 static int collect_fds(struct msghdr *m, struct msg_fds *fds)
 {
 	int rc = m->msg_flags & MSG_CTRUNC ? -EMSGSIZE : 0;
-	for (struct cmsghdr *cm = CMSG_FIRSTHDR(m); cm; cm = CMSG_NXTHDR(m, cm)) {
+	for (struct cmsghdr *cm = CMSG_FIRSTHDR(m); cm; cm = next_control(m, cm)) {
 		if (cm->cmsg_level != SOL_SOCKET || cm->cmsg_type != SCM_RIGHTS)
 			continue;
 		size_t count = (cm->cmsg_len - CMSG_LEN(0)) / sizeof(int);
