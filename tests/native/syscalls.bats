@@ -9,6 +9,15 @@ setup() {
     strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
 }
 
+# What a test that failed has left running.  strace hands on SIGTERM only, which a guest may ignore.
+teardown() {
+    local tracer
+    for tracer in $(jobs -p); do
+        pkill -KILL -P "$(pgrep -P "$tracer" strace)" || true
+        kill -KILL "$tracer" 2> /dev/null || true
+    done
+}
+
 # A typical life of minivmm-blk: two front-ends, every kind of request, SIGTERM.
 blk_life() { # ENGINE
     local tracer=
