@@ -20,7 +20,7 @@ struct blk {
 };
 
 // One disk a process.
-static struct blk blk = { .queues = 1, .queue_size = 256 };
+static struct blk blk = { .queues = 1, .queue_size = VQ_SIZE_MAX };
 
 static const struct vdev_option options[] = {
 	{ "image", "PATH", "raw file or block device, or fd:N" },
@@ -29,7 +29,7 @@ static const struct vdev_option options[] = {
 	{ "read-only", NULL, NULL },
 	{ "block-size", "N", "512 or 4096 (default: what suits the image)" },
 	{ "queues", "N", "number of queues (default 1)" },
-	{ "queue-size", "N", "entries of a queue, at most (default 256)" },
+	{ "queue-size", "N", "entries of a queue, at most (default 1024)" },
 	{ "serial", "TEXT", "what the guest reads as serial number, up to 20 bytes" },
 	{ "direct", NULL, "go around the host's page cache" },
 	{ "engine", "KIND", "auto, uring or sync (default auto)" },

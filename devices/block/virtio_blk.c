@@ -276,7 +276,7 @@ int vblk_init(struct vblk *b, struct vdev *d, uint16_t queue_count, uint16_t que
 	const struct blk_image *img = &b->img;
 	b->d = d;
 	b->engine.ring.fd = -1; // until blk_engine_open()
-	b->request_count = MIN((unsigned)queue_count * queue_size, VBLK_REQUESTS_MAX);
+	b->request_count = MIN((unsigned)queue_count * MIN(queue_size, VBLK_DEPTH), VBLK_REQUESTS_MAX);
 	void *p = mmap(NULL, b->request_count * sizeof(*b->requests), PROT_READ | PROT_WRITE,
 	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED)

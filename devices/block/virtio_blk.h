@@ -16,7 +16,8 @@
 
 #define VBLK_SEGS_MAX     126 // offered to the driver as seg_max
 #define VBLK_IOVECS       (VBLK_SEGS_MAX + 6) // header, status, and some that cross a region or split the header
-#define VBLK_REQUESTS_MAX 1024
+#define VBLK_DEPTH        256 // requests in flight for each queue; more wait in the queue
+#define VBLK_REQUESTS_MAX 1024 // for all of them
 
 struct vblk_request {
 	struct blk_io io;

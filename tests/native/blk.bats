@@ -1,0 +1,288 @@
+# minivmm-blk against real peers, without a virtual machine: qemu-img and qemu-io through libblkio's vhost-user driver, and QEMU's
+# own vhost-user-blk-pci with a boot sector as the guest.  The peers are the rig's tree, under its own loader; no root, no KVM.
+bats_require_minimum_version 1.5.0
+
+setup() {
+    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
+    BIN=${MINIVMM_BIN:-$TOP}
+    TREE=${MINIVMM_CACHE:-$HOME/.cache/minivmm}/rig/root
+    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
+    S=$D/sock
+    [ -x "$BIN/minivmm-blk" ] || skip "minivmm-blk is not built"
+    export QEMU_MODULE_DIR=$TREE/usr/lib/x86_64-linux-gnu/qemu
+    O=driver=virtio-blk-vhost-user,path=$S,cache.direct=on
+    blk=
+}
+
+teardown() {
+    [ -z "$blk" ] || kill -KILL "$blk" 2> /dev/null || true
+}
+
+needs_tree() {
+    [ -x "$TREE/usr/bin/qemu-img" ] || skip "the rig's tree is not built (make rig)"
+}
+
+peer() { # PROGRAM ARG...
+    local program=$1
+    shift
+    timeout 60 "$TREE/lib64/ld-linux-x86-64.so.2" --argv0 "$program" --library-path \
+        "$TREE/usr/lib/x86_64-linux-gnu:$TREE/usr/lib/x86_64-linux-gnu/pulseaudio" "$TREE/usr/bin/$program" "$@"
+}
+
+serve() { # ARG...: in the background, until it listens
+    "$BIN/minivmm-blk" --image "$D/img" --socket-path "$S" "$@" 2> "$D/log" 3>&- &
+    blk=$!
+    for _ in $(seq 100); do
+        [ ! -S "$S" ] || return 0
+        kill -0 "$blk" 2> /dev/null || { cat "$D/log"; return 1; }
+        sleep 0.05
+    done
+    return 1
+}
+
+finish() { # SIGTERM: status 0, no socket left
+    local status=0
+    kill -TERM "$blk"
+    wait "$blk" || status=$?
+    blk=
+    cat "$D/log"
+    [ "$status" = 0 ]
+    [ ! -e "$S" ]
+}
+
+every_request() { # of qemu-io, checked by what is read back
+    peer qemu-io --image-opts "$O" -c 'write -P 0x5a 0 1M' -c 'write -P 0x66 1M 3M' -c 'write -z 1M 512k' \
+        -c 'write -z -u 2M 512k' -c 'discard 3M 512k' -c 'flush' -c 'read -P 0x5a 0 1M' -c 'read -P 0 1M 512k' \
+        -c 'read -P 0x66 1536k 512k' -c 'read -P 0 2M 512k' -c 'read -P 0x66 3584k 512k' \
+        -c 'aio_write -P 7 8M 4M' -c 'aio_flush' -c 'read -P 7 8M 4M' -c 'writev -P 9 16M 4k 8k 12k' \
+        -c 'readv -P 9 16M 12k 8k 4k' > "$D/qemu-io" 2>&1 || { cat "$D/qemu-io"; return 1; }
+    cat "$D/qemu-io"
+    ! grep -qiE 'fail|error|verif' "$D/qemu-io"
+    # The host sees the same.
+    cmp <(head -c 1M /dev/zero | tr '\0' '\132') <(head -c 1M "$D/img")
+    cmp <(head -c 4M /dev/zero | tr '\0' '\7') <(tail -c +8388609 "$D/img" | head -c 4M)
+}
+
+round_trip() { # ARG...
+    needs_tree
+    truncate -s 64M "$D/img"
+    serve "$@"
+    every_request
+    head -c 64M /dev/urandom > "$D/source"
+    peer qemu-img convert -n -f raw --target-image-opts "$D/source" "$O"
+    peer qemu-img convert -O raw --image-opts "$O" "$D/back"
+    cmp "$D/source" "$D/back"
+    peer qemu-img bench -c 20000 -d 1 -s 4096 -t none --image-opts "$O"
+    peer qemu-img bench -c 20000 -d 32 -s 4096 -t none --image-opts "$O"
+    peer qemu-img bench -w --pattern 1 -c 5000 -d 32 -s 4096 -t none --image-opts "$O"
+    finish
+    cmp -i 20480000:20480000 "$D/source" "$D/img"
+}
+
+@test "io_uring: all requests, a round trip, many at a time" {
+    round_trip --engine uring
+}
+
+@test "plain system calls: the same" {
+    round_trip --engine sync
+}
+
+@test "around the page cache: the same" {
+    truncate -s 4096 "$D/probe"
+    dd if="$D/probe" of=/dev/null iflag=direct bs=4096 2> /dev/null || skip "no O_DIRECT in $D"
+    round_trip --direct
+}
+
+@test "blocks of 4096 bytes, four queues, a serial number" {
+    round_trip --block-size 4096 --queues 4 --queue-size 512 --serial 12345
+}
+
+@test "an image in memory" {
+    needs_tree
+    D=$(mktemp -d /dev/shm/minivmm-blk.XXXXXX)
+    S=$D/sock O=driver=virtio-blk-vhost-user,path=$S,cache.direct=on
+    truncate -s 64M "$D/img"
+    serve -v
+    grep -q 'lies in memory' "$D/log"
+    every_request
+    finish
+    rm -rf "$D"
+}
+
+@test "read-only: reads work, the driver may not write" {
+    needs_tree
+    head -c 1M /dev/urandom > "$D/img"
+    cp "$D/img" "$D/before"
+    serve --read-only
+    peer qemu-img convert -O raw --image-opts "$O,read-only=on" "$D/back"
+    cmp "$D/img" "$D/back"
+    run peer qemu-io --image-opts "$O" -c 'write -P 1 0 4k'
+    [[ $output != *"wrote 4096"* ]]
+    finish
+    cmp "$D/img" "$D/before"
+}
+
+@test "one writer, or readers: the second is told so" {
+    truncate -s 1M "$D/img"
+    serve
+    run -1 timeout 10 "$BIN/minivmm-blk" --image "$D/img" --socket-path "$D/other"
+    [[ $output == *"is in use by another process"* ]]
+    run -1 timeout 10 "$BIN/minivmm-blk" --image "$D/img" --readonly --socket-path "$D/other"
+    [ ! -e "$D/other" ]
+    finish
+    serve --readonly
+    run -124 timeout 1 "$BIN/minivmm-blk" --image "$D/img" --readonly --socket-path "$D/other"
+    [ "$output" = "" ]
+    [ ! -e "$D/other" ]
+    finish
+}
+
+@test "images and options that are refused, each in one sentence" {
+    refused() { # STATUS TEXT ARG...
+        local status_=$1 text=$2
+        shift 2
+        run timeout 10 "$BIN/minivmm-blk" --socket-path "$S" "$@"
+        echo "$status: $output"
+        [ "$status" = "$status_" ] && [[ $output == *"$text"* ]] && [ "${#lines[@]}" = 1 ] && [ ! -e "$S" ]
+    }
+    truncate -s 1000 "$D/odd"
+    truncate -s 1536 "$D/three"
+    mkfifo "$D/fifo"
+    refused 1 'No such file' --image "$D/nothing"
+    refused 1 'is a directory' --image "$D" --readonly
+    refused 1 'is a FIFO' --image "$D/fifo"
+    refused 1 'not a multiple of 512' --image "$D/odd"
+    refused 1 'not a multiple of 4096' --image "$D/three" --block-size 4096
+    refused 1 'character device' --image /dev/null
+    refused 1 '--image is missing'
+    refused 2 'no such option' --imgae "$D/three"
+    refused 2 'not an option' "$D/three"
+    refused 2 'is missing' --image
+    refused 2 'takes no value' --readonly=yes
+    refused 2 'neither 512 nor 4096' --block-size 1024
+    refused 2 'not a number from 1 to' --queues 0
+    refused 2 'not a power of two' --queue-size 100
+    refused 2 'exclude each other' --fd 3 --image "$D/three"
+    run -2 "$BIN/minivmm-blk" --image "$D/three"
+}
+
+@test "capabilities are JSON, and other arguments do not matter" {
+    run -0 --separate-stderr "$BIN/minivmm-blk" --nonsense --print-capabilities
+    python3 -c 'import json, sys; c = json.loads(sys.argv[1]); assert c["type"] == "block" and "read-only" in c["features"]' "$output"
+}
+
+@test "a killed device process ends the program, and the next starts at once" {
+    needs_tree
+    truncate -s 64M "$D/img"
+    for _ in 1 2 3; do
+        serve --engine uring || serve
+        peer qemu-img bench -w -c 2000000 -d 32 -s 4096 -t none --image-opts "$O" > "$D/bench" 2>&1 3>&- &
+        local bench=$! status=0
+        sleep 0.3
+        kill -KILL "$(pgrep -P "$blk")"
+        wait "$blk" || status=$?
+        [ "$status" = 1 ]
+        grep -q 'killed by signal 9' "$D/log"
+        [ ! -e "$S" ]
+        pkill -KILL -f "^[^ ]*ld-linux.*bench.*$S" || true # it waits for ever
+        wait "$bench" || true
+    done
+    serve
+    peer qemu-io --image-opts "$O" -c 'read 0 4k'
+    finish
+}
+
+@test "a killed keeper takes the device along" {
+    truncate -s 1M "$D/img"
+    serve
+    local device
+    device=$(pgrep -P "$blk")
+    kill -KILL "$blk"
+    wait "$blk" || true
+    for _ in $(seq 50); do
+        [ -d "/proc/$device" ] || break
+        sleep 0.05
+    done
+    [ ! -d "/proc/$device" ]
+    serve # a socket file that nobody listens on is replaced
+    finish
+}
+
+@test "front-ends that are killed in the middle leave nothing behind" {
+    needs_tree
+    truncate -s 64M "$D/img"
+    serve
+    local device before bench
+    device=$(pgrep -P "$blk")
+    sleep 0.2
+    before=$(find "/proc/$device/fd" -type l | wc -l)
+    for _ in 1 2 3 4 5; do
+        peer qemu-img bench -w -c 2000000 -d 32 -s 4096 -t none --image-opts "$O" > /dev/null 2>&1 3>&- &
+        bench=$!
+        sleep 0.3
+        pkill -KILL -f "^[^ ]*ld-linux.*bench.*$S"
+        wait "$bench" || true
+    done
+    peer qemu-io --image-opts "$O" -c 'write -P 3 0 64k' -c 'read -P 3 0 64k'
+    sleep 0.2
+    [ "$(find "/proc/$device/fd" -type l | wc -l)" = "$before" ]
+    ! grep -q memfd "/proc/$device/maps"
+    finish
+}
+
+@test "descriptors instead of paths: a connected socket, a listening one, the image" {
+    truncate -s 1M "$D/img"
+    timeout 20 python3 - "$BIN/minivmm-blk" "$D" << 'END'
+import os, socket, struct, subprocess, sys
+program, d = sys.argv[1:]
+image = os.open(d + "/img", os.O_RDWR)
+
+def features(s):
+    s.settimeout(5)
+    s.sendall(struct.pack("<III", 1, 1, 0))
+    request, flags, size, value = struct.unpack("<IIIQ", s.recv(20))
+    assert (request, flags, size) == (1, 5, 8) and value >> 32 & 1
+
+ours, theirs = socket.socketpair()
+p = subprocess.Popen([program, f"--fd={theirs.fileno()}", f"--image=fd:{image}"], pass_fds=[theirs.fileno(), image])
+theirs.close()
+features(ours)
+ours.close()
+assert p.wait(5) == 0, "ends with its front-end"
+
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(d + "/listener")
+listener.listen()
+p = subprocess.Popen([program, "--fd", str(listener.fileno()), "--blk-file", d + "/img"], pass_fds=[listener.fileno()])
+for _ in range(3):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(d + "/listener")
+    features(s)
+    s.close()
+p.terminate()
+assert p.wait(5) == 0, "ends by SIGTERM"
+assert os.path.exists(d + "/listener"), "the socket was not its own"
+END
+}
+
+@test "QEMU as the front-end: a guest boots from sector 0" {
+    needs_tree
+    # cli; ds = 0; print the text on COM1; end by isa-debug-exit.
+    printf '\xfa\x31\xc0\x8e\xd8\xbe\x1a\x7c\xac\x84\xc0\x74\x06\xba\xf8\x03\xee\xeb\xf5\xba\x01\x05\xb0\x00\xee\xf4' > "$D/img"
+    printf 'read from sector 0\n\0' >> "$D/img"
+    truncate -s 1M "$D/img"
+    printf '\x55\xaa' | dd of="$D/img" bs=1 seek=510 conv=notrunc status=none
+    serve
+    local queues
+    for queues in 1 2; do
+        [ "$queues" = 1 ] || { finish; serve --queues 2; }
+        run peer qemu-system-x86_64 -L "$TREE/usr/share/seabios" -L "$TREE/usr/share/qemu" -M q35,accel=tcg,memory-backend=m \
+            -object memory-backend-memfd,id=m,size=64M,share=on -chardev "socket,id=c,path=$S" \
+            -device "vhost-user-blk-pci,chardev=c,bootindex=0,num-queues=$queues" -display none -nodefaults -serial stdio \
+            -device isa-debug-exit,iobase=0x501
+        echo "$status: $output"
+        [ "$status" = 1 ]
+        [[ $output == *"read from sector 0"* ]]
+    done
+    finish
+}
