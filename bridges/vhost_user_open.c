@@ -133,6 +133,9 @@ static int handshake_failed(struct vhost_user *vu, const struct vu_exchange *x, 
 	// One that is mute but alive has had its time already.
 	const int wait_ms = deadline_left_ms(x->deadline) ? LAST_WORDS_START_MS : 0;
 	const char *words = vu->child ? spawn_last_words(vu->child, wait_ms) : "";
+	const size_t name_len = strlen(vu->peer);
+	if (strncmp(words, vu->peer, name_len) == 0 && strncmp(words + name_len, ": ", 2) == 0)
+		words += name_len + 2; // our own programs begin their lines with their name
 	if (*words && x->rc == -EPIPE)
 		return err_set(e, EPIPE, "%s: %s: %s", vu->backend.id, vu->peer, words);
 	if (x->refused)

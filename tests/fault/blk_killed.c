@@ -102,6 +102,26 @@ TEST(cut_off_ends_the_process)
 	front_close(&f);
 }
 
+// A second writer of the image is turned away by the program, in its own words, once.
+TEST(refused_by_the_program_itself)
+{
+	if (!prepare())
+		SKIP("minivmm-blk is not built");
+	struct front first, second;
+	struct backend *b;
+	struct err e;
+	CHECK(front_open_disk(&first));
+	CHECK_EQ(loop_init(&second.loop), 0);
+	const struct bridge_host host = { .loop = &second.loop,
+					  .program_dir = program_dir,
+					  .start_deadline = deadline_in_ms(10000),
+					  .insecure = true };
+	CHECK(bridge_open(&b, &disk, &host, &e) < 0);
+	CHECK(strncmp(e.text, "disk0: minivmm-blk: image ", 26) == 0 && strstr(e.text, "in use"));
+	loop_destroy(&second.loop);
+	front_close(&first);
+}
+
 TEST(killed_before_it_is_ready)
 {
 	if (!prepare())

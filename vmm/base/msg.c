@@ -82,7 +82,8 @@ int msg_send(int sock, const struct iovec *iov, unsigned iov_count, const int *f
 
 	while (iov_count) {
 		union control c;
-		const unsigned short parts_left = (unsigned short)iov_count; // fits glibc's size_t and musl's int
+		const unsigned short parts_left =
+			(unsigned short)iov_count; // fits glibc's size_t and musl's int
 		struct msghdr m = { .msg_iov = left, .msg_iovlen = parts_left };
 		if (fds && fd_count)
 			attach_fds(&m, &c, fds, fd_count);
