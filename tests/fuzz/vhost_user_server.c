@@ -92,8 +92,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		k.d.ops = &ops;
 	}
 	guest_prepare();
-	int pair[2], kick = fd_eventfd(), call = fd_eventfd(), probe = dup(kick);
-	disk_must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0 && probe >= 0, "socketpair");
+	int pair[2], lowest = dup(k.guest_fd);
+	close(lowest);
+	int kick = fd_eventfd(), call = fd_eventfd();
+	disk_must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0, "socketpair");
 	fd_event_signal(kick);
 	send_all(pair[0], (int[]){ k.guest_fd, kick, call, pair[0] }, data, size);
 	bool stop = false;
@@ -103,12 +105,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	close(pair[0]);
 	close(kick);
 	close(call);
-	close(probe);
-	int next = dup(k.guest_fd);
-	static int lowest = -1;
-	if (lowest < 0)
-		lowest = next;
-	disk_must(next == lowest, "a descriptor was left");
-	close(next);
+	int next[8]; // the lowest free numbers are those from before
+	for (int i = 0; i < 8; i++)
+		next[i] = dup(k.guest_fd);
+	disk_must(next[0] == lowest, "a descriptor was closed or left");
+	for (int i = 1; i < 8; i++)
+		disk_must(next[i] - next[0] < 16, "descriptors were left");
+	fd_close_all(next, 8);
 	return 0;
 }
