@@ -278,7 +278,7 @@ static int spawn_prepared(struct child *c, struct plan *p, struct err *e)
 		rc = spawn_once(c, p, &refused, &why);
 	}
 	if (rc < 0)
-		err_set(e, -rc, "%s: %s", p->rq->id, why.text);
+		err_set(e, -rc, "%s", why.text);
 	return rc;
 }
 
@@ -291,19 +291,17 @@ int spawn_start(struct child *c, const struct spawn_request *rq, struct err *e)
 	assert(rq->fd_count <= SPAWN_FDS_MAX);
 	*c = (struct child){ .id = rq->id, .pidfd = -1, .log_fd = -1 };
 	int rc = find_program(rq->program, path, sizeof(path), e);
-	if (rc < 0) {
-		err_prefix(e, "%s", rq->id);
+	if (rc < 0)
 		return rc;
-	}
 	FD_AUTO null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null_fd < 0)
-		return err_sys(e, errno, "%s: open /dev/null", rq->id);
+		return err_sys(e, errno, "open /dev/null");
 	if (pipe2(ends, O_CLOEXEC) < 0)
-		return err_sys(e, errno, "%s: make a log pipe", rq->id);
+		return err_sys(e, errno, "make a log pipe");
 	FD_AUTO log_read = ends[0];
 	FD_AUTO log_write = ends[1];
 	if (fcntl(log_read, F_SETFL, O_NONBLOCK) < 0)
-		return err_sys(e, errno, "%s: make a log pipe", rq->id);
+		return err_sys(e, errno, "make a log pipe");
 
 	struct plan p = { .rq = rq, .path = path, .null_fd = null_fd, .log_fd = log_write, .isolate = rq->isolate };
 	rc = spawn_prepared(c, &p, e);

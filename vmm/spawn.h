@@ -53,7 +53,7 @@ struct child {
 };
 
 // Starts a program.  Blocks until exec has succeeded or failed (milliseconds; DEADLINE_START_MS at most).  -errno with the child's
-// own reason; nothing is left behind then.  Main thread only: the child dies with the *thread* that started it.
+// own reason (without the device's id: "start PROGRAM: ..."); nothing is left behind then.  Main thread only: the child dies with the *thread* that started it.
 int spawn_start(struct child *c, const struct spawn_request *rq, struct err *e);
 
 // From here on the loop forwards its log lines and calls `exited` once (soon after its death, by pidfd; the child is reaped and

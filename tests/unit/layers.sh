@@ -2,7 +2,7 @@
 # layers.sh - who may include whom.
 #
 # Each folder has the list of what its files may include of ours, as patterns over the path in the #include line; any file may
-# include its own folder.  What the compiler sees is checked, so every line of code is held to it.  The rule behind it: devices know
+# include its own folder.  The rule behind it: devices know
 # nothing of the monitor, the monitor knows no back-end, only main.c knows bridges by name.  Freestanding guests include nothing of ours.
 
 set -uo pipefail

@@ -108,7 +108,7 @@ TEST(a_table_that_is_too_large_is_refused)
 		many[i] = (struct sandbox_rule)SANDBOX_IOCTL(i, "one of many");
 	const struct sandbox_spec large = { .program = "test", .rules = many, .rule_count = ARRAY_LEN(many) };
 	CHECK_EQ(-sandbox_compile(&large, &p, &e), E2BIG);
-	CHECK_STR(e.text, "test: sandbox: compile the seccomp filter: Argument list too long");
+	CHECK_STR(e.text, "sandbox: compile the seccomp filter of test: Argument list too long");
 }
 
 TEST(a_table_is_printed)

@@ -46,7 +46,7 @@ static int rules_add(scmp_filter_ctx ctx, const char *program, const struct sand
 	for (size_t i = 0; i < count; i++) {
 		int rc = rule_add(ctx, &rules[i]);
 		if (rc < 0)
-			return err_sys(e, -rc, "%s: sandbox: allow %s", program, rules[i].name);
+			return err_sys(e, -rc, "sandbox: table of %s: allow %s", program, rules[i].name);
 	}
 	return 0;
 }
@@ -76,10 +76,10 @@ int sandbox_compile(const struct sandbox_spec *s, struct sandbox_program *out, s
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	if (!ctx)
-		return err_set(e, ENOMEM, "%s: sandbox: no memory for the seccomp filter", s->program);
+		return err_set(e, ENOSYS, "sandbox: no seccomp on this host");
 	int rc = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 	if (rc < 0) {
-		err_sys(e, -rc, "%s: sandbox: seccomp: refuse other architectures", s->program);
+		err_sys(e, -rc, "sandbox: seccomp: refuse other architectures");
 		goto out;
 	}
 	rc = rules_add(ctx, s->program, common_rules, ARRAY_LEN(common_rules), e);
@@ -89,7 +89,7 @@ int sandbox_compile(const struct sandbox_spec *s, struct sandbox_program *out, s
 		goto out;
 	rc = program_export(ctx, out);
 	if (rc < 0)
-		err_sys(e, -rc, "%s: sandbox: compile the seccomp filter", s->program);
+		err_sys(e, -rc, "sandbox: compile the seccomp filter of %s", s->program);
 out:
 	seccomp_release(ctx);
 #ifdef __GLIBC__
