@@ -137,7 +137,7 @@ static void vcpu_exit(struct vcpu *c)
 		exit_mmio(c);
 		return;
 	case KVM_EXIT_SHUTDOWN:
-		log_info("CPU %u: shutdown (triple fault): the machine resets", c->index);
+		log_limited(LOG_INFO, "CPU %u: shutdown (triple fault): the machine resets", c->index);
 		vm_post_event(c->vm, VM_REBOOT);
 		return;
 	case KVM_EXIT_SYSTEM_EVENT:

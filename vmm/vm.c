@@ -232,7 +232,7 @@ enum vm_event vm_run(struct vm *vm)
 			return event;
 		}
 		struct err e = { 0 };
-		log_info("the guest reset the machine");
+		log_limited(LOG_INFO, "the guest reset the machine");
 		rc = vm_reboot(vm, &e);
 		if (rc < 0) {
 			log_error("reboot: %s", e.text);
