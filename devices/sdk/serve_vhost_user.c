@@ -16,11 +16,14 @@
 #include <linux/virtio_config.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define OFFERED_PROTOCOL_FEATURES                                                                            \
 	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) |                  \
-	 VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS))
+	 VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS) | \
+	 VHOST_USER_PF_BIT(INFLIGHT_SHMFD))
 
 struct ring {
 	struct server *server;
@@ -38,6 +41,8 @@ struct server {
 	uint64_t protocol_features; // negotiated
 	uint8_t status;
 	bool has_features, started, closing;
+	uint8_t *log; // mapped record of what is in flight, or NULL
+	size_t log_len;
 	struct ring ring[];
 };
 
@@ -57,6 +62,7 @@ struct request {
 	union payload p;     // of the request; a handler with a reply of its own writes that here
 	struct msg_fds fds;  // what a handler leaves in it is closed
 	uint32_t reply_len;
+	int reply_fd;        // -1, or travels with the reply and is closed
 };
 
 // ---- rings ------------------------------------------------------------------------------------------------------
@@ -128,6 +134,8 @@ static void ring_stop(struct ring *r)
 {
 	if (r->vq->running) {
 		r->server->d->ops->drain(r->server->d, r->vq);
+		if (r->vq->failed && r->at.log)
+			r->at.log->version = 0; // what it holds is never to be done
 		r->at.base = vq_stop(r->vq);
 	}
 	ring_drop_kick(r);
@@ -414,11 +422,65 @@ static int on_set_config(struct server *s, struct request *rq)
 	return s->d->ops->config_write(s->d, c->off, c->data, c->len);
 }
 
+static int on_get_inflight_fd(struct server *s, struct request *rq)
+{
+	struct vhost_user_inflight *i = &rq->p.inflight;
+	if (i->queue_count == 0 || i->queue_count > s->d->queue_count || i->queue_size > s->d->queue_size_max)
+		return -EINVAL;
+	uint64_t len = i->queue_count * inflight_region_len(i->queue_size);
+	rq->reply_fd = memfd_create("inflight", MFD_CLOEXEC);
+	if (rq->reply_fd < 0 || ftruncate(rq->reply_fd, (off_t)len) < 0)
+		return -errno;
+	i->mmap_size = len;
+	i->mmap_offset = 0;
+	rq->reply_len = rq->h.size; // 20 or 24 bytes: as the front-end packs it
+	return 0;
+}
+
+static void log_drop(struct server *s)
+{
+	for (unsigned i = 0; i < s->d->queue_count; i++)
+		s->ring[i].at.log = NULL;
+	if (s->log)
+		munmap(s->log, s->log_len);
+	s->log = NULL;
+}
+
+static int on_set_inflight_fd(struct server *s, struct request *rq)
+{
+	const struct vhost_user_inflight *in = &rq->p.inflight;
+	struct stat st;
+	uint64_t region_len = inflight_region_len(in->queue_size), len = in->queue_count * region_len;
+	for (unsigned i = 0; i < s->d->queue_count; i++)
+		if (s->ring[i].vq->running)
+			return -EBUSY;
+	log_drop(s);
+	if (in->queue_count == 0 || in->queue_count > s->d->queue_count || in->mmap_size < len)
+		return -EINVAL;
+	if (fstat(rq->fds.fd[0], &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode) || !range_in(in->mmap_offset, len, (uint64_t)st.st_size))
+		return -ERANGE;
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, rq->fds.fd[0], (off_t)in->mmap_offset);
+	if (p == MAP_FAILED)
+		return -errno;
+	s->log = p;
+	s->log_len = len;
+	for (unsigned i = 0; i < in->queue_count; i++) {
+		s->ring[i].at.log = (struct inflight_region *)(void *)(s->log + i * region_len);
+		s->ring[i].at.log_size = in->queue_size;
+	}
+	return 0;
+}
+
 static int on_reset_device(struct server *s, struct request *rq)
 {
 	(void)rq;
 	stop_all(s);
 	s->status = 0;
+	for (unsigned i = 0; i < s->d->queue_count; i++)
+		if (s->ring[i].at.log)
+			s->ring[i].at.log->version = 0;
 	return 0;
 }
 
@@ -457,6 +519,8 @@ static int (*const handlers[])(struct server *s, struct request *rq) = {
 	[VHOST_USER_SET_VRING_ENABLE] = on_set_vring_enable,
 	[VHOST_USER_GET_CONFIG] = on_get_config,
 	[VHOST_USER_SET_CONFIG] = on_set_config,
+	[VHOST_USER_GET_INFLIGHT_FD] = on_get_inflight_fd,
+	[VHOST_USER_SET_INFLIGHT_FD] = on_set_inflight_fd,
 	[VHOST_USER_RESET_DEVICE] = on_reset_device,
 	[VHOST_USER_GET_MAX_MEM_SLOTS] = on_get_max_mem_slots,
 	[VHOST_USER_ADD_MEM_REG] = on_add_mem_reg,
@@ -472,6 +536,7 @@ static int request_receive(struct server *s, struct request *rq, const struct vh
 	deadline_ns deadline = deadline_in_ms(DEADLINE_CONTROL_MS);
 	rq->fds.count = 0;
 	rq->reply_len = 0;
+	rq->reply_fd = -1;
 	int rc = msg_recv(s->sock.fd, &rq->h, sizeof(rq->h), &rq->fds, deadline);
 	if (rc < 0)
 		return rc;
@@ -501,7 +566,7 @@ static int reply_send(struct server *s, struct request *rq)
 		.size = rq->reply_len,
 	};
 	struct iovec iov[] = { { &h, sizeof(h) }, { &rq->p, rq->reply_len } };
-	return msg_send(s->sock.fd, iov, rq->reply_len ? 2 : 1, NULL, 0, deadline_in_ms(DEADLINE_CONTROL_MS));
+	return msg_send(s->sock.fd, iov, rq->reply_len ? 2 : 1, &rq->reply_fd, rq->reply_fd >= 0, deadline_in_ms(DEADLINE_CONTROL_MS));
 }
 
 // Receives, acts on and answers one message.
@@ -521,15 +586,19 @@ static int serve_one(struct server *s, const char **why)
 	bool acked = (s->protocol_features & VHOST_USER_PF_BIT(REPLY_ACK)) && (rq.h.flags & VHOST_USER_NEED_REPLY);
 	if (result < 0) {
 		log_limited(LOG_WARN, "%s refused: %s", row->name, strerror(-result));
-		if (row->reply == VHOST_USER_REPLY_DEFINED || !acked)
+		if (row->reply == VHOST_USER_REPLY_DEFINED || !acked) {
+			fd_close(&rq.reply_fd);
 			return result;
+		}
 	}
 	if (row->reply == VHOST_USER_REPLY_ACK_ONLY) {
 		if (!acked)
 			return 0;
 		reply_u64(&rq, result < 0);
 	}
-	return reply_send(s, &rq);
+	rc = reply_send(s, &rq);
+	fd_close(&rq.reply_fd);
+	return rc;
 }
 
 static void message_ready(struct loop_source *src, uint32_t events)
@@ -570,6 +639,7 @@ static void serve(struct vdev *d, int sock, const bool *stop)
 	loop_remove(&d->loop, &s->sock);
 	stop_all(s);
 	guest_mem_clear(&d->mem);
+	log_drop(s);
 	for (unsigned i = 0; i < d->queue_count; i++) {
 		fd_close(&d->queues[i].call_fd);
 		fd_close(&d->queues[i].err_fd);

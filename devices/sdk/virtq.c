@@ -68,8 +68,13 @@ int vq_start(struct vq *q, struct guest_mem *mem, const struct vq_place *at, uin
 	q->size = at->size;
 	q->event_idx = features & (UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX);
 	q->indirect = features & (UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC);
-	q->next_avail = q->seen_avail = at->base;
+	q->next_avail = at->base;
 	q->next_used = q->published = q->signalled = load_u16(&q->used->idx);
+	q->log.region = NULL;
+	// With a record, what was taken is known better than by a front-end whose back-end was killed.
+	if (at->log && at->log_size >= at->size)
+		q->next_avail = (uint16_t)(q->next_used + inflight_open(&q->log, at->log, at->size, q->next_used));
+	q->seen_avail = q->next_avail;
 	q->in_flight = 0;
 	q->failed = false;
 	q->notify_on = true;
@@ -92,6 +97,7 @@ uint16_t vq_stop(struct vq *q)
 	q->desc = NULL;
 	q->avail = NULL;
 	q->used = NULL;
+	q->log.region = NULL;
 	return q->next_avail;
 }
 
@@ -117,6 +123,8 @@ bool vq_has_more(struct vq *q)
 {
 	if (!q->running || !q->enabled || q->failed)
 		return false;
+	if (q->log.region && q->log.redo)
+		return true;
 	if (q->seen_avail == q->next_avail)
 		q->seen_avail = __atomic_load_n(&q->avail->idx, __ATOMIC_ACQUIRE);
 	return q->seen_avail != q->next_avail;
@@ -193,10 +201,29 @@ static int walk_chain(struct vq *q, struct vq_chain *c, struct iovec *iov, unsig
 	return vq_fail(q, "descriptor chain without end");
 }
 
+// A request that a back-end before us took and did not give back.
+static int redo(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned iov_max)
+{
+	int head = inflight_redo(&q->log);
+	if (head < 0)
+		return 0;
+	*c = (struct vq_chain){ .head = (uint16_t)head };
+	int rc = walk_chain(q, c, iov, iov_max);
+	if (rc < 0)
+		return rc;
+	q->in_flight++;
+	return 1;
+}
+
 int vq_pop(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned iov_max)
 {
 	if (!vq_has_more(q))
 		return q->failed ? -EPROTO : 0;
+	if (q->log.region && q->log.redo) {
+		int rc = redo(q, c, iov, iov_max);
+		if (rc != 0 || !vq_has_more(q))
+			return rc;
+	}
 	uint16_t waiting = (uint16_t)(q->seen_avail - q->next_avail);
 	if (waiting > q->size)
 		return vq_fail(q, "avail index jumps by %u in a queue of %u", waiting, q->size);
@@ -209,6 +236,8 @@ int vq_pop(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned iov_max
 	int rc = walk_chain(q, c, iov, iov_max);
 	if (rc < 0)
 		return rc;
+	if (q->log.region)
+		inflight_take(&q->log, c->head);
 	q->next_avail++;
 	q->in_flight++;
 	return 1;
@@ -219,6 +248,8 @@ void vq_push(struct vq *q, uint16_t head, uint32_t len)
 	q->in_flight--;
 	if (!q->running || q->failed)
 		return;
+	if (q->log.region)
+		inflight_give(&q->log, head);
 	struct vring_used_elem *e = &q->used->ring[q->next_used++ & (q->size - 1)];
 	e->id = head;
 	e->len = len;
@@ -235,8 +266,11 @@ void vq_publish(struct vq *q)
 {
 	if (!q->running || q->failed || q->next_used == q->published)
 		return;
+	uint16_t count = (uint16_t)(q->next_used - q->published);
 	q->published = q->next_used;
 	__atomic_store_n(&q->used->idx, q->published, __ATOMIC_RELEASE);
+	if (q->log.region)
+		inflight_published(&q->log, count, q->published);
 	// The driver writes its wish and then reads used.idx; we wrote used.idx and now read its wish.
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	uint16_t old = q->signalled;

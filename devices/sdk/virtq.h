@@ -9,6 +9,7 @@
 #define MINIVMM_SDK_VIRTQ_H
 
 #include "devices/sdk/guest_mem.h"
+#include "devices/sdk/inflight.h"
 
 #include <linux/virtio_ring.h>
 #include <stdbool.h>
@@ -35,6 +36,7 @@ struct vq {
 	uint16_t published;   // used.idx as the driver sees it
 	uint16_t signalled;   // used.idx when the driver was last considered for an interrupt
 	unsigned in_flight;   // popped and not yet pushed
+	struct inflight log;  // what is in flight, if the front-end wants that recorded
 	int call_fd, err_fd;  // eventfds or -1; the carrier's
 	void (*on_fail)(struct vq *q);
 	void *carrier;        // the carrier's own
@@ -45,6 +47,8 @@ struct vq_place {
 	uint16_t size;
 	uint16_t base; // first avail entry to take
 	uint64_t desc, avail, used;
+	struct inflight_region *log; // of a queue of log_size entries; NULL: nothing is recorded
+	uint16_t log_size;
 };
 
 // A request.  iov[0 .. readable) is for reading, iov[readable .. readable + writable) for writing.

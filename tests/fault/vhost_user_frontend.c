@@ -21,7 +21,8 @@
 #define IMAGE_SIZE (1u << 20)
 #define PF_ALL                                                                                               \
 	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) |                  \
-	 VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS))
+	 VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS) | \
+	 VHOST_USER_PF_BIT(INFLIGHT_SHMFD))
 #define PF_VIRTIO_BIT (UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES)
 #define FEATURES      (PF_VIRTIO_BIT | UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_BLK_F_FLUSH)
 
@@ -245,12 +246,17 @@ static int set_addresses(uint32_t index)
 	return set(VHOST_USER_SET_VRING_ADDR, &a, sizeof(a), NULL, 0);
 }
 
-static bool queue_up(void)
+static bool ring_up(void)
 {
-	return negotiate() && share_memory() == 0 && set_state(VHOST_USER_SET_VRING_NUM, 0, DRIVER_SIZE) == 0 &&
+	return share_memory() == 0 && set_state(VHOST_USER_SET_VRING_NUM, 0, DRIVER_SIZE) == 0 &&
 	       set_state(VHOST_USER_SET_VRING_BASE, 0, 0) == 0 && set_addresses(0) == 0 &&
 	       set_fd(VHOST_USER_SET_VRING_CALL, 0, fx.call) == 0 && set_fd(VHOST_USER_SET_VRING_ERR, 0, fx.err) == 0 &&
 	       set_fd(VHOST_USER_SET_VRING_KICK, 0, fx.kick) == 0 && set_state(VHOST_USER_SET_VRING_ENABLE, 0, 1) == 0;
+}
+
+static bool queue_up(void)
+{
+	return negotiate() && ring_up();
 }
 
 static bool wait_for(int eventfd)
@@ -383,6 +389,52 @@ SERVED(status_and_reset, {
 	CHECK_EQ(set_state(VHOST_USER_SET_VRING_ENABLE, 0, 1), 0);
 	CHECK(disk_works());
 	CHECK_EQ(set(VHOST_USER_RESET_DEVICE, NULL, 0, NULL, 0), 0);
+})
+
+// Two requests that somebody took and did not finish; the back-end does them, and keeps the record.
+SERVED(a_record_of_what_is_in_flight, {
+	CHECK(negotiate());
+	struct vhost_user_inflight i = { .queue_count = 2, .queue_size = DRIVER_SIZE };
+	struct vhost_user_header h;
+	struct msg_fds fds = { 0 };
+	CHECK_EQ(send_raw(VHOST_USER_GET_INFLIGHT_FD, VHOST_USER_VERSION, sizeof(i), &i, sizeof(i), NULL, 0), 0);
+	CHECK_EQ(msg_recv(fx.sock, &h, sizeof(h), &fds, deadline_in_ms(2000)), 0);
+	CHECK_EQ(msg_recv(fx.sock, &i, sizeof(i), &fds, deadline_in_ms(2000)), 0);
+	FD_AUTO fd = msg_fds_take_one(&fds);
+	CHECK(fd >= 0);
+	CHECK_EQ(i.mmap_size, 2 * inflight_region_len(DRIVER_SIZE));
+	struct inflight_region *g = mmap(NULL, i.mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(g != MAP_FAILED);
+	g->version = 1;
+	g->desc_count = DRIVER_SIZE;
+	g->desc[0] = (struct inflight_desc){ .inflight = 1, .counter = 7 };
+	CHECK_EQ(set(VHOST_USER_SET_INFLIGHT_FD, &i, sizeof(i), &fx.kick, 1), 1); // no memory
+	struct vhost_user_inflight more = i;
+	more.queue_count = 3;
+	CHECK_EQ(set(VHOST_USER_SET_INFLIGHT_FD, &more, sizeof(more), &fd, 1), 1);
+	more = i;
+	more.queue_size = 64; // longer than the file
+	more.mmap_size = UINT64_MAX;
+	CHECK_EQ(set(VHOST_USER_SET_INFLIGHT_FD, &more, sizeof(more), &fd, 1), 1);
+	more = i;
+	more.mmap_offset = UINT64_MAX - 4095;
+	CHECK_EQ(set(VHOST_USER_SET_INFLIGHT_FD, &more, sizeof(more), &fd, 1), 1);
+	CHECK_EQ(set(VHOST_USER_SET_INFLIGHT_FD, &i, sizeof(i), &fd, 1), 0);
+	// The request in the record is header, data, status from descriptor 0 on; offered once, and taken, long ago.
+	driver_desc(&fx.dr, 0, DRIVER_DATA, 16, VRING_DESC_F_NEXT, 1);
+	driver_desc(&fx.dr, 1, DRIVER_DATA + 512, 512, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE, 2);
+	driver_desc(&fx.dr, 2, DRIVER_DATA + 1024, 1, VRING_DESC_F_WRITE, 0);
+	fx.dr.ram[DRIVER_DATA + 1024] = 0xee;
+	driver_offer(&fx.dr, 0);
+	CHECK(ring_up());
+	CHECK(wait_for(fx.call));
+	CHECK_EQ(fx.dr.ram[DRIVER_DATA + 1024], VIRTIO_BLK_S_OK);
+	CHECK_EQ(fx.dr.used->idx, 1);
+	CHECK_EQ(g->desc[0].inflight, 0);
+	CHECK(disk_works());
+	CHECK_EQ(g->used_idx, 2);
+	CHECK_EQ(set(VHOST_USER_SET_INFLIGHT_FD, &i, sizeof(i), &fd, 1), 1); // not under a running ring
+	munmap(g, i.mmap_size);
 })
 
 // Without protocol features a ring is enabled as soon as it is started.

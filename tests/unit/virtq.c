@@ -398,3 +398,120 @@ TEST(a_disabled_queue_rests)
 	CHECK_EQ(pop(), 1);
 	tear_down();
 }
+
+// ---- what is in flight, recorded for a back-end that comes after this one -------------------------------------------
+
+static _Alignas(64) uint8_t record[sizeof(struct inflight_region) + DRIVER_SIZE * sizeof(struct inflight_desc)];
+
+static struct inflight_region *record_fresh(void)
+{
+	memset(record, 0xaa, sizeof(record)); // rubbish of another version
+	struct inflight_region *g = (void *)record;
+	r.dr.place.log = g;
+	r.dr.place.log_size = DRIVER_SIZE;
+	return g;
+}
+
+// The queue as a new process finds it; the front-end only knows the used index.
+static bool restart(void)
+{
+	r.q = (struct vq){ .enabled = true, .call_fd = r.q.call_fd, .err_fd = r.q.err_fd };
+	r.dr.place.base = r.dr.used->idx;
+	return vq_start(&r.q, &r.mem, &r.dr.place, 0) == 0;
+}
+
+TEST(requests_of_a_killed_back_end_are_done_again)
+{
+	CHECK(set_up(0));
+	struct inflight_region *g = record_fresh();
+	CHECK(restart());
+	CHECK_EQ(g->version, 1);
+	static const unsigned order[] = { 5, 2, 9, 0 };
+	for (unsigned i = 0; i < 4; i++) {
+		driver_desc(&r.dr, order[i], DRIVER_DATA + i, 1, WRITE, 0);
+		driver_offer(&r.dr, order[i]);
+	}
+	for (unsigned i = 0; i < 3; i++)
+		CHECK_EQ(pop(), 1);
+	vq_push(&r.q, 2, 1); // out of order
+	vq_publish(&r.q);
+	CHECK(restart());
+	CHECK(vq_has_more(&r.q));
+	static const unsigned again[] = { 5, 9, 0 };
+	for (unsigned i = 0; i < 3; i++) {
+		CHECK_EQ(pop(), 1);
+		CHECK_EQ(r.c.head, again[i]);
+	}
+	CHECK_EQ(pop(), 0);
+	for (unsigned i = 0; i < 3; i++)
+		vq_push(&r.q, (uint16_t)again[i], 1);
+	vq_publish(&r.q);
+	CHECK_EQ(r.dr.used->idx, 4);
+	CHECK(restart());
+	CHECK_EQ(pop(), 0);
+	CHECK_EQ(vq_stop(&r.q), 4);
+	tear_down();
+}
+
+TEST(killed_between_the_used_index_and_the_record)
+{
+	CHECK(set_up(0));
+	struct inflight_region *g = record_fresh();
+	CHECK(restart());
+	for (unsigned i = 0; i < 3; i++) {
+		driver_desc(&r.dr, i, DRIVER_DATA + i, 1, WRITE, 0);
+		driver_offer(&r.dr, i);
+		CHECK_EQ(pop(), 1);
+	}
+	uint8_t before[sizeof(record)];
+	vq_push(&r.q, 0, 1);
+	vq_push(&r.q, 2, 1);
+	memcpy(before, record, sizeof(record));
+	vq_publish(&r.q);
+	memcpy(record, before, sizeof(record)); // the last writes are lost
+	CHECK_EQ(g->used_idx, 0);
+	CHECK(restart());
+	CHECK_EQ(pop(), 1);
+	CHECK_EQ(r.c.head, 1);
+	CHECK_EQ(pop(), 0);
+	CHECK_EQ(vq_stop(&r.q), 3);
+	tear_down();
+}
+
+TEST(a_record_full_of_lies)
+{
+	CHECK(set_up(0));
+	struct inflight_region *g = record_fresh();
+	for (unsigned i = 0; i < DRIVER_SIZE; i++)
+		driver_desc(&r.dr, i, DRIVER_DATA + i, 1, WRITE, 0);
+	for (unsigned seed = 0; seed < 500; seed++) {
+		for (unsigned i = 0; i < sizeof(record); i++)
+			record[i] = (uint8_t)((seed * 2654435761u + i * 40503u) >> (i % 13));
+		for (unsigned i = 0; i < DRIVER_SIZE; i++)
+			g->desc[i].inflight = (seed >> (i % 8)) & 1;
+		g->version = 1;
+		g->desc_count = DRIVER_SIZE;
+		CHECK(restart());
+		unsigned n = 0;
+		while (pop() == 1 && n <= DRIVER_SIZE) {
+			n++;
+			vq_push(&r.q, r.c.head, 1);
+			vq_publish(&r.q);
+		}
+		CHECK(n <= DRIVER_SIZE);
+		r.dr.avail->idx = r.dr.used->idx = 0;
+		vq_stop(&r.q);
+	}
+	tear_down();
+}
+
+TEST(a_record_for_a_smaller_queue_is_not_used)
+{
+	CHECK(set_up(0));
+	struct inflight_region *g = record_fresh();
+	r.dr.place.log_size = DRIVER_SIZE / 2;
+	CHECK(restart());
+	CHECK(!r.q.log.region);
+	CHECK_EQ(g->version, 0xaaaa);
+	tear_down();
+}
