@@ -223,14 +223,15 @@ void panic(const char *fmt, ...)
 	power_off();
 }
 
-static size_t heap_used;
+static size_t heap_used, heap_floor;
 
 void tests_run(const struct test *tests, size_t count)
 {
+	heap_floor = heap_used; // what was set up before the tests stays
 	for (size_t i = 0; i < count; i++) {
 		now.name = tests[i].name;
 		now.failed = now.skipped = false;
-		heap_used = 0;
+		heap_used = heap_floor;
 		irq_clear();
 		tests[i].run();
 		if (now.failed) {
