@@ -49,6 +49,15 @@ fi
 ctl=$(port rig.ctl)
 exec 7> "$ctl"
 echo "up $(uptime_now)" >&7
+# A sign of life for the host; `read` waits without a process.
+{
+    exec {nothing}<> <(:)
+    while :; do
+        read -rt 5 -u "$nothing" _
+        echo beat >&7
+    done
+} < /dev/null &
+heart=$!
 # A port opens once only: CMD gets pipes, or /dev/stdout would not work in it.
 mkfifo /run/out /run/err
 cat < /run/out > "$(port rig.out)" 7>&- & readers=($!)
@@ -69,5 +78,6 @@ for _ in {1..20}; do
     kill -0 "${readers[@]}" 2> /dev/null || break
     sleep 0.1
 done
+kill "$heart"
 echo "exit $rc $(uptime_now)" >&7
 bye
