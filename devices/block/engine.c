@@ -15,6 +15,13 @@
 #define ENGINE_ZEROS   (128u << 10)
 #define ENGINE_RETRIES 8
 
+// A write to the page cache is mostly a copy, and far cheaper done at once than by one of io_uring's workers, where a file
+// system without non-blocking writes (ext4) sends it.  One that had to wait, for dirty pages or a journal, shows that this is not
+// the time: the next go to the workers for a while, so that the loop is held up once in that while at most.
+#define AT_ONCE_LEN_MAX (64u << 10)
+#define AT_ONCE_SLOW_NS (1 * NS_PER_MS)
+#define AT_ONCE_REST_NS (100 * NS_PER_MS)
+
 // An I/O is a row of steps, each one system call or one io_uring entry.
 enum stage {
 	STAGE_MAIN,  // what was asked for
@@ -186,17 +193,35 @@ static void step_queue(struct blk_engine *en, const struct step *s, struct blk_i
 	sqe->user_data = (uintptr_t)io;
 }
 
+// A write that is done at once although there is io_uring: false, or true and its result.
+static bool step_at_once(struct blk_engine *en, const struct blk_io *io, const struct step *s, int *res)
+{
+	if (io->op != BLK_WRITE || io->durable || io->len > AT_ONCE_LEN_MAX || en->img->direct_fd >= 0)
+		return false;
+	deadline_ns begin = deadline_now();
+	if (begin < en->at_once_after)
+		return false;
+	*res = step_run(en, s);
+	deadline_ns end = deadline_now();
+	if (end - begin > AT_ONCE_SLOW_NS)
+		en->at_once_after = end + AT_ONCE_REST_NS;
+	return true;
+}
+
 // Does steps until one is on its way or the whole is done.
 static void io_continue(struct blk_engine *en, struct blk_io *io)
 {
 	struct step s;
 	for (;;) {
+		int res;
 		step_next(en, io, &s);
-		if (en->use_uring) {
+		if (!en->use_uring) {
+			res = step_run(en, &s);
+		} else if (!step_at_once(en, io, &s, &res)) {
 			step_queue(en, &s, io);
 			return;
 		}
-		int rc = step_done(en, io, step_run(en, &s));
+		int rc = step_done(en, io, res);
 		if (rc == IO_AGAIN)
 			continue;
 		en->in_flight--;

@@ -9,6 +9,7 @@
 
 #include "devices/block/image.h"
 #include "devices/block/uring.h"
+#include "vmm/base/deadline.h"
 #include "vmm/base/err.h"
 
 #include <stdbool.h>
@@ -38,6 +39,7 @@ struct blk_engine {
 	bool use_uring;
 	struct uring ring;
 	unsigned in_flight;     // submitted and not done
+	deadline_ns at_once_after; // when the next write may be tried without io_uring
 	const uint8_t *zeros;   // ENGINE_ZEROS bytes
 };
 

@@ -324,6 +324,7 @@ static void many_at_a_time(void)
 	CHECK(set_up(false));
 	for (unsigned round = 0; round < 200; round++) {
 		unsigned n = 1 + round % (DRIVER_SIZE / 3);
+		r.b.engine.at_once_after = round % 2 ? INT64_MAX : 0; // small writes through io_uring, too
 		for (unsigned i = 0; i < n; i++) {
 			struct virtio_blk_outhdr h = { .type = VIRTIO_BLK_T_OUT, .sector = (round * 7 + i) % 1000 };
 			uint32_t at = DRIVER_DATA + 4096 * (i + 1);
