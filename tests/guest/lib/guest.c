@@ -232,6 +232,7 @@ void tests_run(const struct test *tests, size_t count)
 		now.name = tests[i].name;
 		now.failed = now.skipped = false;
 		heap_used = heap_floor;
+		sleep_ms(1); // what the test before left pending
 		irq_clear();
 		tests[i].run();
 		if (now.failed) {
