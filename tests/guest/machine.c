@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The machine's life, in the role that do=WORD on the command line names; the harness acts from outside and looks at how it ends.
+#include "lib/virtio.h"
+
+#define BOOTS_REGISTER 0x40 // a byte of CMOS memory, which outlives a reset
+#define SCRATCH ((volatile uint64_t *)0x800000)
+
+static struct vdev disk, other;
+
+static void say(const char *line)
+{
+	print("%s\n", line);
+}
+
+static unsigned boots(void)
+{
+	outb(0x70, BOOTS_REGISTER);
+	unsigned n = inb(0x71);
+	outb(0x70, BOOTS_REGISTER);
+	outb(0x71, (uint8_t)(n + 1));
+	return n;
+}
+
+static void triple_fault(void)
+{
+	struct {
+		uint16_t limit;
+		uint64_t base;
+	} __attribute__((packed)) none = { 0, 0 };
+	__asm__ volatile("lidt %0; ud2" ::"m"(none));
+}
+
+static void reset_by(uint64_t how)
+{
+	if (how == 0)
+		outb(0x64, 0xfe);
+	else if (how == 1)
+		outb(0x602, 1);
+	else
+		triple_fault();
+}
+
+static void reset_arg(void *how)
+{
+	reset_by((uint64_t)how);
+}
+
+// ---- resets -----------------------------------------------------------------------------------------------------
+
+static void after_reset(void)
+{
+	CHECK_EQ(SCRATCH[0], 0);
+	CHECK_EQ(SCRATCH[1 << 17], 0);
+	CHECK_EQ(cpus_online, 1);
+	CHECK_EQ(read32(LAPIC + 0xf0) & 0x100, 0x100);
+	CHECK_EQ(inb(0x3ff), 0); // the serial port's scratch register
+	CHECK_EQ(inl(0xcf8), 0);
+	CHECK_EQ(config_read16(1, PCI_COMMAND), 0);
+	CHECK_EQ(bar_get(1, 0), option("bar", 0xc0000000));
+	CHECK_EQ(config_read8(1, 0x3c), 0);
+	CHECK(vdev_find(&disk, 0));
+	CHECK_EQ(vdev_status(&disk), 0);
+	CHECK_EQ(read32(disk.msix_table + 16), 0);
+	CHECK_EQ(read32(disk.msix_table + 28), 1);
+	vdev_select(&disk, 0);
+	CHECK_EQ(read16(disk.common + VC_QUEUE_ENABLE), 0);
+	CHECK_EQ(read64(disk.common + VC_QUEUE_DESC), 0);
+	CHECK(vdev_start(&disk, 0, 1, 16));
+	CHECK(blk_works(&disk, 0, 8));
+	CHECK(cpus_start((unsigned)option("cpus", 1)));
+}
+
+static const struct test after_reset_tests[] = { { "after a reset RAM and devices are as new", after_reset } };
+
+// Dirties all that a reset has to clean, in the middle of I/O, then resets.
+static void do_reboot(void)
+{
+	static uint8_t data[4096];
+	unsigned n = boots();
+	print("boot %u\n", n);
+	if (n > 0)
+		tests_run(after_reset_tests, 1);
+	if (n == option("times", 1))
+		return;
+	if (n == 0 && (!vdev_find(&disk, 0) || !cpus_start((unsigned)option("cpus", 1)) || !vdev_start(&disk, 0, 1, 16)))
+		panic("the first boot found no disk or no CPUs");
+	SCRATCH[0] = SCRATCH[1 << 17] = 0x1234;
+	outb(0x3ff, 0x77);
+	config_write8(disk.slot, 0x3c, 11);
+	bar_set(disk.slot, 0, bar_get(disk.slot, 0) + 0x200000);
+	vdev_locate(&disk);
+	for (uint16_t i = 0; i < 4; i++) {
+		blk_fill(&disk.q[0], (uint16_t)(3 * i), BLK_OUT, 64, data, 4096);
+		vq_offer(&disk.q[0], (uint16_t)(3 * i));
+	}
+	vq_kick(&disk.q[0], 0);
+	// Every CPU at the same time: one reset comes of it.
+	if (option("all", 0))
+		for (unsigned i = 1; i < option("cpus", 1); i++)
+			cpu_run(i, reset_arg, (void *)option("by", 0));
+	reset_by(option("by", 0));
+	halt_forever();
+}
+
+// ---- events and ends --------------------------------------------------------------------------------------------
+
+#define EVENTS 0x603
+
+static void do_button(void)
+{
+	ioapic_route(9, VECTOR_FIRST, 0, false);
+	for (unsigned i = 0; i < option("times", 1); i++) {
+		say("ready");
+		if (!WAIT(irq_count[VECTOR_FIRST] > i, 5000)) {
+			FAIL("no interrupt");
+			return;
+		}
+		uint8_t events = inb(EVENTS);
+		if (events != 1 || inb(EVENTS) != 0) {
+			FAIL("event register: %x", events);
+			return;
+		}
+		say("pressed");
+	}
+	if (option("ignore", 0))
+		halt_forever();
+}
+
+static void do_crash(void)
+{
+	say("crashing");
+	if (option_is("by", "jump")) // to where no code can be
+		((void (*)(void))0xd0000000)();
+	if (option_is("by", "halt"))
+		halt_forever();
+	if (option_is("by", "spin"))
+		for (;;)
+			__asm__ volatile("");
+}
+
+static void do_wait(void)
+{
+	say("ready");
+	for (;;)
+		sleep_ms(1000);
+}
+
+// Bytes to the console until the end of time, or count=N of them.
+static void do_flood(void)
+{
+	for (uint64_t i = 0, n = option("count", 0); n == 0 || i < n; i++)
+		outb(0x3f8, (uint8_t)(i % 64 == 63 ? '\n' : 'a' + i % 26));
+	print("\nflooded\n");
+}
+
+// Takes `count` bytes from the console: their number and sum.
+static void do_drink(void)
+{
+	uint64_t n = 0, sum = 0;
+	say("ready");
+	while (n < option("count", 0) && WAIT(inb(0x3fd) & 1, 3000))
+		for (; inb(0x3fd) & 1; n++)
+			sum += inb(0x3f8);
+	print("drank %lu bytes, sum %lu\n", n, sum);
+}
+
+static uint32_t rx_bytes;
+static char rx_line[64];
+
+static void rx_irq(void)
+{
+	while (inb(0x3fd) & 1)
+		if (rx_bytes < sizeof(rx_line) - 1)
+			rx_line[rx_bytes++] = (char)inb(0x3f8);
+}
+
+static void do_echo(void)
+{
+	irq_hook[VECTOR_FIRST] = rx_irq;
+	ioapic_route(4, VECTOR_FIRST, 0, false);
+	outb(0x3f9, 1);
+	say("ready");
+	if (WAIT(rx_bytes && rx_line[rx_bytes - 1] == '\n', 3000))
+		print("heard %s", rx_line);
+}
+
+// ---- a device that dies -----------------------------------------------------------------------------------------
+
+static bool start_disks(void)
+{
+	return vdev_find(&disk, 0) && vdev_find(&other, 1) && vdev_start(&disk, F_BLK_FLUSH, 1, 16) &&
+	       vdev_start(&other, 0, 1, 16) && blk_works(&disk, 0, 8) && blk_works(&other, 0, 8);
+}
+
+static void dead_disk(void)
+{
+	uint64_t limit = option("limit", 1000);
+	CHECK(start_disks());
+	irq_clear();
+	if (option_is("when", "busy")) {
+		// Requests without pause until it is dead.
+		static uint8_t data[4096];
+		say("ready");
+		for (uint16_t i = 0; !(vdev_status(&disk) & S_NEEDS_RESET); i++) {
+			uint32_t id, len;
+			blk_fill(&disk.q[0], 0, i % 2 ? BLK_IN : BLK_OUT, 64, data, 4096);
+			vq_offer(&disk.q[0], 0);
+			vq_kick(&disk.q[0], 0);
+			if (!vq_take(&disk.q[0], &id, &len, 20) && !WAIT(vdev_status(&disk) & S_NEEDS_RESET, 3000))
+				break;
+		}
+	} else {
+		say("ready");
+	}
+	CHECK(WAIT(irq_count[disk.vector - 1] > 0, 5000));
+	CHECK(vdev_status(&disk) & S_NEEDS_RESET);
+	CHECK(blk_works(&other, 0, 8));
+	CHECK(vdev_reset(&disk));
+	CHECK(!vdev_negotiate(&disk, 0)); // FEATURES_OK stays off
+	CHECK(vdev_reset(&disk));
+	CHECK(blk_works(&other, 0, 16));
+	(void)limit;
+}
+
+// Resets, while the device does not answer: done by the deadline, after which it is dead.
+static void stalled_disk(void)
+{
+	char line[16];
+	CHECK(start_disks());
+	say("ready");
+	CHECK(read_line(line, sizeof(line), 5000));
+	vdev_set_status(&disk, 0);
+	say("reset");
+	CHECK_EQ(vdev_status(&disk), 0);
+	CHECK(!vdev_negotiate(&disk, 0));
+	CHECK(blk_works(&other, 0, 8));
+}
+
+// The device stalls and goes on: I/O waits, and nothing is lost.
+static void paused_disk(void)
+{
+	char line[16];
+	uint32_t id, len;
+	CHECK(start_disks());
+	say("ready");
+	CHECK(read_line(line, sizeof(line), 5000));
+	volatile uint8_t *status = blk_fill(&disk.q[0], 0, BLK_FLUSH, 0, NULL, 0);
+	vq_offer(&disk.q[0], 0);
+	vq_kick(&disk.q[0], 0);
+	CHECK(!vq_take(&disk.q[0], &id, &len, 50));
+	CHECK(blk_works(&other, 0, 8));
+	say("waiting");
+	CHECK(vq_take(&disk.q[0], &id, &len, 5000));
+	CHECK_EQ(*status, BLK_OK);
+	CHECK(blk_works(&disk, 0, 8));
+}
+
+static const struct test dead_tests[] = { { "a dead device asks for a reset, the rest goes on", dead_disk } };
+static const struct test stalled_tests[] = { { "G14 reset of a device that stalls", stalled_disk } };
+static const struct test paused_tests[] = { { "P03 a device that pauses loses nothing", paused_disk } };
+
+// ---- many functions ---------------------------------------------------------------------------------------------
+
+static void many_functions(void)
+{
+	static struct vdev v[31];
+	unsigned count = (unsigned)option("disks", 31), vectors = 0;
+	for (unsigned i = 0; i < count; i++) {
+		CHECK(vdev_find(&v[i], i));
+		v[i].vector = VECTOR_FIRST + 1 + 4 * i;
+		CHECK_EQ(v[i].queue_count, option("queues", 64));
+		vectors += v[i].msix_count;
+	}
+	CHECK_EQ(vectors, count * (option("queues", 64) + 1));
+	for (unsigned i = 0; i < count; i++)
+		CHECK(vdev_start(&v[i], 0, 2, 2));
+	// Every vector of the last one: each gets its route.
+	for (unsigned i = 0; i < v[count - 1].msix_count; i++)
+		msix_set(&v[count - 1], i, 0, VECTOR_FIRST);
+	for (unsigned i = 0; i < count; i++)
+		CHECK(vdev_status(&v[i]) == (S_ACKNOWLEDGE | S_DRIVER | S_FEATURES_OK | S_DRIVER_OK));
+	for (unsigned i = 0; i < count; i++)
+		CHECK(vdev_reset(&v[i]));
+}
+
+static const struct test many_tests[] = { { "G21 31 functions with 2015 vectors", many_functions } };
+
+static const struct {
+	const char *word;
+	void (*run)(void);
+	const struct test *test;
+} roles[] = {
+	{ "reboot", do_reboot, NULL }, { "button", do_button, NULL },   { "crash", do_crash, NULL },
+	{ "wait", do_wait, NULL },     { "flood", do_flood, NULL },     { "drink", do_drink, NULL },
+	{ "echo", do_echo, NULL },     { "dead", NULL, dead_tests },    { "stalled", NULL, stalled_tests },
+	{ "paused", NULL, paused_tests }, { "many", NULL, many_tests },
+};
+
+void guest_main(void)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(roles); i++)
+		if (option_is("do", roles[i].word)) {
+			if (roles[i].test)
+				tests_run(roles[i].test, 1);
+			else
+				roles[i].run();
+			return;
+		}
+}

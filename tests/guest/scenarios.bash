@@ -1,0 +1,359 @@
+# Each function is a machine, what happens to it from outside, and what must come of it.
+# shellcheck shell=bash disable=SC2154
+
+# ---- guests that need no help ----------------------------------------------------------------------------------
+
+boot() { # GUEST OPTIONS CPUS
+    seq 1 20000 > "$T/initrd"
+    machine "$1" "" "$3"
+    go --set boot.initrd="$T/initrd" --set boot.cmdline="guest=boot cpus=$3 memory=64 $2 \
+initrd=$(stat -c %s "$T/initrd") date=$(date -u +%Y%m%d) seconds=$(($(date +%s) % 86400)) last=here"
+}
+scenario_boot_pvh() { boot boot pvh=1 1; }
+scenario_boot_pvh_4cpus() { boot boot pvh=1 4; }
+scenario_boot_linux64() { boot boot64 pvh=0 2; }
+
+scenario_smp_2() { machine smp '' 2; go; }
+scenario_smp_4() { machine smp '' 4; go; }
+scenario_smp_8() { machine smp '' 8; go; }
+scenario_pci() { machine pci disks=2 2; two_disks; go; }
+scenario_virtio() { machine virtio sectors=8192; two_disks; go; }
+scenario_msix() { machine msix '' 2; two_disks; go; }
+scenario_rings() { machine rings '' 2; two_disks; go; }
+scenario_ports() { machine ports ''; go; }
+scenario_io() {
+    machine io ''
+    printf 'written by the harness' > "$T/disk1.img"
+    truncate -s 4M "$T/disk1.img"
+    disk disk0 'queues = 2'
+    disk disk1 'readonly = true'
+    go
+}
+
+scenario_many_functions() {
+    local i
+    machine machine 'do=many disks=31 queues=64'
+    for ((i = 0; i < 31; i++)); do disk "disk$i" 'queues = 64'; done
+    go
+}
+
+# ---- what the monitor does for an I/O: nothing -----------------------------------------------------------------
+
+# System calls of all the monitor's threads in a run with COUNT requests.
+count_calls() {
+    local n=$1
+    machine io "count=$n"
+    printf '[[device]]\nid = "disk0"\nvia = "vhost-user"\nvirtio = "blk"\nsocket = "blk.sock"\n' >> "$T/vm.toml"
+    [ -e "$T/disk.img" ] || truncate -s 4M "$T/disk.img"
+    "$MINIVMM_BLK" --vhost-user "$T/blk.sock" --image "$T/disk.img" 2> "$T/blk.log" &
+    local blk=$!
+    wait_for 5 test -S "$T/blk.sock"
+    strace -f -qq -o "$T/trace.$n" "$MINIVMM" -c "$T/vm.toml" < /dev/null > "$T/console" 2> "$T/log" &
+    pid=$!
+    finish
+    kill "$blk" 2> /dev/null
+    wait "$blk" 2> /dev/null
+    rm -f "$T/blk.sock"
+    [ "$rc" = 0 ] && has_line "end: $n requests, 0 bad"
+}
+
+scenario_no_wakeups() {
+    local few many
+    if ! command -v strace > /dev/null; then
+        skip 'I/O does not wake the monitor' 'no strace'
+        return
+    fi
+    check '100 requests under strace' count_calls 100
+    check '10000 requests under strace' count_calls 10000
+    few=$(wc -l < "$T/trace.100") many=$(wc -l < "$T/trace.10000")
+    # Another run differs by a wait or two, not by a call for each request.
+    check "9,900 requests more cost no system call of loop or vCPU ($few and $many in all)" [ $((many - few)) -lt 40 ]
+}
+
+# ---- resets and ends -------------------------------------------------------------------------------------------
+
+reboot() { # OPTIONS CPUS
+    local on_reboot=restart
+    machine machine "do=reboot $1" "$2"
+    disk disk0
+    go
+}
+scenario_reboot_i8042() { reboot 'by=0' 2; }
+scenario_reboot_acpi() { reboot 'by=1' 1; }
+scenario_reboot_triple_fault_G30() { reboot 'by=2' 2; }
+scenario_reboot_all_cpus_at_once() { reboot 'by=0 all=1 times=10' 4; }
+scenario_reboot_exit() {
+    machine machine 'do=reboot by=1'
+    disk disk0
+    start
+    finish
+    check 'on_reboot = "exit" ends with 0' [ "$rc" = 0 ]
+    check 'and after one boot' [ "$(grep -c '^boot' "$T/console")" = 1 ]
+}
+
+scenario_crash_G30() {
+    machine machine 'do=crash by=jump'
+    disk disk0
+    start
+    finish 5
+    check 'G30 a jump to where no code is: exit status 1' [ "$rc" = 1 ]
+    check 'G30 the log has the reason' log_has 'KVM '
+    check 'G30 and the registers' log_has 'rip 00000000d0000000'
+}
+
+quit_by() { # SIGNAL NAME OPTIONS
+    machine machine "$3"
+    disk disk0
+    start
+    wait_line "${4:-crashing}"
+    sleep 0.1
+    kill "-$1" "$pid"
+    finish 5
+    check "$2: exit status 0" [ "$rc" = 0 ]
+    check "$2: within 2 s" [ "$took" -lt 2000 ]
+    leftovers
+}
+scenario_halted_G30() { quit_by INT 'G30 a guest that halts with interrupts off is stopped by SIGINT' 'do=crash by=halt'; }
+scenario_spinning_G30() { quit_by INT 'G30 a guest that spins is stopped by SIGINT' 'do=crash by=spin'; }
+scenario_signals_P05() {
+    quit_by INT 'P05 SIGINT' do=wait ready
+    quit_by HUP 'P05 SIGHUP' do=wait ready
+}
+
+scenario_power_button() {
+    machine machine 'do=button'
+    start
+    wait_line ready
+    kill -TERM "$pid"
+    wait_line pressed
+    finish 5
+    check 'SIGTERM is the power button, on GSI 9' [ "$rc" = 0 ]
+}
+
+scenario_term_twice_P05() {
+    machine machine 'do=button ignore=1'
+    disk disk0
+    start
+    wait_line ready
+    kill -TERM "$pid"
+    wait_line pressed
+    sleep 0.2
+    check 'P05 one SIGTERM leaves a guest that does not care' kill -0 "$pid"
+    kill -TERM "$pid"
+    finish 5
+    check 'P05 the second SIGTERM within 5 s stops at once' [ "$rc:$((took < 2000))" = 0:1 ]
+}
+
+scenario_killed_P04() {
+    machine machine do=wait
+    two_disks
+    start
+    wait_line ready
+    kill -KILL "$pid"
+    finish 5
+    check 'P04 SIGKILL of the monitor' [ "$rc" = 137 ]
+    check 'P04 its children die within a second' wait_for 1 unlocked
+}
+
+# ---- a terminal ------------------------------------------------------------------------------------------------
+
+monitor_in_terminal() { pgrep -f -- "^$MINIVMM -q -c $T/vm.toml"; }
+
+in_terminal() { # NAME, then the command that ends the machine
+    local name=$1 end
+    shift
+    machine machine do=wait
+    disk disk0
+    rm -f "$T/status" "$T/before" "$T/after" "$T/in" "$T/tty"
+    mkfifo "$T/in"
+    exec {in}<> "$T/in"
+    script -qefc "tty > $T/tty; stty -g > $T/before; $MINIVMM -q -c $T/vm.toml; echo \$? > $T/status; stty -g > $T/after" \
+        "$T/console" < "$T/in" > /dev/null 2>&1 {in}>&- &
+    pid=$!
+    wait_line ready
+    check "$name: the terminal is raw while the machine runs" grep -q -- -icanon <(stty -a -F "$(cat "$T/tty")")
+    end=("$@")
+    "${end[@]}"
+    finish 5
+    check "$name: exit status 0" [ "$(cat "$T/status")" = 0 ]
+    check "$name: the terminal is as before" cmp -s "$T/before" "$T/after"
+    leftovers
+}
+signal_in_terminal() { kill "-$1" "$(monitor_in_terminal)"; }
+type_quit() { printf '\001x' > "$T/in"; }
+scenario_terminal_P05() {
+    in_terminal 'P05 SIGINT in a terminal' signal_in_terminal INT
+    in_terminal 'P05 SIGHUP in a terminal' signal_in_terminal HUP
+    in_terminal 'Ctrl-A x' type_quit
+}
+
+# ---- the console -----------------------------------------------------------------------------------------------
+
+scenario_serial_input() {
+    machine machine do=echo
+    start
+    wait_line ready
+    tell 'a line for the guest'
+    wait_line 'heard a line for the guest'
+    finish 5
+    check 'serial input with interrupts' [ "$rc" = 0 ]
+}
+
+scenario_input_flood_G31() {
+    local want
+    head -c 60000 /dev/zero | tr '\0' 'A' > "$T/flood"
+    want=$((60000 * 65))
+    machine machine 'do=drink count=60000'
+    start
+    wait_line ready
+    cat "$T/flood" > "$T/in"
+    wait_line "drank 60000 bytes, sum $want"
+    finish
+    check 'G31 a flood of input arrives whole' [ "$rc" = 0 ]
+}
+
+scenario_blocked_output_G31_R06() {
+    mkfifo "$T/full"
+    exec {full}<> "$T/full" # open for reading, and nobody reads
+    machine machine 'do=flood count=150000'
+    out=$T/full start
+    finish
+    check 'G31 output into a pipe that nobody reads: the guest goes on and powers off' [ "$rc" = 0 ]
+    machine machine do=flood
+    out=$T/full start
+    sleep 1
+    kill -INT "$pid"
+    finish 5
+    check 'G31 and it can be stopped' [ "$rc:$((took < 2000))" = 0:1 ]
+    machine machine 'do=flood count=150000'
+    out=$T/full start
+    sleep 0.5
+    timeout 15 cat < "$T/full" > "$T/console" &
+    local reader=$!
+    finish
+    kill "$reader"
+    check 'G31 what was dropped is counted' log_has 'bytes dropped'
+    exec {full}>&-
+}
+
+scenario_blocked_log_R06() {
+    mkfifo "$T/full"
+    exec {full}<> "$T/full"
+    head -c 65536 /dev/zero > "$T/full" # a log that is full from the beginning
+    machine machine 'do=reboot times=5 by=1'
+    disk disk0
+    err=$T/full start -v --set vm.on_reboot=restart
+    finish
+    report
+    exec {full}>&-
+    machine machine 'do=reboot times=3 by=2'
+    disk disk0
+    "$MINIVMM" -v -v -c "$T/vm.toml" --set vm.on_reboot=restart < /dev/null > "$T/console" 2>&- &
+    pid=$!
+    finish
+    report
+}
+
+# ---- devices that die or stall ---------------------------------------------------------------------------------
+
+dead() { # NAME OPTIONS
+    label="$1: "
+    machine machine "do=dead $2"
+    two_disks
+    start
+    wait_line ready
+    sleep "${3:-0.05}"
+    kill -KILL "$(child disk0)"
+    finish
+    report
+}
+scenario_device_killed_P01() {
+    dead 'P01 a disk killed while idle'
+    dead 'P01 a disk killed in the midst of requests' when=busy 0.2
+    dead 'P01 a disk killed in the midst of requests, again' when=busy 0.11
+}
+
+scenario_killed_while_resetting_P01() {
+    machine machine do=stalled
+    two_disks
+    start
+    wait_line ready
+    kill -STOP "$(child disk0)"
+    tell go
+    sleep 0.3
+    check 'P01 the reset waits for a device that stalls' eval '! has_line reset'
+    kill -KILL "$(child disk0)"
+    finish 5
+    report
+}
+
+scenario_killed_while_stopping_P01() {
+    local i victim
+    for i in 0 0.002 0.01; do
+        machine machine do=wait
+        two_disks
+        start
+        wait_line ready
+        victim=$(child disk0)
+        kill -INT "$pid"
+        sleep "$i"
+        kill -KILL "$victim" 2> /dev/null
+        finish 5
+        check "P01 a disk killed while the machine stops ($i s): exit status 0" [ "$rc" = 0 ]
+    done
+}
+
+scenario_dies_before_ready_P01() {
+    machine machine do=wait
+    cat >> "$T/vm.toml" << 'END'
+[[device]]
+id = "disk0"
+via = "vhost-user"
+virtio = "blk"
+exec = ["/bin/sh", "-c", "echo going down >&2; kill -KILL $$", "{fd}"]
+sandbox = "none"
+END
+    start
+    finish 5
+    check 'P01 a device that dies before it is ready: refused' [ "$rc" = 1 ]
+    check 'P07 with its own words' log_has 'going down'
+}
+
+scenario_paused_P03() {
+    local victim
+    machine machine do=paused
+    two_disks
+    start
+    wait_line ready
+    victim=$(child disk0)
+    kill -STOP "$victim"
+    tell go
+    wait_line waiting
+    sleep 0.2
+    kill -CONT "$victim"
+    finish
+    report
+}
+
+scenario_stopped_then_quit_P03() {
+    machine machine do=wait
+    two_disks
+    start
+    wait_line ready
+    kill -STOP "$(child disk0)"
+    kill -INT "$pid"
+    finish 8
+    check 'P03 the machine stops although a device is stopped' [ "$rc:$((took < 5000))" = 0:1 ]
+}
+
+scenario_long_stalled_reset_G14() {
+    machine machine do=stalled
+    two_disks
+    start
+    wait_line ready
+    kill -STOP "$(child disk0)"
+    tell go
+    finish
+    report
+    check 'G14 by its deadline, 10 s' [ "$took" -gt 9000 -a "$took" -lt 14000 ]
+}
