@@ -118,7 +118,7 @@ static int option_common(struct settings *s, const char *name, const char *value
 	if (strcmp(name, "vhost-user") == 0 || strcmp(name, "socket-path") == 0) {
 		s->path = value;
 	} else if (strcmp(name, "fd") == 0) {
-		int rc = vdev_number(name, value, 0, 1 << 20, &fd, e);
+		int rc = vdev_number(name, value ? value : "", 0, 1 << 20, &fd, e);
 		if (rc < 0)
 			return rc;
 		s->fd = (int)fd;
