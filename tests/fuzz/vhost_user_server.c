@@ -11,6 +11,7 @@
 #include "vmm/base/log.h"
 #include "vmm/base/msg.h"
 
+#include <signal.h>
 #include <sys/socket.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -90,6 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		log_init("fuzz", LOG_ERROR);
 		disk_open(&k);
 		k.d.ops = &ops;
+		signal(SIGPIPE, SIG_IGN); // as vdev_main() does: what is called a call eventfd may be a socket
 	}
 	guest_prepare();
 	int pair[2], lowest = dup(k.guest_fd);
