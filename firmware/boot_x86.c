@@ -103,7 +103,7 @@ static void page_tables_write(const struct guest_ram *ram)
 	uint8_t *pdpt = pml4 + PAGE_SIZE, *pd = pdpt + PAGE_SIZE;
 	le64_put(pml4, (LAYOUT_PAGE_TABLES + PAGE_SIZE) | present_write);
 	for (unsigned i = 0; i < 4; i++)
-		le64_put(pdpt + 8 * i, (LAYOUT_PAGE_TABLES + (2 + i) * PAGE_SIZE) | present_write);
+		le64_put(pdpt + (size_t)8 * i, (LAYOUT_PAGE_TABLES + (2 + i) * PAGE_SIZE) | present_write);
 	for (uint64_t i = 0; i < UINT64_C(4) * 512; i++)
 		le64_put(pd + 8 * i, i << 21 | large | present_write);
 }

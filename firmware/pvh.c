@@ -15,17 +15,12 @@
 #define RSDP	    32
 #define MEMMAP	    40
 #define MEMMAP_LEN  48
-#define START_SIZE  56
 
-#define MODULE_SIZE 32
-#define ENTRY_SIZE  24
-
-static_assert(PVH_SIZE == START_SIZE + MODULE_SIZE + E820_MAX * ENTRY_SIZE, "the structures add up");
 static_assert(PVH_SIZE <= LAYOUT_PVH_SIZE, "they fit in their place");
 
 void pvh_write(uint8_t *buf, uint64_t gpa, const struct handover *h, const struct e820_map *map)
 {
-	uint8_t *module = buf + START_SIZE, *memmap = module + MODULE_SIZE;
+	uint8_t *module = buf + PVH_START_SIZE, *memmap = module + PVH_MODULE_SIZE;
 	memset(buf, 0, PVH_SIZE);
 	le32_put(buf, START_MAGIC);
 	le32_put(buf + VERSION, 1);
@@ -33,14 +28,14 @@ void pvh_write(uint8_t *buf, uint64_t gpa, const struct handover *h, const struc
 	le64_put(buf + RSDP, h->rsdp_gpa);
 	if (h->initrd_size) {
 		le32_put(buf + NR_MODULES, 1);
-		le64_put(buf + MODLIST, gpa + START_SIZE);
+		le64_put(buf + MODLIST, gpa + PVH_START_SIZE);
 		le64_put(module, h->initrd_gpa);
 		le64_put(module + 8, h->initrd_size);
 	}
-	le64_put(buf + MEMMAP, gpa + START_SIZE + MODULE_SIZE);
+	le64_put(buf + MEMMAP, gpa + PVH_START_SIZE + PVH_MODULE_SIZE);
 	le32_put(buf + MEMMAP_LEN, map->count);
 	for (unsigned i = 0; i < map->count; i++) {
-		uint8_t *p = memmap + i * ENTRY_SIZE;
+		uint8_t *p = memmap + (size_t)i * PVH_ENTRY_SIZE;
 		le64_put(p, map->entry[i].gpa);
 		le64_put(p + 8, map->entry[i].size);
 		le32_put(p + 16, map->entry[i].type);

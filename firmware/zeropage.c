@@ -57,7 +57,7 @@ void zeropage_write(uint8_t *page, const struct kernel *k, const struct handover
 	put_split(page, RAMDISK_SIZE, EXT_RAMDISK_SIZE, h->initrd_size);
 	page[E820_ENTRIES] = (uint8_t)map->count;
 	for (unsigned i = 0; i < map->count; i++) {
-		uint8_t *p = page + E820_TABLE + i * E820_ENTRY_SIZE;
+		uint8_t *p = page + E820_TABLE + (size_t)i * E820_ENTRY_SIZE;
 		le64_put(p, map->entry[i].gpa);
 		le64_put(p + 8, map->entry[i].size);
 		le32_put(p + 16, map->entry[i].type);

@@ -193,7 +193,7 @@ static void check_vhost_user(struct config_reader *r, const struct toml_value *t
 		config_complain_key(
 			r, exec,
 			"\"exec\" needs sandbox = \"none\": this version has no sandbox for foreign programs");
-	else if (d->sandbox && strcmp(d->sandbox, "none") != 0)
+	else if (sandbox && d->sandbox && strcmp(d->sandbox, "none") != 0)
 		config_complain_value(r, sandbox, "sandbox = %s: this version has no profiles, only \"none\"",
 				      config_quote(r, &sandbox->string));
 }

@@ -101,7 +101,8 @@ int irq_msi_route(struct irq *q, uint32_t gsi, uint64_t address, uint32_t data)
 	int rc = 0;
 	pthread_mutex_lock(&q->lock);
 	struct kvm_irq_routing_entry *route = irq_route_find(q, gsi);
-	if (!route || memcmp(route, &want, sizeof(want)) != 0)
+	if (!route || route->u.msi.address_lo != want.u.msi.address_lo ||
+	    route->u.msi.address_hi != want.u.msi.address_hi || route->u.msi.data != want.u.msi.data)
 		rc = irq_route_set(q, route, &want);
 	pthread_mutex_unlock(&q->lock);
 	return rc;

@@ -194,7 +194,7 @@ static void config_write(struct pci_func *f, unsigned offset, unsigned size, uin
 		f->config[offset + i] = (uint8_t)((f->config[offset + i] & ~mask) | (byte & mask));
 	}
 	if (range_overlaps(offset, size, PCI_COMMAND, 2) ||
-	    range_overlaps(offset, size, PCI_BASE_ADDRESS_0, 4 * PCI_BARS))
+	    range_overlaps(offset, size, PCI_BASE_ADDRESS_0, sizeof(uint32_t) * PCI_BARS))
 		bars_update(f);
 	f->ops->config_write(f, offset, size, val);
 }

@@ -14,7 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
-#define VCPU_STACK_SIZE (128 * 1024)
+#define VCPU_STACK_SIZE ((size_t)128 * 1024)
 #ifndef KVM_EXIT_MEMORY_FAULT
 #define KVM_EXIT_MEMORY_FAULT 39 // Linux 6.8; Debian 12's headers are older
 #endif

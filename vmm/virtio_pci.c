@@ -67,7 +67,7 @@ static void doorbells_remove(struct virtio_pci *vp, uint64_t bar_gpa)
 	for (unsigned i = 0; i < vp_queue_count(vp); i++) {
 		struct vp_queue *q = &vp->queue[i];
 		if (q->doorbell)
-			kvm_ioeventfd(vp->host.kvm, bar_gpa + VP_NOTIFY + VP_NOTIFY_STEP * i, q->kick_fd, false);
+			kvm_ioeventfd(vp->host.kvm, bar_gpa + VP_NOTIFY + (uint64_t)VP_NOTIFY_STEP * i, q->kick_fd, false);
 		q->doorbell = false;
 	}
 }
@@ -82,7 +82,8 @@ static int doorbells_add(struct virtio_pci *vp)
 		struct vp_queue *q = &vp->queue[i];
 		if (!q->started || q->doorbell)
 			continue;
-		int rc = kvm_ioeventfd(vp->host.kvm, bar->range.start + VP_NOTIFY + VP_NOTIFY_STEP * i, q->kick_fd, true);
+		int rc = kvm_ioeventfd(vp->host.kvm, bar->range.start + VP_NOTIFY + (uint64_t)VP_NOTIFY_STEP * i, q->kick_fd,
+		                       true);
 		if (rc < 0)
 			return rc;
 		q->doorbell = true;

@@ -13,8 +13,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-extern char **environ;
-
 static const struct acpi_machine machine = {
 	.cpu_count = 4,
 	.lapic_gpa = 0xfee00000,

@@ -13,7 +13,7 @@ __attribute__((format(printf, 3, 0))) static void err_write(struct err *e, int e
 	snprintf(e->text + n, sizeof(e->text) - (size_t)n, ": %s", strerror(error));
 }
 
-int err_set(struct err *e, int error, const char *fmt, ...)
+int(err_set)(struct err *e, int error, const char *fmt, ...)
 {
 	if (e) {
 		va_list ap;
@@ -24,7 +24,7 @@ int err_set(struct err *e, int error, const char *fmt, ...)
 	return -error;
 }
 
-int err_sys(struct err *e, int error, const char *fmt, ...)
+int(err_sys)(struct err *e, int error, const char *fmt, ...)
 {
 	if (e) {
 		va_list ap;

@@ -439,13 +439,14 @@ static void replace(struct toml_value *old, const struct toml_value *value)
 
 int toml_put(struct arena *a, struct toml_value *table, const char *key, struct toml_value *value)
 {
-	struct toml_value *old = toml_get(table, key);
+	const struct toml_text text = { .bytes = key, .len = strlen(key) };
+	struct toml_value *old = index_find(table->children.index, &text);
 	if (old) {
 		replace(old, value);
 		return 0;
 	}
-	value->key.len = strlen(key);
-	value->key.bytes = arena_copy(a, key, value->key.len);
+	value->key.len = text.len;
+	value->key.bytes = arena_copy(a, key, text.len);
 	if (!value->key.bytes)
 		return -ENOMEM;
 	value->next = NULL;

@@ -30,7 +30,7 @@ void toml_lex_place(struct toml_lex *lx, size_t pos, unsigned *line, unsigned *c
 	*column = lx->mark_column;
 }
 
-int toml_lex_fail(struct toml_lex *lx, size_t pos, const char *fmt, ...)
+int(toml_lex_fail)(struct toml_lex *lx, size_t pos, const char *fmt, ...)
 {
 	toml_lex_place(lx, pos, &lx->err->line, &lx->err->column);
 	va_list ap;
@@ -40,7 +40,7 @@ int toml_lex_fail(struct toml_lex *lx, size_t pos, const char *fmt, ...)
 	return -EINVAL;
 }
 
-int toml_lex_no_memory(struct toml_lex *lx)
+int(toml_lex_no_memory)(struct toml_lex *lx)
 {
 	toml_lex_fail(lx, lx->pos, "out of memory");
 	return -ENOMEM;

@@ -52,9 +52,9 @@ static const char *const names[VIRTIO_TYPE_MAX + 1] = {
 
 uint16_t virtio_id_by_name(const char *name)
 {
-	for (uint16_t i = 0; i < ARRAY_LEN(names); i++)
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
 		if (names[i] && strcmp(names[i], name) == 0)
-			return i;
+			return (uint16_t)i;
 	return 0;
 }
 
