@@ -9,9 +9,10 @@
 //      0x30000  free for an ELF kernel that wants to lie this low
 //      0x9fc00  end of the first E820 RAM entry; from here to 1 MiB is reserved, there is no EBDA
 //      0xe0000  ACPI: RSDP first, then the tables
+//      0xffff0  the reset vector: 16 bytes of real-mode code that reset the machine
 //     0x100000  kernel; initrd as high as it may go
 //
-// None of it has to survive: Linux copies what it needs before it hands out memory.
+// None of it has to survive but the reset vector: Linux copies what it needs before it hands out memory.
 #ifndef MINIVMM_FIRMWARE_LAYOUT_X86_H
 #define MINIVMM_FIRMWARE_LAYOUT_X86_H
 
@@ -25,7 +26,8 @@
 #define LAYOUT_LOW_FREE	    UINT64_C(0x30000)
 #define LAYOUT_LOW_END	    UINT64_C(0x9fc00)
 #define LAYOUT_ACPI	    UINT64_C(0xe0000)
-#define LAYOUT_ACPI_SIZE    UINT64_C(0x20000)
+#define LAYOUT_ACPI_SIZE    UINT64_C(0x1fff0)
+#define LAYOUT_RESET_VECTOR UINT64_C(0xffff0)
 #define LAYOUT_HIGH	    UINT64_C(0x100000)
 
 // A guest with less RAM than this is refused: nothing could run in it.

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 // ---- address map ------------------------------------------------------------------------------------------------
@@ -235,6 +236,24 @@ static int tables_write(struct vm *vm, uint64_t *rsdp, struct err *e)
 	return acpi_build(&m, room, LAYOUT_ACPI_SIZE, LAYOUT_ACPI, rsdp, e);
 }
 
+// Firmware would lie there, and a kernel that jumps to it wants the machine reset.  Linux with EFI built in does: hardware-reduced
+// ACPI makes it expect EFI's reset service, and where there is none this jump is its next and last means.
+static int reset_vector_write(struct vm *vm, struct err *e)
+{
+	static const uint8_t code[] = {
+		0xba, X86_PORT_RESET & 0xff, X86_PORT_RESET >> 8, // mov $port, %dx
+		0xb0, X86_RESET_VALUE,                            // mov $value, %al
+		0xee,                                             // out %al, %dx
+		0xfa, 0xf4, 0xeb, 0xfd,                           // cli; 1: hlt; jmp 1b
+	};
+	_Static_assert(sizeof(code) <= 16, "the vector ends at 1 MiB");
+	void *p = memmap_ptr(&vm->memory, LAYOUT_RESET_VECTOR, sizeof(code));
+	if (!p)
+		return err_set(e, EINVAL, "vm.memory: too little to start a kernel in");
+	memcpy(p, code, sizeof(code));
+	return 0;
+}
+
 int arch_boot_load(struct vm *vm, struct err *e)
 {
 	const struct vm_config *c = vm->config;
@@ -242,6 +261,8 @@ int arch_boot_load(struct vm *vm, struct err *e)
 	const struct boot_range reserved[] = { { vm->layout.ecam_gpa, PCI_ECAM_BUS_SIZE } };
 	uint64_t rsdp = 0;
 	int rc = tables_write(vm, &rsdp, e);
+	if (rc == 0)
+		rc = reset_vector_write(vm, e);
 	if (rc < 0)
 		return rc;
 	struct boot_request rq = {
