@@ -324,7 +324,8 @@ void console_close(struct console *c)
 		fd_close(c->in_fd >= 0 ? &c->in_fd : &c->out_fd);
 	fd_close(&c->slave_fd);
 	fd_close(&c->listen_fd);
-	if (c->path[0])
+	// A sealed monitor can unlink nothing: the socket's file then stays, and the next one that listens there takes its place.
+	if (c->path[0] && !c->loop)
 		unlink(c->path);
 	free(c->ring);
 	pthread_mutex_destroy(&c->lock);
