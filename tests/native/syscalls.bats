@@ -4,6 +4,7 @@
 setup() {
     TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
     BIN=${MINIVMM_BIN:-$TOP}
+    tracer=
     D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
     command -v strace > /dev/null || skip "strace is not installed"
     strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
@@ -11,16 +12,13 @@ setup() {
 
 # What a test that failed has left running.  strace hands on SIGTERM only, which a guest may ignore.
 teardown() {
-    local tracer
-    for tracer in $(jobs -p); do
-        pkill -KILL -P "$(pgrep -P "$tracer" strace)" || true
-        kill -KILL "$tracer" 2> /dev/null || true
-    done
+    [ -n "$tracer" ] || return 0
+    pkill -KILL -P "$(pgrep -P "$tracer" strace)" || true
+    kill -KILL "$tracer" 2> /dev/null || true
 }
 
 # A typical life of minivmm-blk: two front-ends, every kind of request, SIGTERM.
 blk_life() { # ENGINE
-    local tracer=
     truncate -s 1M "$D/$1.img"
     timeout 60 strace -f -e raw=all -o "$D/$1.strace" "$BIN/minivmm-blk" -v --engine "$1" --socket-path "$D/$1.sock" \
         --image "$D/$1.img" 2> "$D/$1.log" 3>&- &
@@ -32,6 +30,7 @@ blk_life() { # ENGINE
     timeout 40 "$TOP/tests/native/blk-front-end" "$D/$1.sock"
     pkill -TERM -P "$(pgrep -P "$tracer")"
     wait "$tracer"
+    tracer=
 }
 
 @test "minivmm-blk needs each row of its table, and nothing else" {
@@ -89,7 +88,8 @@ END
     printf '[[device]]\nid = "disk0"\nvirtio = "blk"\nimage = "disk.img"\n' >> "$D/vm.toml"
     cd "$D"
     timeout 60 strace -f -e raw=all -o strace "$BIN/minivmm" -c vm.toml 3>&- &
-    local tracer=$! monitor='' sealed=0 status task
+    tracer=$!
+    local monitor='' sealed=0 status task
     for _ in $(seq 200); do # 0xae01: KVM_CREATE_VM
         [ "$(grep -c 'ioctl(.*, 0xae01,' strace 2> /dev/null)" -ge 4 ] && break
         sleep 0.1
@@ -105,6 +105,7 @@ END
     [ "$sealed" -ge 3 ]
     kill -INT "$monitor"
     wait "$tracer"
+    tracer=
     [ "$(grep -c 'ioctl(.*, 0xae01,' strace)" -ge 4 ]
     { "$BIN/minivmm" --print-syscalls; "$BIN/minivmm-blk" --print-syscalls; } > table
     run "$TOP/tests/native/unused-rules" table strace
