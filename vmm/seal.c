@@ -37,10 +37,10 @@
 	SANDBOX_RARE_IF(fcntl, "access mode of a descriptor that a back-end sent", 1, UINT32_MAX, F_GETFL),  \
 	SANDBOX_RARE(timerfd_settime, "output that waits for its peer, back-off"),                           \
 	SANDBOX_RARE(writev, "serial output of two pieces"),                                                 \
-	SANDBOX_RARE(rt_sigprocmask, "pthread_kill() and thread exit block signals for a moment"),           \
-	SANDBOX_RARE(getpid, "pthread_kill()"),                                                              \
-	SANDBOX_RARE(gettid, "pthread_kill()"),                                                              \
+	SANDBOX_RARE(rt_sigprocmask, "a thread's exit blocks signals for a moment"),                         \
 	SANDBOX_RARE_IF(tgkill, "kick a vCPU out of the guest", 0, UINT32_MAX, OWN_PID),                     \
+	SANDBOX_RARE(getpid, "the same"),                                                                    \
+	SANDBOX_RARE(gettid, "abort()"),                                                                     \
 	SANDBOX_RARE(munmap, "stacks and mappings that are done with"),                                      \
 	SANDBOX_RARE_IF(madvise, "the C library returns memory", 2, UINT32_MAX, MADV_DONTNEED),              \
 	SANDBOX_IOCTL(KVM_IOEVENTFD, "a doorbell follows its BAR"),                                          \

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define VCPU_STACK_SIZE ((size_t)128 * 1024)
 #ifndef KVM_EXIT_MEMORY_FAULT
@@ -63,8 +65,10 @@ void vcpu_kick(struct vcpu *c)
 	// immediate_exit covers the time before KVM_RUN, the signal the time in it.
 	if (c->run)
 		__atomic_store_n(&c->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	if (c->has_thread)
-		pthread_kill(c->thread, SIGRTMIN);
+	// Not pthread_kill(): musl's is tkill(), which no filter can hold to this process.
+	int tid = atomic_load(&c->tid);
+	if (tid)
+		syscall(SYS_tgkill, getpid(), tid, SIGRTMIN);
 }
 
 // ---- exits ------------------------------------------------------------------------------------------------------
@@ -200,6 +204,7 @@ static void *vcpu_thread(void *arg)
 	struct vcpu *c = arg;
 	struct vm *vm = c->vm;
 	struct err e = { 0 };
+	atomic_store(&c->tid, (int)syscall(SYS_gettid));
 	if (seal_vcpu_thread(&e) < 0) {
 		log_error("CPU %u: %s", c->index, e.text);
 		vm_post_event(vm, VM_CRASH);
@@ -238,6 +243,5 @@ int vcpu_thread_start(struct vcpu *c, struct err *e)
 	pthread_attr_destroy(&attr);
 	if (error)
 		return err_sys(e, error, "CPU %u: thread", c->index);
-	c->has_thread = true;
 	return 0;
 }

@@ -18,7 +18,7 @@ struct vcpu {
 	int fd;              // -1 while there is no KVM VM
 	struct kvm_run *run; // shared with KVM
 	pthread_t thread;
-	bool has_thread;
+	atomic_int tid;      // of the thread, once it is there; it parks before anybody kicks it
 	atomic_bool dump;    // log the registers at the next exit
 };
 
