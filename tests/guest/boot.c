@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What a kernel finds: memory map, command line, initrd, ACPI, processors, clock, serial port.  Entered by PVH, and as boot64 by the
-// 64-bit entry of Linux.
+// What a kernel finds: memory map, command line, initrd, ACPI, processors, clock, serial port.  Entered by
+// PVH, and as boot64 by the 64-bit entry of Linux.
 #include "lib/pci.h"
 
 #define COM1 0x3f8
@@ -24,7 +24,8 @@ static void memory_map(void)
 static void ecam_reserved(void)
 {
 	for (unsigned i = 0; i < boot.range_count; i++)
-		if (boot.range[i].gpa <= ECAM_BASE && boot.range[i].gpa + boot.range[i].size >= ECAM_BASE + 0x100000) {
+		if (boot.range[i].gpa <= ECAM_BASE &&
+		    boot.range[i].gpa + boot.range[i].size >= ECAM_BASE + 0x100000) {
 			CHECK(boot.range[i].type != 1);
 			return;
 		}
@@ -46,7 +47,8 @@ static void initrd(void)
 	CHECK(memcmp((void *)(boot.initrd_gpa + boot.initrd_size - 6), "20000\n", 6) == 0);
 }
 
-// ---- ACPI -------------------------------------------------------------------------------------------------------
+// ---- ACPI
+// -------------------------------------------------------------------------------------------------------
 
 static uint64_t field(uint64_t gpa, unsigned size)
 {
@@ -109,7 +111,8 @@ static void acpi_contents(void)
 	CHECK_EQ(field(fadt + 116 + 4, 8), 0x602);
 }
 
-// ---- processors -------------------------------------------------------------------------------------------------
+// ---- processors
+// -------------------------------------------------------------------------------------------------
 
 static void cpuid_topology(void)
 {
@@ -133,10 +136,11 @@ static void cpuid_kvm(void)
 	CHECK_EQ(k.c, 0x564b4d56);
 	CHECK(k.a >= 0x40000001);
 	CHECK(cpuid(0x40000001, 0).a & 1u << 3); // kvmclock
-	CHECK_EQ(cpuid(0xa, 0).a & 0xff, 0);     // no performance counters
+	CHECK_EQ(cpuid(0xa, 0).a & 0xff, 0);	 // no performance counters
 }
 
-// ---- clock ------------------------------------------------------------------------------------------------------
+// ---- clock
+// ------------------------------------------------------------------------------------------------------
 
 static unsigned cmos(uint8_t reg)
 {
@@ -170,7 +174,8 @@ static void cmos_binary(void)
 	CHECK(binary - minutes <= 1 || (binary == 0 && minutes == 59));
 }
 
-// ---- serial port ------------------------------------------------------------------------------------------------
+// ---- serial port
+// ------------------------------------------------------------------------------------------------
 
 static void serial_loopback(void)
 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Real I/O by hand-driven rings.  Two disks, the first with two queues, the second read-only.
 //
-// With count=N: nothing but N requests, one after the other, between the lines "begin" and "end", for the harness to count what
-// the monitor does meanwhile.
+// With count=N: nothing but N requests, one after the other, between the lines "begin" and "end", for the
+// harness to count what the monitor does meanwhile.
 #include "lib/virtio.h"
 
 static struct vdev disk, readonly;
@@ -159,7 +159,8 @@ static void many(uint64_t count)
 		panic("the disk does not start");
 	print("begin\n");
 	for (uint64_t i = 0; i < count && !bad; i++) {
-		volatile uint8_t *status = blk_fill(&disk.q[0], 0, i % 2 ? BLK_IN : BLK_OUT, i % 512, in, 512);
+		volatile uint8_t *status =
+			blk_fill(&disk.q[0], 0, i % 2 ? BLK_IN : BLK_OUT, i % 512, in, 512);
 		vq_offer(&disk.q[0], 0);
 		vq_kick(&disk.q[0], 0);
 		bad += !vq_take(&disk.q[0], &id, &len, 2000) || *status != BLK_OK;

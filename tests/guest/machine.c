@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// The machine's life, in the role that do=WORD on the command line names; the harness acts from outside and looks at how it ends.
+// The machine's life, in the role that do=WORD on the command line names; the harness acts from outside and
+// looks at how it ends.
 #include "lib/virtio.h"
 
 #define BOOTS_REGISTER 0x40 // a byte of CMOS memory, which outlives a reset
-#define SCRATCH ((volatile uint64_t *)0x800000)
+#define SCRATCH	       ((volatile uint64_t *)0x800000)
 
 static struct vdev disk, other;
 
@@ -45,7 +46,8 @@ static void reset_arg(void *how)
 	reset_by((uint64_t)how);
 }
 
-// ---- resets -----------------------------------------------------------------------------------------------------
+// ---- resets
+// -----------------------------------------------------------------------------------------------------
 
 static void after_reset(void)
 {
@@ -70,7 +72,8 @@ static void after_reset(void)
 	CHECK(cpus_start((unsigned)option("cpus", 1)));
 }
 
-static const struct test after_reset_tests[] = { { "after a reset RAM and devices are as new", after_reset } };
+static const struct test after_reset_tests[] = { { "after a reset RAM and devices are as new",
+						   after_reset } };
 
 // Dirties all that a reset has to clean, in the middle of I/O, then resets.
 static void do_reboot(void)
@@ -82,7 +85,8 @@ static void do_reboot(void)
 		tests_run(after_reset_tests, 1);
 	if (n == option("times", 1))
 		return;
-	if (n == 0 && (!vdev_find(&disk, 0) || !cpus_start((unsigned)option("cpus", 1)) || !vdev_start(&disk, 0, 1, 16)))
+	if (n == 0 && (!vdev_find(&disk, 0) || !cpus_start((unsigned)option("cpus", 1)) ||
+		       !vdev_start(&disk, 0, 1, 16)))
 		panic("the first boot found no disk or no CPUs");
 	SCRATCH[0] = SCRATCH[1 << 17] = 0x1234;
 	outb(0x3ff, 0x77);
@@ -102,7 +106,8 @@ static void do_reboot(void)
 	halt_forever();
 }
 
-// ---- events and ends --------------------------------------------------------------------------------------------
+// ---- events and ends
+// --------------------------------------------------------------------------------------------
 
 #define EVENTS 0x603
 
@@ -151,6 +156,11 @@ static void do_flood(void)
 	for (uint64_t i = 0, n = option("count", 0); n == 0 || i < n; i++)
 		outb(0x3f8, (uint8_t)(i % 64 == 63 ? '\n' : 'a' + i % 26));
 	print("\nflooded\n");
+	if (option("linger", 0)) {
+		char line[8];
+		write32(0xf0000000, 0); // the log shows that this point is reached
+		read_line(line, sizeof(line), 10000);
+	}
 }
 
 // Takes `count` bytes from the console: their number and sum.
@@ -184,7 +194,8 @@ static void do_echo(void)
 		print("heard %s", rx_line);
 }
 
-// ---- a device that dies -----------------------------------------------------------------------------------------
+// ---- a device that dies
+// -----------------------------------------------------------------------------------------
 
 static bool start_disks(void)
 {
@@ -194,7 +205,6 @@ static bool start_disks(void)
 
 static void dead_disk(void)
 {
-	uint64_t limit = option("limit", 1000);
 	CHECK(start_disks());
 	irq_clear();
 	if (option_is("when", "busy")) {
@@ -206,7 +216,8 @@ static void dead_disk(void)
 			blk_fill(&disk.q[0], 0, i % 2 ? BLK_IN : BLK_OUT, 64, data, 4096);
 			vq_offer(&disk.q[0], 0);
 			vq_kick(&disk.q[0], 0);
-			if (!vq_take(&disk.q[0], &id, &len, 20) && !WAIT(vdev_status(&disk) & S_NEEDS_RESET, 3000))
+			if (!vq_take(&disk.q[0], &id, &len, 20) &&
+			    !WAIT(vdev_status(&disk) & S_NEEDS_RESET, 3000))
 				break;
 		}
 	} else {
@@ -219,7 +230,6 @@ static void dead_disk(void)
 	CHECK(!vdev_negotiate(&disk, 0)); // FEATURES_OK stays off
 	CHECK(vdev_reset(&disk));
 	CHECK(blk_works(&other, 0, 16));
-	(void)limit;
 }
 
 // Resets, while the device does not answer: done by the deadline, after which it is dead.
@@ -255,11 +265,28 @@ static void paused_disk(void)
 	CHECK(blk_works(&disk, 0, 8));
 }
 
+static void reset_storm(void)
+{
+	char line[16];
+	CHECK(start_disks());
+	say("ready");
+	CHECK(read_line(line, sizeof(line), 5000));
+	for (unsigned i = 0; i < 200; i++) {
+		CHECK(vdev_start(&disk, 0, 1 + i % 2, 16));
+		CHECK(i % 16 || blk_works(&disk, 0, 8));
+	}
+	say("stormed");
+	CHECK(read_line(line, sizeof(line), 5000));
+	CHECK(blk_works(&other, 0, 8));
+}
+
+static const struct test storm_tests[] = { { "G14 two hundred resets and starts", reset_storm } };
 static const struct test dead_tests[] = { { "a dead device asks for a reset, the rest goes on", dead_disk } };
 static const struct test stalled_tests[] = { { "G14 reset of a device that stalls", stalled_disk } };
 static const struct test paused_tests[] = { { "P03 a device that pauses loses nothing", paused_disk } };
 
-// ---- many functions ---------------------------------------------------------------------------------------------
+// ---- many functions
+// ---------------------------------------------------------------------------------------------
 
 static void many_functions(void)
 {
@@ -290,10 +317,10 @@ static const struct {
 	void (*run)(void);
 	const struct test *test;
 } roles[] = {
-	{ "reboot", do_reboot, NULL }, { "button", do_button, NULL },   { "crash", do_crash, NULL },
-	{ "wait", do_wait, NULL },     { "flood", do_flood, NULL },     { "drink", do_drink, NULL },
-	{ "echo", do_echo, NULL },     { "dead", NULL, dead_tests },    { "stalled", NULL, stalled_tests },
-	{ "paused", NULL, paused_tests }, { "many", NULL, many_tests },
+	{ "reboot", do_reboot, NULL },	  { "button", do_button, NULL }, { "crash", do_crash, NULL },
+	{ "wait", do_wait, NULL },	  { "flood", do_flood, NULL },	 { "drink", do_drink, NULL },
+	{ "echo", do_echo, NULL },	  { "dead", NULL, dead_tests },	 { "stalled", NULL, stalled_tests },
+	{ "paused", NULL, paused_tests }, { "many", NULL, many_tests },	 { "storm", NULL, storm_tests },
 };
 
 void guest_main(void)

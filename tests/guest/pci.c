@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// The bus: enumeration, masks, BARs.  Two CPUs, two disks; the second one is in use while the BAR of the first moves.
+// The bus: enumeration, masks, BARs.  Two CPUs, two disks; the second one is in use while the BAR of the
+// first moves.
 #include "lib/virtio.h"
 
 #define ONES32 0xffffffffu
@@ -17,7 +18,8 @@ static void enumeration(void)
 		devices++;
 		CHECK_EQ(config_read8(slot, 0x0e) & 0x7f, 0);
 		for (unsigned at = 0; at < 256; at += 4)
-			CHECK_EQ(port_config_read(pci_address(0, slot, 0, at), at, 4), config_read32(slot, at));
+			CHECK_EQ(port_config_read(pci_address(0, slot, 0, at), at, 4),
+				 config_read32(slot, at));
 	}
 	CHECK_EQ(devices, 1 + option("disks", 2));
 	CHECK_EQ(config_read32(0, PCI_CLASS) >> 8, 0x060000);
@@ -38,16 +40,19 @@ static void capabilities(void)
 		if (type == VCAP_PCI)
 			continue;
 		CHECK_EQ(config_read8(disk.slot, cap + 4), 0);
-		CHECK(config_read32(disk.slot, cap + 8) + config_read32(disk.slot, cap + 12) <= bar_size(disk.slot, 0));
+		CHECK(config_read32(disk.slot, cap + 8) + config_read32(disk.slot, cap + 12) <=
+		      bar_size(disk.slot, 0));
 	}
-	CHECK_EQ(kinds, 1u << VCAP_COMMON | 1u << VCAP_NOTIFY | 1u << VCAP_ISR | 1u << VCAP_DEVICE | 1u << VCAP_PCI);
+	CHECK_EQ(kinds,
+		 1u << VCAP_COMMON | 1u << VCAP_NOTIFY | 1u << VCAP_ISR | 1u << VCAP_DEVICE | 1u << VCAP_PCI);
 	CHECK(disk.msix_cap != 0);
 	CHECK_EQ(disk.msix_count, disk.queue_count + 1);
 }
 
 static void g01_absent(void)
 {
-	static const uint32_t absent[] = { 0x80010000, 0x80ff0000, 0x80000100, 0x80000700, 0x8000f800, 0x8000ff00 };
+	static const uint32_t absent[] = { 0x80010000, 0x80ff0000, 0x80000100,
+					   0x80000700, 0x8000f800, 0x8000ff00 };
 	for (unsigned i = 0; i < ARRAY_LEN(absent); i++) {
 		CHECK_EQ(port_config_read(absent[i], 0, 4), ONES32);
 		CHECK_EQ(port_config_read(absent[i], 2, 2), 0xffff);
@@ -99,10 +104,10 @@ static void g02_masks(void)
 		uint32_t writable;
 	} known[] = {
 		{ 0x04, 0x0406 },     // command: memory, master, INTx disable
-		{ 0x0c, 0xff },       // cache line size
+		{ 0x0c, 0xff },	      // cache line size
 		{ 0x10, 0xffff0000 }, // BAR 0: 64 KiB
 		{ 0x14, ONES32 },     // its upper half
-		{ 0x3c, 0xff },       // interrupt line
+		{ 0x3c, 0xff },	      // interrupt line
 	};
 	unsigned slot = disk.slot, window = disk.window_cap, msix = disk.msix_cap;
 	for (unsigned at = 0; at < 256; at += 4) {
@@ -167,18 +172,28 @@ static volatile uint64_t canary[16] __attribute__((aligned(65536)));
 
 static void g03_illegal(void)
 {
-	const uint64_t illegal[] = { (uint64_t)canary,   0x0,         0xe8000000,         0xe8010000, LAPIC & ~0xfffful,
-		                     IOAPIC & ~0xfffful, other.bar,   0xe7fff000 + 0x1000, 0xffff0000, 0x000f000000000000ul,
-		                     0xfff0000000000000ul, 0xffffffffffff0000ul, 0x80000000 };
+	const uint64_t illegal[] = { (uint64_t)canary,
+				     0x0,
+				     0xe8000000,
+				     0xe8010000,
+				     LAPIC & ~0xfffful,
+				     IOAPIC & ~0xfffful,
+				     other.bar,
+				     0xe7fff000 + 0x1000,
+				     0xffff0000,
+				     0x000f000000000000ul,
+				     0xfff0000000000000ul,
+				     0xffffffffffff0000ul,
+				     0x80000000 };
 	uint64_t home = disk.bar;
 	canary[2] = 0x0123456789abcdef;
 	uint32_t lapic = read32(LAPIC + 0x30), ecam_id = config_read32(0, 0);
 	for (unsigned i = 0; i < ARRAY_LEN(illegal); i++) {
 		bar_set(disk.slot, 0, illegal[i]);
 		uint64_t kept = bar_get(disk.slot, 0);
-		bool ok = kept == (illegal[i] & ~0xfffful) && !answers(home) && canary[2] == 0x0123456789abcdef &&
-		          read32(LAPIC + 0x30) == lapic && config_read32(0, 0) == ecam_id &&
-		          vdev_status(&other) & S_DRIVER_OK;
+		bool ok = kept == (illegal[i] & ~0xfffful) && !answers(home) &&
+			  canary[2] == 0x0123456789abcdef && read32(LAPIC + 0x30) == lapic &&
+			  config_read32(0, 0) == ecam_id && vdev_status(&other) & S_DRIVER_OK;
 		canary[2] = 0xfedcba9876543210;
 		ok &= canary[2] == 0xfedcba9876543210;
 		canary[2] = 0x0123456789abcdef;
@@ -226,7 +241,8 @@ static void g05_half_written(void)
 	CHECK(answers(home));
 }
 
-// ---- G04: a BAR that moves while another CPU uses it ------------------------------------------------------------
+// ---- G04: a BAR that moves while another CPU uses it
+// ------------------------------------------------------------
 
 static volatile bool moving;
 static volatile uint32_t touches, strange;
@@ -278,7 +294,8 @@ static void g04_moves(void)
 	CHECK(answers(home));
 }
 
-// KVM waits for the vCPUs at each change of a doorbell, which takes milliseconds where kernel mode is interpreted.
+// KVM waits for the vCPUs at each change of a doorbell, which takes milliseconds where kernel mode is
+// interpreted.
 static void g04_doorbells(void)
 {
 	uint64_t home = disk.bar;
@@ -299,7 +316,8 @@ static void g04_doorbells(void)
 	CHECK(vdev_reset(&disk));
 }
 
-// ---- G06 --------------------------------------------------------------------------------------------------------
+// ---- G06
+// --------------------------------------------------------------------------------------------------------
 
 static void g06_every_register(void)
 {

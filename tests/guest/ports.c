@@ -18,7 +18,7 @@ static void g29_reads(void)
 		uint8_t v = inb((uint16_t)port);
 		odd += port > 0xd00 && v != 0xff;
 	}
-	for (unsigned port = 0; port < 0x10000; port += 7) {
+	for (unsigned port = 0; port < 0x10000; port += 61) {
 		inw((uint16_t)port);
 		inl((uint16_t)port);
 	}
@@ -30,9 +30,9 @@ static void g29_writes(void)
 	for (unsigned port = 0; port < 0x10000; port++) {
 		if (!spared(port, 1))
 			outb((uint16_t)port, 0x5a);
-		if (port % 7 == 0 && !spared(port, 2))
+		if (port % 61 == 0 && !spared(port, 2))
 			outw((uint16_t)port, 0xa55a);
-		if (port % 7 == 0 && !spared(port, 4))
+		if (port % 61 == 0 && !spared(port, 4))
 			outl((uint16_t)port, 0xa55aa55a);
 	}
 	// Wider accesses to what is there byte by byte.
@@ -71,8 +71,20 @@ static void g29_strings(void)
 
 static void g29_holes(void)
 {
-	const uint64_t holes[] = { option("memory", 64) << 20, 0x7ffff000, 0xbffff000, 0xdffff000, 0xe8100000, 0xf0000000,
-		                   0xfd000000, 0xfec01000, 0xfed00000, 0xfee01000, 0xfeff8000, 0xfffff000, 0x100000000, 0x1fffff000 };
+	const uint64_t holes[] = { option("memory", 64) << 20,
+				   0x7ffff000,
+				   0xbffff000,
+				   0xdffff000,
+				   0xe8100000,
+				   0xf0000000,
+				   0xfd000000,
+				   0xfec01000,
+				   0xfed00000,
+				   0xfee01000,
+				   0xfeff8000,
+				   0xfffff000,
+				   0x100000000,
+				   0x1fffff000 };
 	for (unsigned i = 0; i < ARRAY_LEN(holes); i++)
 		for (uint64_t at = holes[i]; at < holes[i] + 0x1000; at += 0x3f9)
 			for (unsigned size = 1; size <= 8; size *= 2) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Hostile rings: what the device behind must survive.  Two CPUs, two disks, the first with two queues.
 //
-// After each: either the request got an answer, or the device has stopped and asks for a reset, of which the driver is told; the second
-// disk has gone on; a reset revives the first.
+// After each: either the request got an answer, or the device has stopped and asks for a reset, of which the
+// driver is told; the second disk has gone on; a reset revives the first.
 #include "lib/virtio.h"
 
 static struct vdev disk, other;
@@ -40,24 +40,25 @@ static bool revived(void)
 	return rest_works() && setup(0) && blk_works(&disk, 0, 16) && blk_works(&disk, 1, 24);
 }
 
-#define MUST_STOP(what)                                                                                      \
-	do {                                                                                                 \
-		if (!stopped())                                                                              \
-			FAIL("%s: the queue goes on, status %x, used %u", what, vdev_status(&disk), q->used->idx); \
-		else if (!revived())                                                                         \
-			FAIL("%s: not revived", what);                                                       \
-		if (test_failed())                                                                           \
-			return;                                                                              \
+#define MUST_STOP(what)                                                                             \
+	do {                                                                                        \
+		if (!stopped())                                                                     \
+			FAIL("%s: the queue goes on, status %x, used %u", what, vdev_status(&disk), \
+			     q->used->idx);                                                         \
+		else if (!revived())                                                                \
+			FAIL("%s: not revived", what);                                              \
+		if (test_failed())                                                                  \
+			return;                                                                     \
 	} while (0)
 
 // An answer, or a queue that has stopped: either is right.
-#define MUST_SURVIVE(what)                                                                                   \
-	do {                                                                                                 \
-		WAIT(vdev_status(&disk) & S_NEEDS_RESET || q->used->idx != q->seen, 300);                     \
-		if (!revived()) {                                                                            \
-			FAIL("%s: not revived", what);                                                       \
-			return;                                                                              \
-		}                                                                                            \
+#define MUST_SURVIVE(what)                                                                \
+	do {                                                                              \
+		WAIT(vdev_status(&disk) & S_NEEDS_RESET || q->used->idx != q->seen, 300); \
+		if (!revived()) {                                                         \
+			FAIL("%s: not revived", what);                                    \
+			return;                                                           \
+		}                                                                         \
 	} while (0)
 
 static void g22_loops(void)
@@ -100,10 +101,19 @@ static void g23_addresses(void)
 		uint64_t gpa;
 		uint32_t len;
 	} wrong[] = {
-		{ (uint64_t)data, 0 },  { (uint64_t)data, 0xffffffff },    { ~0ul - 255, 512 },     { ~0ul, 512 },
-		{ 1ul << 63, 512 },     { option("memory", 64) << 20, 512 }, { (option("memory", 64) << 20) - 256, 512 },
-		{ other.bar, 512 },     { ECAM_BASE, 512 },                { LAPIC, 512 },          { disk.notify, 4 },
-		{ 1ul << 44, 512 },     { (1ul << 44) + (uint64_t)data, 512 },
+		{ (uint64_t)data, 0 },
+		{ (uint64_t)data, 0xffffffff },
+		{ ~0ul - 255, 512 },
+		{ ~0ul, 512 },
+		{ 1ul << 63, 512 },
+		{ option("memory", 64) << 20, 512 },
+		{ (option("memory", 64) << 20) - 256, 512 },
+		{ other.bar, 512 },
+		{ ECAM_BASE, 512 },
+		{ LAPIC, 512 },
+		{ disk.notify, 4 },
+		{ 1ul << 44, 512 },
+		{ (1ul << 44) + (uint64_t)data, 512 },
 	};
 	for (unsigned part = 0; part < 3; part++)
 		for (unsigned i = 0; i < ARRAY_LEN(wrong); i++) {
@@ -260,7 +270,8 @@ static void g26_rewritten(void)
 		if (vdev_status(&disk) & S_NEEDS_RESET) {
 			vdev_negotiate(&disk, F_INDIRECT);
 			write16(disk.common + VC_CONFIG_VECTOR, 0);
-			vdev_queue_registers(&disk, 0, 16, (uint64_t)q->desc, (uint64_t)q->avail, (uint64_t)q->used);
+			vdev_queue_registers(&disk, 0, 16, (uint64_t)q->desc, (uint64_t)q->avail,
+					     (uint64_t)q->used);
 			write16(disk.common + VC_QUEUE_ENABLE, 1);
 			q->avail->idx = q->used->idx = 0;
 			q->seen = 0;
@@ -290,7 +301,8 @@ static void g27_used_over(void)
 		q->seen = 0;
 		q->desc = alloc(256, 16);
 		q->avail = alloc(64, 16);
-		q->used = (volatile struct used *)(i ? (volatile void *)victim->avail : (volatile void *)victim->desc);
+		q->used = (volatile struct used *)(i ? (volatile void *)victim->avail
+						     : (volatile void *)victim->desc);
 		vdev_queue_registers(&disk, 0, 16, (uint64_t)q->desc, (uint64_t)q->avail, (uint64_t)q->used);
 		write16(disk.common + VC_QUEUE_VECTOR, 1);
 		write16(disk.common + VC_QUEUE_ENABLE, 1);

@@ -1,5 +1,5 @@
 # Each function is a machine, what happens to it from outside, and what must come of it.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2154,SC2034
 
 # ---- guests that need no help ----------------------------------------------------------------------------------
 
@@ -20,7 +20,11 @@ scenario_pci() { machine pci disks=2 2; two_disks; go; }
 scenario_virtio() { machine virtio sectors=8192; two_disks; go; }
 scenario_msix() { machine msix '' 2; two_disks; go; }
 scenario_rings() { machine rings '' 2; two_disks; go; }
-scenario_ports() { machine ports ''; go; }
+scenario_long_ports() {
+    local LIMIT=60 # 140,000 exits
+    machine ports ''
+    go
+}
 scenario_io() {
     machine io ''
     printf 'written by the harness' > "$T/disk1.img"
@@ -48,7 +52,7 @@ count_calls() {
     "$MINIVMM_BLK" --vhost-user "$T/blk.sock" --image "$T/disk.img" 2> "$T/blk.log" &
     local blk=$!
     wait_for 5 test -S "$T/blk.sock"
-    strace -f -qq -o "$T/trace.$n" "$MINIVMM" -c "$T/vm.toml" < /dev/null > "$T/console" 2> "$T/log" &
+    ASAN_OPTIONS=detect_leaks=0 strace -f -qq -o "$T/trace.$n" "$MINIVMM" -c "$T/vm.toml" < /dev/null > "$T/console" 2> "$T/log" &
     pid=$!
     finish
     kill "$blk" 2> /dev/null
@@ -110,7 +114,7 @@ quit_by() { # SIGNAL NAME OPTIONS
     kill "-$1" "$pid"
     finish 5
     check "$2: exit status 0" [ "$rc" = 0 ]
-    check "$2: within 2 s" [ "$took" -lt 2000 ]
+    check "$2: within 5 s" [ "$took" -lt 5000 ]
     leftovers
 }
 scenario_halted_G30() { quit_by INT 'G30 a guest that halts with interrupts off is stopped by SIGINT' 'do=crash by=halt'; }
@@ -141,7 +145,7 @@ scenario_term_twice_P05() {
     check 'P05 one SIGTERM leaves a guest that does not care' kill -0 "$pid"
     kill -TERM "$pid"
     finish 5
-    check 'P05 the second SIGTERM within 5 s stops at once' [ "$rc:$((took < 2000))" = 0:1 ]
+    check 'P05 the second SIGTERM within 5 s stops at once' [ "$rc:$((took < 5000))" = 0:1 ]
 }
 
 scenario_killed_P04() {
@@ -201,13 +205,13 @@ scenario_serial_input() {
 
 scenario_input_flood_G31() {
     local want
-    head -c 60000 /dev/zero | tr '\0' 'A' > "$T/flood"
-    want=$((60000 * 65))
-    machine machine 'do=drink count=60000'
+    head -c 20000 /dev/zero | tr '\0' 'A' > "$T/flood"
+    want=$((20000 * 65))
+    machine machine 'do=drink count=20000'
     start
     wait_line ready
     cat "$T/flood" > "$T/in"
-    wait_line "drank 60000 bytes, sum $want"
+    wait_line "drank 20000 bytes, sum $want"
     finish
     check 'G31 a flood of input arrives whole' [ "$rc" = 0 ]
 }
@@ -215,7 +219,8 @@ scenario_input_flood_G31() {
 scenario_blocked_output_G31_R06() {
     mkfifo "$T/full"
     exec {full}<> "$T/full" # open for reading, and nobody reads
-    machine machine 'do=flood count=150000'
+    head -c 65536 /dev/zero > "$T/full"
+    machine machine 'do=flood count=30000'
     out=$T/full start
     finish
     check 'G31 output into a pipe that nobody reads: the guest goes on and powers off' [ "$rc" = 0 ]
@@ -224,15 +229,16 @@ scenario_blocked_output_G31_R06() {
     sleep 1
     kill -INT "$pid"
     finish 5
-    check 'G31 and it can be stopped' [ "$rc:$((took < 2000))" = 0:1 ]
-    machine machine 'do=flood count=150000'
-    out=$T/full start
-    sleep 0.5
-    timeout 15 cat < "$T/full" > "$T/console" &
+    check 'G31 and it can be stopped' [ "$rc:$((took < 5000))" = 0:1 ]
+    machine machine 'do=flood count=30000 linger=1'
+    out=$T/full start -v
+    wait_for 15 log_has 'nothing at 0xf0000000'
+    timeout 15 cat < "$T/full" > /dev/null &
     local reader=$!
+    check 'G31 what was dropped is counted' wait_for 5 log_has 'bytes dropped'
+    tell go
     finish
-    kill "$reader"
-    check 'G31 what was dropped is counted' log_has 'bytes dropped'
+    kill "$reader" 2> /dev/null
     exec {full}>&-
 }
 
@@ -258,7 +264,7 @@ scenario_blocked_log_R06() {
 
 dead() { # NAME OPTIONS
     label="$1: "
-    machine machine "do=dead $2"
+    machine machine "do=dead ${2:-}"
     two_disks
     start
     wait_line ready
@@ -344,6 +350,47 @@ scenario_stopped_then_quit_P03() {
     kill -INT "$pid"
     finish 8
     check 'P03 the machine stops although a device is stopped' [ "$rc:$((took < 5000))" = 0:1 ]
+}
+
+# A program that takes the connection and never answers.
+scenario_long_never_ready_P03() {
+    machine machine do=wait
+    cat >> "$T/vm.toml" << 'END'
+[[device]]
+id = "disk0"
+via = "vhost-user"
+virtio = "blk"
+exec = ["/bin/sh", "-c", "exec sleep 60", "{fd}"]
+sandbox = "none"
+END
+    start
+    finish
+    check 'P03 a device that is never ready: refused' [ "$rc" = 1 ]
+    check 'P03 at the deadline, 10 s' [ "$took" -gt 9000 -a "$took" -lt 14000 ]
+    check 'P03 with what it waited for' log_has 'does not answer'
+}
+
+open_fds() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
+scenario_descriptors_G14() {
+    local before after victim
+    machine machine do=storm
+    two_disks
+    start
+    wait_line ready
+    if ! ls "/proc/$pid/fd" > /dev/null 2>&1; then
+        skip 'G14 resets cost no descriptor' 'not allowed to look'
+        kill -INT "$pid"
+        return
+    fi
+    victim=$(child disk0)
+    before=$(open_fds "$pid"):$(open_fds "$victim")
+    tell go
+    wait_line stormed
+    after=$(open_fds "$pid"):$(open_fds "$victim")
+    tell end
+    finish
+    report
+    check "G14 resets cost no descriptor ($before and $after)" [ "$before" = "$after" ]
 }
 
 scenario_long_stalled_reset_G14() {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// The transport: negotiation, queue registers, the configuration window, doorbells, resets.  Two disks, the first with two queues.
+// The transport: negotiation, queue registers, the configuration window, doorbells, resets.  Two disks, the
+// first with two queues.
 #include "lib/virtio.h"
 
 #define S_READY (S_ACKNOWLEDGE | S_DRIVER | S_FEATURES_OK)
@@ -50,9 +51,9 @@ static void g07_window(void)
 	static const struct {
 		uint8_t bar;
 		uint32_t offset, len;
-	} wrong[] = { { 1, 0, 4 },          { 5, 0, 4 },          { 255, 0, 4 },        { 0, 0x10000, 4 }, { 0, 0xfffe, 4 },
-		      { 0, 0xfffffffc, 4 }, { 0, 0x12, 3 },       { 0, 0x12, 0 },       { 0, 0x12, 8 },    { 0, 0x13, 2 },
-		      { 0, 0x14, 0xffffffff } };
+	} wrong[] = { { 1, 0, 4 },	{ 5, 0, 4 },	      { 255, 0, 4 },	      { 0, 0x10000, 4 },
+		      { 0, 0xfffe, 4 }, { 0, 0xfffffffc, 4 }, { 0, 0x12, 3 },	      { 0, 0x12, 0 },
+		      { 0, 0x12, 8 },	{ 0, 0x13, 2 },	      { 0, 0x14, 0xffffffff } };
 	unsigned cap = disk.window_cap;
 	for (unsigned i = 0; i < ARRAY_LEN(wrong); i++) {
 		write32(ecam(disk.slot, 0, cap + 16), 0);
@@ -106,10 +107,11 @@ static bool frozen(struct vq *q)
 	vdev_queue_registers(&disk, 0, 8, 0x300000, 0x301000, 0x302000);
 	write16(disk.common + VC_QUEUE_VECTOR, 0);
 	write16(disk.common + VC_QUEUE_ENABLE, 0);
-	return read16(disk.common + VC_QUEUE_SIZE) == 16 && read64(disk.common + VC_QUEUE_DESC) == (uint64_t)q->desc &&
+	return read16(disk.common + VC_QUEUE_SIZE) == 16 &&
+	       read64(disk.common + VC_QUEUE_DESC) == (uint64_t)q->desc &&
 	       read64(disk.common + VC_QUEUE_DRIVER) == (uint64_t)q->avail &&
-	       read64(disk.common + VC_QUEUE_DEVICE) == (uint64_t)q->used && read16(disk.common + VC_QUEUE_VECTOR) == 1 &&
-	       read16(disk.common + VC_QUEUE_ENABLE) == 1;
+	       read64(disk.common + VC_QUEUE_DEVICE) == (uint64_t)q->used &&
+	       read16(disk.common + VC_QUEUE_VECTOR) == 1 && read16(disk.common + VC_QUEUE_ENABLE) == 1;
 }
 
 static void g10_frozen(void)
@@ -146,18 +148,18 @@ static void g11_addresses(void)
 {
 	uint64_t ok = 0x300000, a = 0x310000, u = 0x320000, top = option("memory", 64) << 20, bar = other.bar;
 	const uint64_t wrong[][3] = {
-		{ 0, 0, 0 },           { ok + 8, a, u },    { ok, a + 1, u },      { ok, a, u + 2 },
-		{ top, a, u },         { ok, top, u },      { ok, a, top },        { top - 4080, a, u },
-		{ ok, top - 512, u },  { ok, a, top - 64 }, { bar, a, u },         { ok, bar + 0x3000, u },
-		{ ok, a, bar },        { ECAM_BASE, a, u }, { ok, a, LAPIC },      { ~15ul, a, u },
-		{ ok, ~1ul, u },       { ok, a, ~3ul },     { 1ul << 52, a, u },   { 1ul << 63, a, u },
-		{ ok, ok, u },         { ok, a, ok },       { ok, a, a },          { ok, ok + 4094, u },
-		{ ok, a, a + 512 },    { 0xfffffff0, a, u }, { 1ul << 44, a, u },
+		{ 0, 0, 0 },	      { ok + 8, a, u },	    { ok, a + 1, u },	 { ok, a, u + 2 },
+		{ top, a, u },	      { ok, top, u },	    { ok, a, top },	 { top - 4080, a, u },
+		{ ok, top - 512, u }, { ok, a, top - 64 },  { bar, a, u },	 { ok, bar + 0x3000, u },
+		{ ok, a, bar },	      { ECAM_BASE, a, u },  { ok, a, LAPIC },	 { ~15ul, a, u },
+		{ ok, ~1ul, u },      { ok, a, ~3ul },	    { 1ul << 52, a, u }, { 1ul << 63, a, u },
+		{ ok, ok, u },	      { ok, a, ok },	    { ok, a, a },	 { ok, ok + 4094, u },
+		{ ok, a, a + 512 },   { 0xfffffff0, a, u }, { 1ul << 44, a, u },
 	};
 	for (unsigned i = 0; i < ARRAY_LEN(wrong); i++)
 		if (!refused(wrong[i][0], wrong[i][1], wrong[i][2])) {
-			FAIL("desc %lx driver %lx device %lx: status %x", wrong[i][0], wrong[i][1], wrong[i][2],
-			     vdev_status(&disk));
+			FAIL("desc %lx driver %lx device %lx: status %x", wrong[i][0], wrong[i][1],
+			     wrong[i][2], vdev_status(&disk));
 			vdev_reset(&disk);
 			return;
 		}
@@ -227,7 +229,8 @@ static void g14_during_io(void)
 	for (unsigned round = 0; round < 30; round++) {
 		CHECK(vdev_start(&disk, 0, 1, 32));
 		for (unsigned i = 0; i < 8; i++) {
-			blk_fill(&disk.q[0], (uint16_t)(3 * i), i % 2 ? BLK_IN : BLK_OUT, 64 + 8 * i, data[i], 4096);
+			blk_fill(&disk.q[0], (uint16_t)(3 * i), i % 2 ? BLK_IN : BLK_OUT, 64 + 8 * i, data[i],
+				 4096);
 			vq_offer(&disk.q[0], (uint16_t)(3 * i));
 		}
 		vq_kick(&disk.q[0], 0);

@@ -18,7 +18,7 @@
 #define ICR_STARTUP 0x4600
 #define ICR_PENDING 0x1000
 #define SVR_ENABLE  0x1ff
-#define MASKED      0x10000
+#define MASKED	    0x10000
 #define DIVIDE_BY_1 0xb
 #define TIMER_HZ    1000000000u // KVM's APIC bus
 
@@ -47,7 +47,8 @@ static struct {
 
 extern uint8_t trap_stubs[], trampoline[], trampoline_end[];
 
-// ---- interrupts -------------------------------------------------------------------------------------------------
+// ---- interrupts
+// -------------------------------------------------------------------------------------------------
 
 unsigned cpu_index(void)
 {
@@ -61,7 +62,8 @@ void trap(struct frame *f)
 	if (f->vector < 32) {
 		uint64_t cr2;
 		__asm__ volatile("mov %%cr2, %0" : "=r"(cr2));
-		panic("CPU %u: exception %lu, error %lx, rip %lx, cr2 %lx", cpu, f->vector, f->error, f->rip, cr2);
+		panic("CPU %u: exception %lu, error %lx, rip %lx, cr2 %lx", cpu, f->vector, f->error, f->rip,
+		      cr2);
 	}
 	__atomic_fetch_add(&irq_count[f->vector], 1, __ATOMIC_SEQ_CST);
 	irq_cpu[f->vector] = cpu;
@@ -131,7 +133,8 @@ void ioapic_mask(unsigned pin)
 	write32(IOAPIC + 0x10, MASKED);
 }
 
-// ---- time -------------------------------------------------------------------------------------------------------
+// ---- time
+// -------------------------------------------------------------------------------------------------------
 
 void timer_restart(void)
 {
@@ -156,7 +159,8 @@ void sleep_ms(unsigned ms)
 		ms -= tick();
 }
 
-// ---- processors -------------------------------------------------------------------------------------------------
+// ---- processors
+// -------------------------------------------------------------------------------------------------
 
 static void icr_write(unsigned cpu, uint32_t low)
 {

@@ -4,14 +4,15 @@
 
 #include "cpu.h"
 
-#define COM1      0x3f8
+#define COM1	  0x3f8
 #define COM1_LSR  (COM1 + 5)
 #define LSR_READY 1
 
 #define PORT_SLEEP 0x600
 #define SLEEP_S5   0x34
 
-// ---- the C library's ------------------------------------------------------------------------------------------
+// ---- the C library's
+// ------------------------------------------------------------------------------------------
 
 void *memset(void *p, int c, size_t n)
 {
@@ -85,7 +86,8 @@ void mmio_write(uint64_t gpa, unsigned size, uint64_t v)
 		write64(gpa, v);
 }
 
-// ---- text -------------------------------------------------------------------------------------------------------
+// ---- text
+// -------------------------------------------------------------------------------------------------------
 
 static void print_char(char c)
 {
@@ -162,7 +164,8 @@ bool read_line(char *buf, size_t room, unsigned ms)
 	return true;
 }
 
-// ---- results ----------------------------------------------------------------------------------------------------
+// ---- results
+// ----------------------------------------------------------------------------------------------------
 
 static struct {
 	const char *name;
@@ -219,7 +222,8 @@ void panic(const char *fmt, ...)
 	va_start(ap, fmt);
 	print_v(fmt, ap);
 	va_end(ap);
-	print("\n%u passed, %u failed, %u skipped\n", now.passed_count, now.failed_count + 1, now.skipped_count);
+	print("\n%u passed, %u failed, %u skipped\n", now.passed_count, now.failed_count + 1,
+	      now.skipped_count);
 	power_off();
 }
 
@@ -247,7 +251,8 @@ void tests_run(const struct test *tests, size_t count)
 	now.name = NULL;
 }
 
-// ---- memory -----------------------------------------------------------------------------------------------------
+// ---- memory
+// -----------------------------------------------------------------------------------------------------
 
 static uint8_t heap[1 << 20] __attribute__((aligned(4096)));
 
@@ -260,7 +265,8 @@ void *alloc(size_t size, size_t align)
 	return memset(heap + at, 0, size);
 }
 
-// ---- what the monitor hands over --------------------------------------------------------------------------------
+// ---- what the monitor hands over
+// --------------------------------------------------------------------------------
 
 struct boot_info boot;
 extern uint64_t boot_pvh, boot_zero_page;
@@ -292,7 +298,8 @@ static void read_pvh(uint64_t p)
 	}
 	uint64_t map = get(p + 40, 8);
 	for (uint64_t i = 0; i < get(p + 48, 4); i++)
-		range_add(get(map + 24 * i, 8), get(map + 24 * i + 8, 8), (uint32_t)get(map + 24 * i + 16, 4));
+		range_add(get(map + 24 * i, 8), get(map + 24 * i + 8, 8),
+			  (uint32_t)get(map + 24 * i + 16, 4));
 }
 
 // struct boot_params of Linux
@@ -305,7 +312,8 @@ static void read_zero_page(uint64_t p)
 	boot.initrd_gpa = get(p + 0x218, 4) | get(p + 0x0c0, 4) << 32;
 	boot.initrd_size = get(p + 0x21c, 4) | get(p + 0x0c4, 4) << 32;
 	for (uint64_t i = 0; i < get(p + 0x1e8, 1); i++)
-		range_add(get(p + 0x2d0 + 20 * i, 8), get(p + 0x2d8 + 20 * i, 8), (uint32_t)get(p + 0x2e0 + 20 * i, 4));
+		range_add(get(p + 0x2d0 + 20 * i, 8), get(p + 0x2d8 + 20 * i, 8),
+			  (uint32_t)get(p + 0x2e0 + 20 * i, 4));
 }
 
 // Where VALUE of NAME=VALUE begins.
@@ -347,6 +355,7 @@ void guest_start(void)
 	cpu_init_first();
 	guest_main();
 	if (now.passed_count + now.failed_count + now.skipped_count)
-		print("%u passed, %u failed, %u skipped\n", now.passed_count, now.failed_count, now.skipped_count);
+		print("%u passed, %u failed, %u skipped\n", now.passed_count, now.failed_count,
+		      now.skipped_count);
 	power_off();
 }

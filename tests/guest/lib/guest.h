@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // A runtime for tiny guests: no operating system, one address space, every test a function.
 //
-// A guest defines guest_main(), which calls tests_run(); the machine is powered off when that returns.  Interrupts are off but within
-// WAIT(), so that handlers run where a test expects them.  Waiting is always `hlt` and never spinning: a host that interprets
-// kernel mode runs few instructions in a millisecond.  Nothing here uses SSE, popcnt, cmpxchg16b or int n.
+// A guest defines guest_main(), which calls tests_run(); the machine is powered off when that returns.
+// Interrupts are off but within WAIT(), so that handlers run where a test expects them.  Waiting is always
+// `hlt` and never spinning: a host that interprets kernel mode runs few instructions in a millisecond.
+// Nothing here uses SSE, popcnt, cmpxchg16b or int n.
 #ifndef GUEST_H
 #define GUEST_H
 
@@ -13,13 +14,23 @@
 #include <stdint.h>
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define CPUS_MAX 16
+#define CPUS_MAX     16
 
-// ---- instructions -----------------------------------------------------------------------------------------------
+// ---- instructions
+// -----------------------------------------------------------------------------------------------
 
-static inline void outb(uint16_t port, uint8_t v) { __asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port) : "memory"); }
-static inline void outw(uint16_t port, uint16_t v) { __asm__ volatile("outw %0, %1" ::"a"(v), "Nd"(port) : "memory"); }
-static inline void outl(uint16_t port, uint32_t v) { __asm__ volatile("outl %0, %1" ::"a"(v), "Nd"(port) : "memory"); }
+static inline void outb(uint16_t port, uint8_t v)
+{
+	__asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port) : "memory");
+}
+static inline void outw(uint16_t port, uint16_t v)
+{
+	__asm__ volatile("outw %0, %1" ::"a"(v), "Nd"(port) : "memory");
+}
+static inline void outl(uint16_t port, uint32_t v)
+{
+	__asm__ volatile("outl %0, %1" ::"a"(v), "Nd"(port) : "memory");
+}
 
 static inline uint8_t inb(uint16_t port)
 {
@@ -42,16 +53,16 @@ static inline uint32_t inl(uint16_t port)
 	return v;
 }
 
-#define MMIO_ACCESSORS(bits)                                                                                 \
-	static inline uint##bits##_t read##bits(uint64_t gpa)                                                \
-	{                                                                                                    \
-		uint##bits##_t v;                                                                            \
-		__asm__ volatile("mov %1, %0" : "=r"(v) : "m"(*(volatile uint##bits##_t *)gpa) : "memory");  \
-		return v;                                                                                    \
-	}                                                                                                    \
-	static inline void write##bits(uint64_t gpa, uint##bits##_t v)                                       \
-	{                                                                                                    \
-		__asm__ volatile("mov %1, %0" : "=m"(*(volatile uint##bits##_t *)gpa) : "r"(v) : "memory");  \
+#define MMIO_ACCESSORS(bits)                                                                                \
+	static inline uint##bits##_t read##bits(uint64_t gpa)                                               \
+	{                                                                                                   \
+		uint##bits##_t v;                                                                           \
+		__asm__ volatile("mov %1, %0" : "=r"(v) : "m"(*(volatile uint##bits##_t *)gpa) : "memory"); \
+		return v;                                                                                   \
+	}                                                                                                   \
+	static inline void write##bits(uint64_t gpa, uint##bits##_t v)                                      \
+	{                                                                                                   \
+		__asm__ volatile("mov %1, %0" : "=m"(*(volatile uint##bits##_t *)gpa) : "r"(v) : "memory"); \
 	}
 MMIO_ACCESSORS(8)
 MMIO_ACCESSORS(16)
@@ -73,9 +84,18 @@ static inline struct cpuid cpuid(uint32_t leaf, uint32_t sub)
 	return r;
 }
 
-static inline void barrier(void) { __asm__ volatile("mfence" ::: "memory"); }
-static inline void cli(void) { __asm__ volatile("cli" ::: "memory"); }
-static inline void halt_once(void) { __asm__ volatile("sti; hlt; cli" ::: "memory"); }
+static inline void barrier(void)
+{
+	__asm__ volatile("mfence" ::: "memory");
+}
+static inline void cli(void)
+{
+	__asm__ volatile("cli" ::: "memory");
+}
+static inline void halt_once(void)
+{
+	__asm__ volatile("sti; hlt; cli" ::: "memory");
+}
 
 __attribute__((noreturn)) static inline void halt_forever(void)
 {
@@ -83,7 +103,8 @@ __attribute__((noreturn)) static inline void halt_forever(void)
 		__asm__ volatile("cli; hlt");
 }
 
-// ---- text and results -------------------------------------------------------------------------------------------
+// ---- text and results
+// -------------------------------------------------------------------------------------------
 
 // %s %c %u %d %x %lu %lx %%, and a width with leading zeros for numbers.
 __attribute__((format(printf, 1, 2))) void print(const char *fmt, ...);
@@ -106,20 +127,20 @@ __attribute__((noreturn, format(printf, 1, 2))) void panic(const char *fmt, ...)
 
 #define FAIL(...) test_fail(__FILE__, __LINE__, __VA_ARGS__)
 // These end the function that they stand in.
-#define CHECK(c)                                                                                             \
-	do {                                                                                                 \
-		if (!(c)) {                                                                                  \
-			FAIL("%s", #c);                                                                      \
-			return;                                                                              \
-		}                                                                                            \
+#define CHECK(c)                        \
+	do {                            \
+		if (!(c)) {             \
+			FAIL("%s", #c); \
+			return;         \
+		}                       \
 	} while (0)
-#define CHECK_EQ(got, want)                                                                                  \
-	do {                                                                                                 \
-		uint64_t got_ = (uint64_t)(got), want_ = (uint64_t)(want);                                   \
-		if (got_ != want_) {                                                                         \
-			FAIL("%s is %lx, not %lx", #got, got_, want_);                                       \
-			return;                                                                              \
-		}                                                                                            \
+#define CHECK_EQ(got, want)                                                \
+	do {                                                               \
+		uint64_t got_ = (uint64_t)(got), want_ = (uint64_t)(want); \
+		if (got_ != want_) {                                       \
+			FAIL("%s is %lx, not %lx", #got, got_, want_);     \
+			return;                                            \
+		}                                                          \
 	} while (0)
 
 void *memset(void *p, int c, size_t n);
@@ -132,7 +153,8 @@ bool starts_with(const char *s, const char *prefix);
 // Zeroed memory, given back when the test ends.
 void *alloc(size_t size, size_t align);
 
-// ---- what the monitor hands over --------------------------------------------------------------------------------
+// ---- what the monitor hands over
+// --------------------------------------------------------------------------------
 
 struct memory_range {
 	uint64_t gpa, size;
@@ -152,18 +174,19 @@ extern struct boot_info boot;
 uint64_t option(const char *name, uint64_t otherwise);
 bool option_is(const char *name, const char *value);
 
-// ---- interrupts and processors ----------------------------------------------------------------------------------
+// ---- interrupts and processors
+// ----------------------------------------------------------------------------------
 
-#define LAPIC  0xfee00000ul
-#define IOAPIC 0xfec00000ul
-#define VECTOR_TIMER 0x20
-#define VECTOR_FIRST 0x30 // free for tests up to 0xef
-#define VECTOR_WAKE  0xf0
+#define LAPIC		 0xfee00000ul
+#define IOAPIC		 0xfec00000ul
+#define VECTOR_TIMER	 0x20
+#define VECTOR_FIRST	 0x30 // free for tests up to 0xef
+#define VECTOR_WAKE	 0xf0
 #define MSI_ADDRESS(cpu) (0xfee00000ul | (uint64_t)(cpu) << 12)
 
 extern volatile uint32_t irq_count[256]; // how often each vector came, on whichever CPU
-extern volatile uint32_t irq_cpu[256];   // and on which it came last
-extern void (*irq_hook[256])(void);      // called by the handler, interrupts off
+extern volatile uint32_t irq_cpu[256];	 // and on which it came last
+extern void (*irq_hook[256])(void);	 // called by the handler, interrupts off
 
 unsigned cpu_index(void); // its APIC id
 void irq_clear(void);
@@ -183,13 +206,13 @@ bool tick(void);
 void sleep_ms(unsigned ms);
 
 // Waits until `cond` is true, for `ms` at most: its value.
-#define WAIT(cond, ms)                                                                                       \
-	({                                                                                                   \
-		unsigned left_ = (ms);                                                                       \
-		timer_restart();                                                                             \
-		while (!(cond) && left_ > 0)                                                                 \
-			left_ -= tick();                                                                     \
-		(cond);                                                                                      \
+#define WAIT(cond, ms)                       \
+	({                                   \
+		unsigned left_ = (ms);       \
+		timer_restart();             \
+		while (!(cond) && left_ > 0) \
+			left_ -= tick();     \
+		(cond);                      \
 	})
 void timer_restart(void);
 

@@ -1,5 +1,5 @@
 # What scenarios are made of: a configuration, a monitor that runs, and what becomes of it.
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2119,SC2120
 
 LIMIT=${LIMIT:-20} # seconds for one run
 
@@ -98,7 +98,7 @@ has_line() { grep -aqF -- "$1" "$T/console" 2> /dev/null; }
 wait_line() { wait_for 10 has_line "$1" || not_ok "waits for \"$1\"" "the guest did not print it"; }
 log_has() { grep -aqF -- "$1" "$T/log"; }
 gone() { ! kill -0 "$1" 2> /dev/null || [ "$(ps -o stat= -p "$1" | cut -c 1)" = Z ]; }
-child() { pgrep -P "$pid" -f -- "--serial=$1\$"; } # the process behind a disk
+child() { pgrep -P "$pid" -f -- "--serial=$1( |\$)"; } # the process behind a disk
 
 # Waits for the monitor's end: $rc, and $took in milliseconds.
 finish() {
@@ -109,7 +109,7 @@ finish() {
         sleep 0.3
         kill -KILL "$pid"
     fi
-    wait "$pid"
+    wait "$pid" 2> /dev/null
     rc=$?
     took=$(((${EPOCHREALTIME/./} - begin) / 1000))
     pid=''

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "virtio.h"
 
-// ---- discovery --------------------------------------------------------------------------------------------------
+// ---- discovery
+// --------------------------------------------------------------------------------------------------
 
 static void take_capability(struct vdev *v, unsigned cap)
 {
@@ -59,7 +60,8 @@ bool vdev_find(struct vdev *v, unsigned n)
 	return false;
 }
 
-// ---- MSI-X ------------------------------------------------------------------------------------------------------
+// ---- MSI-X
+// ------------------------------------------------------------------------------------------------------
 
 void msix_control(struct vdev *v, uint16_t bits)
 {
@@ -81,7 +83,8 @@ void msix_mask(struct vdev *v, unsigned entry, bool masked)
 	write32(v->msix_table + 16ul * entry + 12, masked);
 }
 
-// ---- negotiation ------------------------------------------------------------------------------------------------
+// ---- negotiation
+// ------------------------------------------------------------------------------------------------
 
 uint64_t vdev_offered(struct vdev *v)
 {
@@ -121,7 +124,8 @@ bool vdev_negotiate(struct vdev *v, uint64_t wanted)
 	return vdev_status(v) == (S_ACKNOWLEDGE | S_DRIVER | S_FEATURES_OK);
 }
 
-void vdev_queue_registers(struct vdev *v, unsigned q, uint16_t size, uint64_t desc, uint64_t driver, uint64_t device)
+void vdev_queue_registers(struct vdev *v, unsigned q, uint16_t size, uint64_t desc, uint64_t driver,
+			  uint64_t device)
 {
 	vdev_select(v, q);
 	write16(v->common + VC_QUEUE_SIZE, size);
@@ -135,7 +139,7 @@ void vdev_queue(struct vdev *v, unsigned q, uint16_t size, uint16_t entry)
 	struct vq *vq = &v->q[q];
 	vq->size = size;
 	vq->seen = 0;
-	vq->desc = alloc(16ul * size, 4096);
+	vq->desc = alloc(16ul * size, 64);
 	vq->avail = alloc(6 + 2ul * size, 64);
 	vq->used = alloc(6 + 8ul * size, 64);
 	vdev_queue_registers(v, q, size, (uint64_t)vq->desc, (uint64_t)vq->avail, (uint64_t)vq->used);
@@ -156,7 +160,8 @@ bool vdev_start(struct vdev *v, uint64_t wanted, unsigned queues, uint16_t size)
 	return vdev_status(v) == (S_ACKNOWLEDGE | S_DRIVER | S_FEATURES_OK | S_DRIVER_OK);
 }
 
-// ---- rings ------------------------------------------------------------------------------------------------------
+// ---- rings
+// ------------------------------------------------------------------------------------------------------
 
 void vq_kick(struct vq *q, unsigned index)
 {
@@ -182,7 +187,8 @@ bool vq_take(struct vq *q, uint32_t *id, uint32_t *len, unsigned ms)
 	return true;
 }
 
-// ---- block ------------------------------------------------------------------------------------------------------
+// ---- block
+// ------------------------------------------------------------------------------------------------------
 
 // One header and status for each descriptor that may begin a request.
 static struct {
@@ -190,7 +196,8 @@ static struct {
 	volatile uint8_t status;
 } requests[256] __attribute__((aligned(64)));
 
-volatile uint8_t *blk_fill(struct vq *q, uint16_t first, uint32_t type, uint64_t sector, void *data, uint32_t len)
+volatile uint8_t *blk_fill(struct vq *q, uint16_t first, uint32_t type, uint64_t sector, void *data,
+			   uint32_t len)
 {
 	volatile struct desc *d = &q->desc[first];
 	requests[first].header = (struct blk_header){ .type = type, .sector = sector };

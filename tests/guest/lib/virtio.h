@@ -89,8 +89,14 @@ bool vdev_find(struct vdev *v, unsigned n);
 // Reads again where the BAR is.
 void vdev_locate(struct vdev *v);
 
-static inline uint8_t vdev_status(struct vdev *v) { return read8(v->common + VC_STATUS); }
-static inline void vdev_set_status(struct vdev *v, uint8_t s) { write8(v->common + VC_STATUS, s); }
+static inline uint8_t vdev_status(struct vdev *v)
+{
+	return read8(v->common + VC_STATUS);
+}
+static inline void vdev_set_status(struct vdev *v, uint8_t s)
+{
+	write8(v->common + VC_STATUS, s);
+}
 uint64_t vdev_offered(struct vdev *v);
 void vdev_take(struct vdev *v, uint64_t features);
 void vdev_select(struct vdev *v, unsigned q);
@@ -106,7 +112,8 @@ void msix_control(struct vdev *v, uint16_t bits);
 // Memory for a ring; tells the device and enables it.  With MSI-X entry q + 1 (NO_VECTOR if that is wanted).
 void vdev_queue(struct vdev *v, unsigned q, uint16_t size, uint16_t entry);
 // The same, where the three parts are given and nothing is enabled.
-void vdev_queue_registers(struct vdev *v, unsigned q, uint16_t size, uint64_t desc, uint64_t driver, uint64_t device);
+void vdev_queue_registers(struct vdev *v, unsigned q, uint16_t size, uint64_t desc, uint64_t driver,
+			  uint64_t device);
 // All of it: `queues` queues of `size`, MSI-X, DRIVER_OK.
 bool vdev_start(struct vdev *v, uint64_t wanted, unsigned queues, uint16_t size);
 
@@ -125,7 +132,8 @@ struct blk_header {
 };
 
 // Fills descriptors from `first` on (3, or 2 without data): header, data, status.  The place of the status.
-volatile uint8_t *blk_fill(struct vq *q, uint16_t first, uint32_t type, uint64_t sector, void *data, uint32_t len);
+volatile uint8_t *blk_fill(struct vq *q, uint16_t first, uint32_t type, uint64_t sector, void *data,
+			   uint32_t len);
 // A whole request on an idle queue: its status, or BLK_NOTHING when none came within two seconds.
 uint8_t blk_request(struct vdev *v, unsigned q, uint32_t type, uint64_t sector, void *data, uint32_t len);
 // True if the disk does a write and reads it back.
