@@ -41,14 +41,15 @@ static void console_quit(void *owner)
 static int kvm_side_build(struct vm *vm, struct err *e)
 {
 	int rc = kvm_vm_create(&vm->kvm, e);
-	if (rc == 0)
-		rc = arch_vm_setup(vm, e);
+	// Memory first: KVM waits here for what the interrupt controllers' making leaves to the kernel's next tick.
 	for (unsigned i = 0; rc == 0 && i < vm->memory.ram.count; i++) {
 		const struct mem_region *r = &vm->memory.ram.region[i];
 		rc = kvm_memory_slot(&vm->kvm, i, r->gpa, r->size, r->hva, 0);
 		if (rc < 0)
 			err_sys(e, -rc, "KVM: memory at %#llx", (unsigned long long)r->gpa);
 	}
+	if (rc == 0)
+		rc = arch_vm_setup(vm, e);
 	return rc;
 }
 
