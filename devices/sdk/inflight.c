@@ -68,6 +68,18 @@ int inflight_redo(struct inflight *f)
 	return best;
 }
 
+void inflight_redo_later(struct inflight *f, uint16_t head)
+{
+	f->redone = f->region->desc[head].counter - 1;
+	f->redo++;
+}
+
+void inflight_untake(struct inflight *f, uint16_t head)
+{
+	f->region->desc[head].inflight = 0;
+	barrier();
+}
+
 void inflight_take(struct inflight *f, uint16_t head)
 {
 	struct inflight_desc *d = &f->region->desc[head];

@@ -46,6 +46,10 @@ unsigned inflight_open(struct inflight *f, struct inflight_region *region, uint1
 // The head of the next request that is to be done again, or -1 if there is none left.
 int inflight_redo(struct inflight *f);
 
+// The request that inflight_redo() gave out last comes again next; a request is taken no more.
+void inflight_redo_later(struct inflight *f, uint16_t head);
+void inflight_untake(struct inflight *f, uint16_t head);
+
 // A request was taken; is given back (before the used index is written); `count` of them have become visible at `used_idx`.
 void inflight_take(struct inflight *f, uint16_t head);
 void inflight_give(struct inflight *f, uint16_t head);

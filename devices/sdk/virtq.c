@@ -243,6 +243,21 @@ int vq_pop(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned iov_max
 	return 1;
 }
 
+void vq_unpop(struct vq *q, const struct vq_chain *c)
+{
+	q->in_flight--;
+	if (!q->running || q->failed)
+		return;
+	// While some of what another back-end took waits to be done again, so does this; next_avail is past all of it.
+	if (q->log.region && q->log.redo) {
+		inflight_redo_later(&q->log, c->head);
+		return;
+	}
+	if (q->log.region)
+		inflight_untake(&q->log, c->head);
+	q->next_avail--;
+}
+
 void vq_push(struct vq *q, uint16_t head, uint32_t len)
 {
 	q->in_flight--;

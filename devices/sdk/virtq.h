@@ -70,6 +70,10 @@ uint16_t vq_stop(struct vq *q);
 // Takes the next request.  1 and *c filled, 0 if there is none, -EPROTO if the queue is (now) failed.
 int vq_pop(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned iov_max);
 
+// Puts back the request that was taken last and not given back, as if vq_pop() had not taken it.  For devices that hold buffers
+// in advance and give them back in the order in which they took them.
+void vq_unpop(struct vq *q, const struct vq_chain *c);
+
 // Gives a request back; `len` bytes of its writable part are known to be written.  Any order.
 void vq_push(struct vq *q, uint16_t head, uint32_t len);
 

@@ -515,3 +515,55 @@ TEST(a_record_for_a_smaller_queue_is_not_used)
 	CHECK_EQ(g->version, 0xaaaa);
 	tear_down();
 }
+
+// ---- requests that are put back ---------------------------------------------------------------------------------
+
+TEST(what_was_taken_in_advance_can_be_put_back)
+{
+	CHECK(set_up(0));
+	struct vq_chain taken[3];
+	for (unsigned i = 0; i < 3; i++) {
+		driver_desc(&r.dr, i, DRIVER_DATA + i, 1, WRITE, 0);
+		driver_offer(&r.dr, i);
+		CHECK_EQ(pop(), 1);
+		taken[i] = r.c;
+	}
+	vq_push(&r.q, 0, 1);
+	vq_unpop(&r.q, &taken[2]);
+	vq_unpop(&r.q, &taken[1]);
+	CHECK_EQ(r.q.in_flight, 0);
+	CHECK_EQ(pop(), 1);
+	CHECK_EQ(r.c.head, 1);
+	vq_unpop(&r.q, &r.c);
+	CHECK_EQ(vq_stop(&r.q), 1);
+	tear_down();
+}
+
+TEST(what_was_put_back_is_not_recorded_as_taken)
+{
+	CHECK(set_up(0));
+	struct inflight_region *g = record_fresh();
+	CHECK(restart());
+	struct vq_chain taken[3];
+	for (unsigned i = 0; i < 3; i++) {
+		driver_desc(&r.dr, i, DRIVER_DATA + i, 1, WRITE, 0);
+		driver_offer(&r.dr, i);
+		CHECK_EQ(pop(), 1);
+	}
+	// All three are to be done again: one, put back in the middle of that, comes next; all, put back after, count as never taken.
+	CHECK(restart());
+	CHECK_EQ(pop(), 1);
+	vq_unpop(&r.q, &r.c);
+	for (unsigned i = 0; i < 3; i++) {
+		CHECK_EQ(pop(), 1);
+		CHECK_EQ(r.c.head, i);
+		taken[i] = r.c;
+	}
+	CHECK_EQ(pop(), 0);
+	for (unsigned i = 3; i-- > 0;)
+		vq_unpop(&r.q, &taken[i]);
+	for (unsigned i = 0; i < 3; i++)
+		CHECK_EQ(g->desc[i].inflight, 0);
+	CHECK_EQ(vq_stop(&r.q), 0);
+	tear_down();
+}
