@@ -4,7 +4,7 @@
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
-#include "vmm/base/msg.h"
+#include "vmm/base/socket_file.h"
 #include "vmm/terminal.h"
 
 #include <errno.h>
@@ -226,18 +226,15 @@ static int open_pty(struct console *c, struct err *e)
 
 static int open_unix(struct console *c, const char *path, struct err *e)
 {
-	c->listen_fd = msg_listen(path, e);
-	if (c->listen_fd < 0) {
+	c->listen_fd = socket_file_listen(path, &c->keeper_fd, e);
+	if (c->listen_fd < 0)
 		err_prefix(e, "serial");
-		return c->listen_fd;
-	}
-	snprintf(c->path, sizeof(c->path), "%s", path);
-	return 0;
+	return MIN(c->listen_fd, 0);
 }
 
 void console_init(struct console *c)
 {
-	*c = (struct console){ .in_fd = -1, .out_fd = -1, .slave_fd = -1, .listen_fd = -1 };
+	*c = (struct console){ .in_fd = -1, .out_fd = -1, .slave_fd = -1, .listen_fd = -1, .keeper_fd = -1 };
 	c->in_source.fd = c->timer_source.fd = c->listen_source.fd = -1;
 	pthread_mutex_init(&c->lock, NULL);
 }
@@ -324,9 +321,7 @@ void console_close(struct console *c)
 		fd_close(c->in_fd >= 0 ? &c->in_fd : &c->out_fd);
 	fd_close(&c->slave_fd);
 	fd_close(&c->listen_fd);
-	// A sealed monitor can unlink nothing: the socket's file then stays, and the next one that listens there takes its place.
-	if (c->path[0] && !c->loop)
-		unlink(c->path);
+	socket_file_remove(&c->keeper_fd);
 	free(c->ring);
 	pthread_mutex_destroy(&c->lock);
 	console_init(c);

@@ -28,7 +28,7 @@ struct console {
 	bool own_fds;       // in_fd and out_fd are ours to close
 	bool raw;           // the terminal is in raw mode
 	bool escape;        // Ctrl-A was typed
-	char path[108];     // unix: the socket's file, removed if the machine never starts
+	int keeper_fd;      // unix: of the socket's file
 	struct loop_source in_source, listen_source, timer_source;
 
 	pthread_mutex_t lock; // of the rest

@@ -63,6 +63,7 @@ static int region_map(struct memmap *m, uint64_t gpa, uint64_t size, uint64_t fd
 		               backing == MEM_BACKING_MEMFD ? "" : " of huge pages (see /proc/sys/vm/nr_hugepages)");
 	// A core dump of the monitor must not hold the guest's memory.
 	madvise(hva, size, MADV_DONTDUMP);
+	madvise(hva, size, MADV_DONTFORK); // nor a process that is forked later and lives longer
 	m->ram.region[m->ram.count++] =
 		(struct mem_region){ .gpa = gpa, .size = size, .hva = hva, .fd = m->fd, .fd_offset = fd_offset };
 	return 0;

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // vdev_main(): the life of a device program, from its command line to its end.
 //
-// Follows the back-end program conventions of vhost-user.rst.  With a socket path, a keeper (the process that was started)
-// stays outside the sandbox with nothing to do but wait for the device and remove the socket file, which the device itself
-// cannot reach any more.
+// Follows the back-end program conventions of vhost-user.rst.
 #include "devices/sdk/carrier.h"
 #include "devices/sdk/dev.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/msg.h"
+#include "vmm/base/socket_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,10 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
@@ -150,6 +147,7 @@ static void print_syscalls(const struct vdev_ops *ops)
 	struct sandbox_spec spec;
 	if (rules_collect(ops, &spec) == 0)
 		sandbox_print(&spec, "", stdout);
+	socket_file_print("keeper\t", stdout);
 }
 
 // Options that end the program at once: true if one was given.  They win over any error elsewhere on the line.
@@ -274,8 +272,8 @@ static int serve_listener(struct vdev *d, const struct settings *s, int fd, cons
 	return 0;
 }
 
-// The device itself.  `sock` is connected or listening; consumed.
-static int device_run(struct vdev *d, const struct settings *s, int sock, struct err *e)
+// The device itself.  `sock` is connected or listening; consumed.  `stops`: signals that end it, blocked.
+static int device_run(struct vdev *d, const struct settings *s, int sock, const sigset_t *stops, struct err *e)
 {
 	int listening = 0;
 	socklen_t len = sizeof(listening);
@@ -287,13 +285,7 @@ static int device_run(struct vdev *d, const struct settings *s, int sock, struct
 	for (unsigned i = 0; i < d->queue_count; i++)
 		d->queues[i] = (struct vq){ .index = (uint16_t)i, .call_fd = -1, .err_fd = -1 };
 
-	sigset_t set;
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	signal(SIGPIPE, SIG_IGN);
-	struct stopper st = { .source = { .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = stop_asked } };
+	struct stopper st = { .source = { .fd = signalfd(-1, stops, SFD_CLOEXEC | SFD_NONBLOCK), .ready = stop_asked } };
 	int rc = st.source.fd < 0 ? -errno : loop_add(&d->loop, &st.source, EPOLLIN);
 	if (rc < 0)
 		return err_sys(e, -rc, "signalfd");
@@ -308,87 +300,35 @@ static int device_run(struct vdev *d, const struct settings *s, int sock, struct
 	return rc < 0 ? err_sys(e, -rc, "event loop") : 0;
 }
 
-static int device_main(struct vdev *d, const struct settings *s, int listen_note)
+static int device_main(struct vdev *d, const struct settings *s)
 {
 	struct err e = { { 0 } };
-	int rc = loop_init(&d->loop), sock = s->fd;
+	int rc = loop_init(&d->loop), sock = s->fd, keeper = -1;
+	sigset_t stops;
+	sigemptyset(&stops);
+	sigaddset(&stops, SIGTERM);
+	sigaddset(&stops, SIGINT);
+	sigaddset(&stops, SIGHUP);
+	sigprocmask(SIG_BLOCK, &stops, NULL); // before a socket tells anybody that we are here
+	signal(SIGPIPE, SIG_IGN);
 	if (rc < 0)
 		err_sys(&e, -rc, "epoll");
 	if (rc == 0)
 		rc = d->ops->open(d, &e);
 	bool opened = rc == 0;
 	if (rc == 0 && s->path) {
-		sock = msg_listen(s->path, &e);
+		sock = socket_file_listen(s->path, &keeper, &e);
 		rc = MIN(sock, 0);
-		if (rc == 0 && write(listen_note, "", 1) != 1)
-			rc = err_set(&e, EPIPE, "the keeper is gone");
 	}
-	if (listen_note >= 0)
-		close(listen_note);
 	if (rc == 0)
-		rc = device_run(d, s, sock, &e);
+		rc = device_run(d, s, sock, &stops, &e);
 	if (rc < 0)
 		log_error("%s", e.text);
+	socket_file_remove(&keeper);
 	if (opened)
 		d->ops->close(d);
 	loop_destroy(&d->loop);
 	return rc < 0 ? EXIT_FAILED : EXIT_OK;
-}
-
-// Waits for the device, hands on requests to stop, and returns the device's exit status.
-static int keeper_wait(pid_t child, const sigset_t *set)
-{
-	for (;;) {
-		int sig, status;
-		if (sigwait(set, &sig) != 0)
-			continue;
-		if (sig != SIGCHLD) {
-			kill(child, SIGTERM);
-			continue;
-		}
-		if (waitpid(child, &status, WNOHANG) != child)
-			continue;
-		if (WIFEXITED(status))
-			return WEXITSTATUS(status);
-		log_error("killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
-		return EXIT_FAILED;
-	}
-}
-
-static int keeper_main(struct vdev *d, const struct settings *s)
-{
-	int note[2];
-	if (pipe2(note, O_CLOEXEC) < 0) {
-		log_error("pipe: %s", strerror(errno));
-		return EXIT_FAILED;
-	}
-	sigset_t set, old;
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &set, &old);
-	pid_t keeper = getpid(), child = fork();
-	if (child < 0) {
-		log_error("fork: %s", strerror(errno));
-		return EXIT_FAILED;
-	}
-	if (child == 0) {
-		close(note[0]);
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != keeper)
-			return EXIT_FAILED;
-		sigprocmask(SIG_SETMASK, &old, NULL);
-		return device_main(d, s, note[1]);
-	}
-	close(note[1]);
-	char byte;
-	bool listening = read(note[0], &byte, 1) == 1;
-	int rc = keeper_wait(child, &set);
-	if (listening)
-		unlink(s->path);
-	return rc;
 }
 
 int vdev_main(const struct vdev_ops *ops, int argc, char **argv)
@@ -410,7 +350,7 @@ int vdev_main(const struct vdev_ops *ops, int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	log_init(ops->program, (enum log_level)s.level);
-	int rc = s.path ? keeper_main(d, &s) : device_main(d, &s, -1);
+	int rc = device_main(d, &s);
 	free(d->queues);
 	free(d);
 	return rc;
