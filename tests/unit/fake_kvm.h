@@ -34,7 +34,7 @@ static struct fake_kvm {
 	int fail_error;
 	unsigned long failed;       // the request that it was
 	unsigned long fail_request; // every one of this kind fails
-	int fail_capability;        // 0 for this one
+	int fail_capability;        // KVM does not have this one; -1: has all
 
 	unsigned mistakes;
 	unsigned doorbell_count, irqfd_count, route_sets, slots, irqchips, x2apic_formats, pins_set;
@@ -49,7 +49,7 @@ static struct fake_kvm {
 		struct kvm_run *run;
 		unsigned index;
 	} vcpu[FAKE_FDS];
-} fake = { .lock = PTHREAD_MUTEX_INITIALIZER, .fail_error = EIO };
+} fake = { .lock = PTHREAD_MUTEX_INITIALIZER, .fail_error = EIO, .fail_capability = -1 };
 
 static inline void fake_reset(void)
 {
@@ -59,6 +59,7 @@ static inline void fake_reset(void)
 	memset(&fake, 0, sizeof(fake));
 	pthread_mutex_init(&fake.lock, NULL);
 	fake.fail_error = EIO;
+	fake.fail_capability = -1;
 }
 
 static inline int fake_no(int error)
@@ -175,7 +176,7 @@ static inline int fake_kvm_answer(int fd, unsigned long request, void *arg)
 	case KVM_GET_API_VERSION:
 		return KVM_API_VERSION;
 	case KVM_CHECK_EXTENSION:
-		if (fake.fail_capability && (intptr_t)arg == fake.fail_capability)
+		if (fake.fail_capability >= 0 && (intptr_t)arg == fake.fail_capability)
 			return 0;
 		return (intptr_t)arg == KVM_CAP_MAX_VCPUS ? 512 : 1;
 	case KVM_GET_VCPU_MMAP_SIZE:
