@@ -24,10 +24,10 @@ check() {
 
 evidence() {
     local f
-    for f in console log; do
-        [ -s "$T/$f" ] || continue
-        echo "# ---- $f"
-        tail -n 40 "$T/$f" | tr -d '\000' | cut -c 1-300 | sed 's/^/# /'
+    for f in "$T/console" "$T/log" "$T.stderr"; do
+        [ -s "$f" ] || continue
+        echo "# ---- ${f##*/}"
+        tail -n 40 "$f" | tr -d '\000' | cut -c 1-300 | sed 's/^/# /'
     done
 }
 
@@ -99,7 +99,7 @@ wait_for() {
 
 has_line() { grep -aqF -- "$1" "$T/console" 2> /dev/null; }
 wait_line() { wait_for 10 has_line "$1" || not_ok "waits for \"$1\"" "the guest did not print it"; }
-log_has() { grep -aqF -- "$1" "$T/log"; }
+log_has() { grep -aqF -- "$1" "$T/log" 2> /dev/null; }
 gone() { ! kill -0 "$1" 2> /dev/null || [ "$(ps -o stat= -p "$1" | cut -c 1)" = Z ]; }
 child() { pgrep -P "$pid" -f -- "--serial=$1( |\$)"; } # the process behind a disk
 
