@@ -1,0 +1,76 @@
+# What a guest's driver can ask of minivmm-blk besides reading and writing.
+# weight: 40
+load lib/helpers
+
+device() { # ID IMAGE LINE...
+    printf '[[device]]\nid = "%s"\nvirtio = "blk"\nimage = "%s"\n' "$1" "$2"
+    shift 2
+    printf '%s\n' "$@"
+}
+
+allocated_kb() { stat -c '%b %B' "$1" | awk '{ print int($1 * $2 / 1024) }'; }
+
+@test "read-only, 4096-byte blocks, discard, write zeros, flush, write cache, serial" {
+    local sum before filled
+    head -c 1M /dev/urandom > "$D/ro.img"
+    truncate -s 64M "$D/rw.img" "$D/big.img"
+    sum=$(sha256sum < "$D/ro.img")
+    {
+        vm_boot debian minivmm.agent minivmm.tools=/dev/vdd
+        device disk0 "$D/ro.img" 'readonly = true' 'serial = "twenty-bytes-long-01"'
+        device disk1 "$D/rw.img"
+        device disk2 "$D/big.img" 'block_size = 4096'
+        device tools "$GUEST/tools.img" 'readonly = true'
+    } | vm_start a
+
+    run -0 vm_guest a 'cat /sys/block/vda/serial; echo; cat /sys/block/vdb/serial; echo; cat /sys/block/vd[abc]/ro
+        cat /sys/block/vd[abc]/queue/logical_block_size'
+    [ "$output" = $'twenty-bytes-long-01\ndisk1\n1\n0\n0\n512\n512\n4096' ] || fail "$output"
+
+    # read-only: all of it is read, nothing is written
+    run -0 vm_guest a 'sha256sum < /dev/vda; ! dd if=/dev/zero of=/dev/vda bs=4k count=1 conv=fsync 2> /dev/null'
+    [ "$output" = "$sum" ]
+    [ "$(sha256sum < "$D/ro.img")" = "$sum" ]
+
+    # blocks of 4096 bytes: none smaller is to be had, and all end up where they belong
+    run -0 vm_guest a '
+        /tools/usr/bin/dd if=/dev/vdc of=/dev/null bs=512 count=1 iflag=direct 2> /dev/null && echo "512 read"
+        yes block | head -c 12288 > /run/b
+        /tools/usr/bin/dd if=/run/b of=/dev/vdc bs=4k seek=100 oflag=direct 2> /dev/null
+        sha256sum < /run/b'
+    [ "$output" = "$(dd if="$D/big.img" bs=4k skip=100 count=3 2> /dev/null | sha256sum)" ] || fail "$output"
+
+    # discard gives memory back to the host
+    run -0 vm_guest a -t 120 '
+        set -e
+        modprobe ext4
+        mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=0 /dev/vdb
+        mount /dev/vdb /mnt
+        dd if=/dev/urandom of=/mnt/file bs=1M count=24 2> /dev/null
+        sync'
+    filled=$(allocated_kb "$D/rw.img")
+    [ "$filled" -ge $((24 << 10)) ]
+    run -0 vm_guest a 'rm /mnt/file && sync && fstrim -v /mnt && umount /mnt'
+    echo "$output"
+    [ "$(allocated_kb "$D/rw.img")" -le $((filled - (20 << 10))) ] ||
+        fail "allocated before fstrim: $filled KiB, after: $(allocated_kb "$D/rw.img")"
+    e2fsck -fn "$D/rw.img"
+
+    # write zeros, and flush
+    run -0 vm_guest a '
+        set -e
+        dd if=/dev/urandom of=/dev/vdc bs=1M count=2 conv=fsync 2> /dev/null
+        [ $(cat /sys/block/vdc/queue/write_zeroes_max_bytes) -gt 0 ]
+        /tools/usr/bin/blkdiscard -z -o 1048576 -l 524288 /dev/vdc
+        set -- $(cat /sys/block/vdc/stat)
+        echo flushes $([ ${16} -gt 0 ] && echo some)
+        cat /sys/block/vdc/cache_type
+        echo "write through" > /sys/block/vdc/cache_type
+        cat /sys/block/vdc/cache_type
+        dd if=/dev/zero of=/dev/vdc bs=4k seek=1000 count=1 conv=fsync 2> /dev/null'
+    [ "$output" = $'flushes some\nwrite back\nwrite through' ] || fail "$output"
+    cmp -n 524288 -i 1048576:0 "$D/big.img" /dev/zero
+    ! cmp -s -n 1048576 "$D/big.img" /dev/zero
+    ! cmp -s -n 4096 -i 1572864:0 "$D/big.img" /dev/zero
+    vm_stop a
+}
