@@ -1,5 +1,5 @@
 # What a guest's driver can ask of minivmm-blk besides reading and writing.
-# weight: 40
+# weight: 28
 load lib/helpers
 
 device() { # ID IMAGE LINE...

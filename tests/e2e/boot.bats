@@ -1,5 +1,5 @@
 # Debian's stock kernel, each way in and each size of machine: what it finds is what was configured.
-# weight: 110
+# weight: 80
 load lib/helpers
 
 # All that a test asks of the guest, in one command: KEY VALUE lines.

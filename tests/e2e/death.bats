@@ -1,5 +1,5 @@
 # A disk's process dies, stops or is let go of: the machine and the other disk go on.
-# weight: 55
+# weight: 80
 load lib/helpers
 
 device() { # ID IMAGE LINE...

@@ -1,5 +1,5 @@
 # Disks that are other processes: somebody's daemon and our own in one guest, and one that we are told to start.
-# weight: 75
+# weight: 65
 load lib/helpers
 
 device() { # ID LINE...

@@ -1,5 +1,5 @@
 # How a machine ends and begins again: reboot, resets of every kind, power button, signals, exit statuses.
-# weight: 110
+# weight: 150
 load lib/helpers
 
 # A command that does not come back.

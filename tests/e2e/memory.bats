@@ -1,5 +1,5 @@
 # Guest memory from the host's huge pages.
-# weight: 15
+# weight: 18
 load lib/helpers
 
 reserve() { # PAGES

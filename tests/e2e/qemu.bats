@@ -1,5 +1,5 @@
 # minivmm-blk is anybody's device: the same disk under QEMU, and back.
-# weight: 30
+# weight: 45
 load lib/helpers
 
 @test "minivmm-blk under QEMU as the front-end: fio, ext4, a tree, and what the host reads" {

@@ -1,5 +1,5 @@
 # The serial port somewhere else than on standard input and output.
-# weight: 25
+# weight: 35
 load lib/helpers
 
 serial() { printf '[serial]\nto = "%s"\n' "$1"; }
