@@ -4,7 +4,7 @@
 #define MINIVMM_ARCH_ARCH_H
 
 #include "vmm/base/err.h"
-#include "vmm/pci.h"
+#include "vmm/pci_host.h"
 
 #include <stdbool.h>
 #include <stdint.h>

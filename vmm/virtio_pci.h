@@ -11,7 +11,7 @@
 #include "vmm/irq.h"
 #include "vmm/kvm.h"
 #include "vmm/memmap.h"
-#include "vmm/pci.h"
+#include "vmm/pci_func.h"
 
 // What the transport needs from the machine; outlives the function.
 struct virtio_pci_host {

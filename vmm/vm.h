@@ -15,7 +15,7 @@
 #include "vmm/irq.h"
 #include "vmm/kvm.h"
 #include "vmm/memmap.h"
-#include "vmm/pci.h"
+#include "vmm/pci_host.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

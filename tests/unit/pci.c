@@ -3,7 +3,7 @@
 #include "tests/unit/child.h"
 #include "tests/unit/test.h"
 #include "vmm/base/check.h"
-#include "vmm/pci.h"
+#include "vmm/pci_host.h"
 
 #include <linux/pci_regs.h>
 #include <stdatomic.h>
@@ -562,9 +562,11 @@ TEST(a_host_bridge_that_cannot_be)
 	CHECK_STR(err.text, "PCI host bridge: File exists");
 	bus_remove(&pio, &taken);
 	CHECK(finish());
+	bus_init(&mmio);
 	CHECK_EQ(pci_host_init(&host, &mmio, NULL, ECAM, w, w, w, &err), 0); // no ports: ECAM alone
 	pci_host_destroy(&host);
 	pci_host_destroy(&host);
+	bus_destroy(&mmio);
 }
 
 // ---- events -----------------------------------------------------------------------------------------------------

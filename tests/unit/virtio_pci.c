@@ -6,6 +6,7 @@
 #include "tests/unit/test.h"
 #include "vmm/base/fd.h"
 #include "vmm/msix.h"
+#include "vmm/pci_host.h"
 #include "vmm/virtio_pci.h"
 #include "vmm/virtio_pci_regs.h"
 

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What the files of the virtio transport share: virtio_pci.c (the PCI function), virtio_common.c (its common registers) and
+// virtio_state.c (the state machine and the queues behind it).  All of it runs under the function's lock.
+#ifndef MINIVMM_VMM_VIRTIO_PCI_IMPL_H
+#define MINIVMM_VMM_VIRTIO_PCI_IMPL_H
+
+#include "vmm/msix.h"
+#include "vmm/virtio_pci.h"
+#include "vmm/virtio_pci_regs.h"
+
+// A write is looked at by state first; what a state does not expect has no effect.
+enum vp_state {
+	VP_RESET,   // status 0
+	VP_CONFIG,  // the driver negotiates and sets up queues
+	VP_RUNNING, // DRIVER_OK, the back-end serves
+	VP_BROKEN,  // DEVICE_NEEDS_RESET: only a reset helps
+};
+
+struct vp_queue {
+	uint16_t size;
+	uint16_t vector;
+	bool enabled;   // the driver enabled it: its fields are frozen until reset
+	bool started;   // the back-end has it
+	bool doorbell;  // KVM signals kick_fd
+	int kick_fd;
+	uint64_t desc, driver, device; // gpa
+};
+
+struct virtio_pci {
+	struct pci_func func;
+	struct backend *backend;
+	struct virtio_pci_host host;
+	struct msix msix;
+	enum vp_state state;
+	uint64_t offered, taken;
+	uint32_t offered_select, taken_select;
+	uint8_t status, isr, generation;
+	uint16_t queue_select, config_vector;
+	unsigned msix_cap, window_cap; // offsets in the configuration space
+	uint8_t *config;               // the device configuration as last read
+	struct vp_queue queue[];
+};
+
+static inline uint16_t vp_queue_count(const struct virtio_pci *vp)
+{
+	return vp->backend->queue_count;
+}
+
+// ---- virtio_state.c
+
+// The driver wrote the device status; 0 resets, and then all use of the queues has ended when this returns.
+void vp_status_write(struct virtio_pci *vp, uint8_t val);
+void vp_reset(struct virtio_pci *vp);
+// Ends all use of the queues.  A back-end that does not answer is dead after its deadline and costs nothing further.
+void vp_stop(struct virtio_pci *vp);
+// virtio 1.2 §2.1.1: the queues stop, the driver is told, and must reset.
+void vp_break(struct virtio_pci *vp, const char *why);
+// Raises the configuration interrupt.
+void vp_config_interrupt(struct virtio_pci *vp);
+// An interrupt that KVM cannot carry would be lost without a word: breaks the device instead.
+void vp_interrupts_check(struct virtio_pci *vp);
+// The doorbells of all started queues, at the place where the BAR is now (0 or -errno); and away from where it was.
+int vp_doorbells_add(struct virtio_pci *vp);
+void vp_doorbells_remove(struct virtio_pci *vp, uint64_t bar_gpa);
+
+// ---- virtio_common.c: the registers of §4.1.4.3; offset + size lies within VC_SIZE
+
+uint64_t vp_common_read(struct virtio_pci *vp, uint64_t offset, unsigned size);
+void vp_common_write(struct virtio_pci *vp, uint64_t offset, unsigned size, uint64_t val);
+
+#endif
