@@ -5,6 +5,7 @@
 #include "vmm/bus.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 static struct bus bus;
@@ -150,7 +151,7 @@ TEST(a_full_bus_says_so)
 // ---- at once ----
 
 #define MOVERS 2
-#define ROUNDS 3000
+#define ROUNDS 500
 static atomic_bool done;
 
 static void *mover(void *arg)
@@ -167,7 +168,7 @@ static void *mover(void *arg)
 		// r->size, so the next place is given to it only after the readers have come round.
 		unsigned seen = atomic_load(&reads);
 		while (atomic_load(&reads) < seen + 8 && !atomic_load(&done))
-			;
+			sched_yield();
 	}
 	return NULL;
 }
