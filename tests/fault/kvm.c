@@ -140,6 +140,12 @@ static unsigned threads(void)
 	return n - 2;
 }
 
+#ifdef __SANITIZE_THREAD__
+#define THREADS 2 // the sanitizer has one of its own
+#else
+#define THREADS 1
+#endif
+
 static bool mapped(const char *what)
 {
 	char line[512];
@@ -185,9 +191,9 @@ static bool gone(uint64_t fds)
 	vm_destroy(&vm);
 	fake_reset();
 	bool good = fds_open() == fds && !mapped("guest-ram") && !mapped("fake vcpu");
-	for (int i = 0; i < 50 && threads() != 1; i++)
+	for (int i = 0; i < 50 && threads() > THREADS; i++)
 		sleep_ms(1); // a joined thread leaves /proc a moment later
-	good &= threads() == 1;
+	good &= threads() <= THREADS;
 	if (!good)
 		printf("fds %#llx, were %#llx; %u threads; RAM %d, vCPU %d\n", (unsigned long long)fds_open(),
 		       (unsigned long long)fds, threads(), mapped("guest-ram"), mapped("fake vcpu"));
@@ -219,19 +225,21 @@ TEST(no_kvm)
 {
 	static const struct {
 		int error;
-		const char *says;
-	} cases[] = { { ENOENT, "/dev/kvm (load kvm_intel or kvm_amd; is virtualization on in the firmware?): No such file" },
-		      { EACCES, "/dev/kvm (add yourself to the group that owns it, often \"kvm\"): Permission denied" },
-		      { ENODEV, "/dev/kvm: No such device" } };
+		const char *mend;
+	} cases[] = { { ENOENT, "load kvm_intel or kvm_amd" },
+		      { EACCES, "add yourself to the group that owns it" },
+		      { ENODEV, "" } };
 	hush(true);
 	uint64_t fds = fds_open();
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
 		open_error = cases[i].error;
-		CHECK_EQ(build(), (unsigned long long)-cases[i].error);
-		CHECK(strncmp(err.text, cases[i].says, strlen(cases[i].says)) == 0);
+		int rc = build();
+		open_error = 0;
 		CHECK(gone(fds));
+		CHECK_EQ(rc, (unsigned long long)-cases[i].error);
+		CHECK(strstr(err.text, "/dev/kvm") && strstr(err.text, cases[i].mend));
+		CHECK(strstr(err.text, strerror(cases[i].error)) != NULL);
 	}
-	open_error = 0;
 	hush(false);
 }
 
@@ -255,8 +263,8 @@ TEST(a_kvm_that_lacks_something)
 		CHECK(gone(fds));
 	}
 	fake.fail_request = KVM_GET_API_VERSION;
-	CHECK_EQ(build(), (unsigned long long)-ENOTSUP);
-	CHECK_STR(err.text, "/dev/kvm: KVM API version is -1, not 12: is this KVM?");
+	CHECK(build() < 0);
+	CHECK(strncmp(err.text, "/dev/kvm: ", 10) == 0);
 	CHECK(gone(fds));
 	fake.fail_request = KVM_GET_VCPU_MMAP_SIZE;
 	CHECK(build() < 0);
