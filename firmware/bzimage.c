@@ -85,7 +85,7 @@ static int place(const struct boot_file *f, const uint8_t *head, uint64_t code_l
 	if (!range_in(start, need, ram_size))
 		return boot_file_refuse(f, e,
 					"needs %" PRIu64 " KiB of RAM at address %#" PRIx64
-					", but RAM ends at %#" PRIx64,
+					", but RAM ends at %#" PRIx64 " (vm.memory)",
 					need >> 10, start, ram_size);
 	k->start = start;
 	k->end = start + need;

@@ -50,7 +50,7 @@ static int segment_check(const struct boot_file *f, const Elf64_Phdr *p, unsigne
 	if (!range_in(p->p_paddr, p->p_memsz, ram_size))
 		return boot_file_refuse(f, e,
 					"segment %u: %#" PRIx64 " bytes at address %#" PRIx64
-					", but RAM ends at %#" PRIx64,
+					", but RAM ends at %#" PRIx64 " (vm.memory)",
 					i, p->p_memsz, p->p_paddr, ram_size);
 	if (p->p_paddr < LAYOUT_LOW_FREE ||
 	    range_overlaps(p->p_paddr, p->p_memsz, LAYOUT_LOW_END, LAYOUT_HIGH - LAYOUT_LOW_END))

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 #define KVM_API 12
@@ -33,6 +34,8 @@ static const char *kvm_mend(int error)
 		return " (load kvm_intel or kvm_amd; is virtualization on in the firmware?)";
 	case EACCES:
 		return " (add yourself to the group that owns it, often \"kvm\")";
+	case EMFILE:
+		return " (raise ulimit -n)";
 	default:
 		return "";
 	}
@@ -43,10 +46,12 @@ int kvm_open(struct kvm *k, const char *path, struct err *e)
 	*k = (struct kvm){ .fd = -1, .vm_fd = -1 };
 	FD_AUTO fd = fd_open_path(path, O_RDWR, e);
 	if (fd < 0)
-		return err_sys(e, -fd, "%s%s", path, kvm_mend(-fd));
+		return err_set(e, -fd, "open %s: %s%s", path, strerror(-fd), kvm_mend(-fd));
 	int version = ioctl(fd, KVM_GET_API_VERSION, 0);
+	if (version < 0)
+		return err_set(e, ENOTTY, "%s: it is not KVM: %s", path, strerror(errno));
 	if (version != KVM_API)
-		return err_set(e, ENOTSUP, "%s: KVM API version is %d, not %d: is this KVM?", path, version, KVM_API);
+		return err_set(e, ENOTSUP, "%s: its KVM API has version %d, this program is for %d", path, version, KVM_API);
 	for (size_t i = 0; i < ARRAY_LEN(kvm_needed); i++)
 		if (ioctl(fd, KVM_CHECK_EXTENSION, kvm_needed[i].capability) <= 0)
 			return err_set(e, ENOTSUP, "%s: this host's KVM lacks %s", path, kvm_needed[i].name);

@@ -46,7 +46,8 @@ static int kvm_side_build(struct vm *vm, struct err *e)
 		const struct mem_region *r = &vm->memory.ram.region[i];
 		rc = kvm_memory_slot(&vm->kvm, i, r->gpa, r->size, r->hva, 0);
 		if (rc < 0)
-			err_sys(e, -rc, "KVM: memory at %#llx", (unsigned long long)r->gpa);
+			err_sys(e, -rc, "vm.memory: KVM takes no %llu MiB at %#llx", (unsigned long long)(r->size >> 20),
+			        (unsigned long long)r->gpa);
 	}
 	if (rc == 0)
 		rc = arch_vm_setup(vm, e);

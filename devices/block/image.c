@@ -78,12 +78,29 @@ static int image_open_direct(struct blk_image *img, const struct blk_image_optio
 	return img->direct_fd < 0 ? err_sys(e, errno, "open %s around the page cache", o->path) : 0;
 }
 
-int blk_image_open(struct blk_image *img, const struct blk_image_options *o, struct err *e)
+// A handed-over descriptor's number means nothing to the user: messages name its file.
+static void image_name(const char *path, int fd, char *name, size_t room)
+{
+	char link[32];
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	ssize_t n = fd_is_reference(path) ? readlink(link, name, room - 1) : -1;
+	if (n > 0)
+		name[n] = '\0';
+	else
+		snprintf(name, room, "%s", path);
+}
+
+int blk_image_open(struct blk_image *img, const struct blk_image_options *asked, struct err *e)
 {
 	// O_NONBLOCK: a FIFO in its place is to be refused, not waited for.
-	int fd = fd_open_path(o->path, (o->readonly ? O_RDONLY : O_RDWR) | O_NONBLOCK, e);
+	int fd = fd_open_path(asked->path, (asked->readonly ? O_RDONLY : O_RDWR) | O_NONBLOCK, e);
 	if (fd < 0)
 		return fd;
+	char name[256];
+	struct blk_image_options named = *asked;
+	const struct blk_image_options *o = &named;
+	image_name(asked->path, fd, name, sizeof(name));
+	named.path = name;
 	*img = (struct blk_image){ .fd = fd, .direct_fd = -1, .readonly = o->readonly };
 	int rc = image_measure(img, o, e);
 	if (rc == 0)

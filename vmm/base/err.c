@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/base/err.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,7 +11,8 @@ __attribute__((format(printf, 3, 0))) static void err_write(struct err *e, int e
 	int n = vsnprintf(e->text, sizeof(e->text), fmt, ap);
 	if (error == 0 || n < 0 || (size_t)n >= sizeof(e->text))
 		return;
-	snprintf(e->text + n, sizeof(e->text) - (size_t)n, ": %s", strerror(error));
+	snprintf(e->text + n, sizeof(e->text) - (size_t)n, ": %s%s", strerror(error),
+	         error == EMFILE ? " (raise ulimit -n)" : "");
 }
 
 int(err_set)(struct err *e, int error, const char *fmt, ...)

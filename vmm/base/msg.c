@@ -239,6 +239,17 @@ static int connected_from_reference(const char *ref, struct err *e)
 	return fd_steal(&fd);
 }
 
+static int connect_refused(const char *path, int error, struct err *e)
+{
+	struct stat st;
+	const char *mend = "";
+	if (error == ENOENT)
+		mend = " (has the program that listens there been started?)";
+	else if (error == ECONNREFUSED && stat(path, &st) == 0)
+		mend = S_ISSOCK(st.st_mode) ? " (nobody listens there any more)" : " (it is not a socket)";
+	return err_set(e, error, "connect to %s: %s%s", path, strerror(error), mend);
+}
+
 int msg_connect(const char *path, deadline_ns deadline, struct err *e)
 {
 	if (fd_is_reference(path))
@@ -252,7 +263,7 @@ int msg_connect(const char *path, deadline_ns deadline, struct err *e)
 		return err_sys(e, errno, "make a socket");
 	while (connect(fd, (const struct sockaddr *)&sa, sizeof(sa)) < 0) {
 		if (errno != EAGAIN && errno != EINTR)
-			return err_sys(e, errno, "connect to %s", path);
+			return connect_refused(path, errno, e);
 		// A full queue of a listener cannot be waited for by poll().
 		int left = deadline_left_ms(deadline);
 		if (left == 0)

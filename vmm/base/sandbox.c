@@ -154,6 +154,10 @@ static int limit_set(int what, const char *name, rlim_t value, struct err *e)
 
 static int limits_set(const struct sandbox_spec *s, struct err *e)
 {
+	struct rlimit files;
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_max < s->nofile)
+		return err_set(e, EMFILE, "%llu open files are allowed, up to %llu are needed (raise ulimit -n)",
+		               (unsigned long long)files.rlim_max, (unsigned long long)s->nofile);
 	int rc = limit_set(RLIMIT_NOFILE, "RLIMIT_NOFILE", s->nofile, e);
 	if (rc == 0)
 		rc = limit_set(RLIMIT_CORE, "RLIMIT_CORE", 0, e);

@@ -29,6 +29,7 @@ struct place {
 	struct stat st;
 };
 
+// Before the socket is made: what is opened later may fail, and then the file has to go again.
 static int place_open(struct place *p, const char *path, struct err *e)
 {
 	char dir[PATH_MAX];
@@ -37,11 +38,23 @@ static int place_open(struct place *p, const char *path, struct err *e)
 	snprintf(dir, sizeof(dir), "%.*s", len, slash ? path : ".");
 	p->name = slash ? slash + 1 : path;
 	p->dir = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (p->dir >= 0)
-		p->file = openat(p->dir, p->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (p->file < 0 || fstat(p->file, &p->st) < 0)
-		return err_sys(e, errno, "listen on %s: look at the socket", path);
-	return S_ISSOCK(p->st.st_mode) ? 0 : err_set(e, EBUSY, "listen on %s: somebody replaced it", path);
+	return p->dir < 0 ? err_sys(e, errno, "listen on %s", path) : 0;
+}
+
+static int place_look(struct place *p)
+{
+	if (fstatat(p->dir, p->name, &p->st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	return S_ISSOCK(p->st.st_mode) ? 0 : -EBUSY; // somebody was quick to replace it
+}
+
+static int place_hold(struct place *p)
+{
+	struct stat held;
+	p->file = openat(p->dir, p->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (p->file < 0 || fstat(p->file, &held) < 0)
+		return -errno;
+	return held.st_dev == p->st.st_dev && held.st_ino == p->st.st_ino ? 0 : -EBUSY;
 }
 
 // Between look and removal somebody may still put another file there; Linux has no call that does both.
@@ -81,11 +94,13 @@ static const struct sandbox_spec keeper_spec = {
 _Noreturn static void keeper_run(const struct place *p, int owner, struct sandbox_program *filter)
 {
 	const int fds[KEEPER_FDS] = { [KEEPER_OWNER] = owner, [KEEPER_DIR] = p->dir, [KEEPER_FILE] = p->file };
-	char byte;
+	uint8_t byte = 0;
 	setsid(); // what is sent to the owner's process group or terminal is not for us
 	prctl(PR_SET_NAME, "socket-keeper");
 	prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
-	if (!keeper_fds(fds) || prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L) < 0 || write(KEEPER_OWNER, "", 1) != 1)
+	if (!keeper_fds(fds) || prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L) < 0)
+		byte = (uint8_t)errno; // Linux's are small
+	if (write(byte ? owner : KEEPER_OWNER, &byte, 1) != 1 || byte)
 		_exit(1);
 	if (filter->count)
 		sandbox_load(filter, NULL);
@@ -121,14 +136,14 @@ static int keeper_start(const struct place *p, struct err *e)
 	int error = errno;
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	if (pid < 0)
-		return err_sys(e, error, "make a process that removes the socket file");
+		return err_sys(e, error, "start a process that removes the socket file");
 	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 		;
 	fd_close(&theirs);
 	struct pollfd ready = { .fd = ours, .events = POLLIN };
-	char byte;
-	if (poll(&ready, 1, DEADLINE_START_MS) != 1 || read(ours, &byte, 1) != 1)
-		return err_set(e, ECHILD, "the process that removes the socket file does not start");
+	uint8_t byte = ECHILD;
+	if (poll(&ready, 1, DEADLINE_START_MS) != 1 || read(ours, &byte, 1) != 1 || byte)
+		return err_sys(e, byte, "start a process that removes the socket file");
 	return fd_steal(&ours);
 }
 
@@ -137,22 +152,32 @@ static int keeper_start(const struct place *p, struct err *e)
 int socket_file_listen(const char *path, int *keeper, struct err *e)
 {
 	struct place p = { .dir = -1, .file = -1 };
-	FD_AUTO fd = msg_listen(path, e);
-	if (fd < 0)
-		return fd;
-	int rc = place_open(&p, path, e);
-	bool ours = rc == 0;
-	if (rc == 0) {
-		rc = keeper_start(&p, e);
-		*keeper = rc;
-		if (rc < 0)
-			err_prefix(e, "listen on %s", path);
+	int fd = -1, rc = place_open(&p, path, e);
+	if (rc < 0)
+		return rc;
+	fd = rc = msg_listen(path, e);
+	if (rc < 0)
+		goto out;
+	rc = place_look(&p);
+	if (rc < 0) {
+		err_sys(e, -rc, "listen on %s: look at the socket", path);
+		goto out;
 	}
-	if (rc < 0 && ours)
+	rc = place_hold(&p);
+	if (rc < 0)
+		err_sys(e, -rc, "listen on %s: hold the socket", path);
+	else if ((rc = keeper_start(&p, e)) < 0)
+		err_prefix(e, "listen on %s", path);
+	else
+		*keeper = rc;
+	if (rc < 0)
 		file_remove(p.dir, &p);
+out:
 	fd_close(&p.dir);
 	fd_close(&p.file);
-	return rc < 0 ? rc : fd_steal(&fd);
+	if (rc < 0)
+		fd_close(&fd);
+	return rc < 0 ? rc : fd;
 }
 
 void socket_file_remove(int *keeper)
