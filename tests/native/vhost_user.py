@@ -1,0 +1,201 @@
+"""A vhost-user front-end without a VM, for tests of device programs: the standard library and nothing else.
+
+FrontEnd(path) connects; start() negotiates and starts split queues in memory of our own; Queue.offer() puts a request in one,
+Queue.used() takes what came back.  Tests may also write the rings themselves: ram, and each queue's desc, avail and
+used_at are offsets into it.
+"""
+
+import array
+import mmap
+import os
+import select
+import socket
+import struct
+import time
+
+GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
+SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE = 8, 9, 10, 11
+SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR = 12, 13, 14
+GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 15, 16, 17, 18
+GET_CONFIG, SET_STATUS, GET_STATUS, RESET_DEVICE = 24, 39, 40, 34
+VERSION, REPLY, NEED_REPLY = 1, 4, 8
+
+PROTOCOL_FEATURES, VERSION_1, INDIRECT, EVENT_IDX = 1 << 30, 1 << 32, 1 << 28, 1 << 29
+MQ, REPLY_ACK, CONFIG, RESET, STATUS = 1 << 0, 1 << 3, 1 << 9, 1 << 13, 1 << 16
+USER = 0x7000_0000  # where the front-end says its memory lies
+NEXT, WRITABLE, INDIRECT_DESC = 1, 2, 4
+NEEDS_RESET = 64
+DEADLINE = 10
+
+
+class Queue:
+    """One split queue; its rings and buffers lie in `area` bytes at `at`."""
+
+    RINGS = 0x10000
+
+    def __init__(self, front_end, index, at, area, size):
+        self.fe, self.index, self.size = front_end, index, size
+        self.desc, self.avail, self.used_at = at, at + 0x4000, at + 0x6000
+        self.data, self.area = at + self.RINGS, area - self.RINGS
+        self.kick, self.call, self.err = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(3))
+        self.avail_idx = self.used_idx = 0
+        self.slot = self.area // size & ~63
+        self.free = list(range(size))
+        self.heads = {}
+
+    def start(self, enable=True):
+        fe = self.fe
+        fe.order(SET_VRING_NUM, struct.pack("<II", self.index, self.size))
+        fe.order(SET_VRING_BASE, struct.pack("<II", self.index, self.avail_idx))
+        fe.order(SET_VRING_ADDR, struct.pack("<IIQQQQ", self.index, 0, USER + self.desc, USER + self.used_at, USER + self.avail, 0))
+        fe.order(SET_VRING_CALL, struct.pack("<Q", self.index), [self.call])
+        fe.order(SET_VRING_ERR, struct.pack("<Q", self.index), [self.err])
+        fe.order(SET_VRING_KICK, struct.pack("<Q", self.index), [self.kick])
+        if enable:
+            self.enable(1)
+
+    def enable(self, on):
+        self.fe.order(SET_VRING_ENABLE, struct.pack("<II", self.index, on))
+
+    def stop(self):
+        """The index of the next request that the device would have taken."""
+        index, base = struct.unpack("<II", self.fe.ask(GET_VRING_BASE, struct.pack("<II", self.index, 0)))
+        assert index == self.index
+        return base
+
+    def descriptor(self, i, gpa, length, flags=0, following=0):
+        struct.pack_into("<QIHH", self.fe.ram, self.desc + 16 * i, gpa, length, flags, following)
+
+    def publish(self, head, step=1):
+        struct.pack_into("<H", self.fe.ram, self.avail + 4 + 2 * (self.avail_idx % self.size), head)
+        self.avail_idx = (self.avail_idx + step) & 0xFFFF
+        self.fe.write_index(self.avail + 2, self.avail_idx)
+
+    def ring(self):
+        os.eventfd_write(self.kick, 1)
+
+    def offer(self, out=(), into=(), kick=True):
+        """A request: pieces of data to read, sizes of buffers to write.  Its head."""
+        pieces = [(data, len(data), 0) for data in out] + [(None, size, WRITABLE) for size in into]
+        ids = [self.free.pop(0) for _ in pieces]
+        for k, (data, length, flag) in enumerate(pieces):
+            at = self.data + ids[k] * self.slot
+            assert length <= self.slot, (length, self.slot)
+            if data:
+                self.fe.ram[at : at + length] = data
+            last = k + 1 == len(pieces)
+            self.descriptor(ids[k], at, length, flag | (0 if last else NEXT), 0 if last else ids[k + 1])
+        self.heads[ids[0]] = (ids, [(self.data + i * self.slot, p[1]) for i, p in zip(ids, pieces) if p[2]])
+        self.publish(ids[0])
+        if kick:
+            self.ring()
+        return ids[0]
+
+    def used(self, deadline=DEADLINE):
+        """The next (head, length, bytes written) that comes back, or None if nothing does in time."""
+        end = time.monotonic() + deadline
+        self.fe.write_index(self.avail + 4 + 2 * self.size, self.used_idx)  # used_event: interrupt for the next one
+        while self.fe.read_index(self.used_at + 2) == self.used_idx:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self.call, self.err], [], [], left)[0]:
+                return None
+            try:
+                os.eventfd_read(self.call)
+            except BlockingIOError:
+                return None  # the error one
+        head, length = struct.unpack_from("<II", self.fe.ram, self.used_at + 4 + 8 * (self.used_idx % self.size))
+        self.used_idx = (self.used_idx + 1) & 0xFFFF
+        ids, buffers = self.heads.pop(head)
+        self.free += ids
+        data, left = b"", length
+        for at, size in buffers:
+            data += self.fe.ram[at : at + min(size, left)]
+            left -= min(size, left)
+        return head, length, data
+
+    def failed(self):
+        """True if the device gave the queue up."""
+        return bool(select.select([self.err], [], [], 5)[0])
+
+    def close(self):
+        for fd in (self.kick, self.call, self.err):
+            os.close(fd)
+
+
+class FrontEnd:
+    def __init__(self, path, area=1 << 20):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(DEADLINE)
+        self.sock.connect(path)
+        self.area = area
+        self.queues = {}
+
+    def send(self, request, payload=b"", fds=(), flags=0):
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self.sock.sendmsg([struct.pack("<III", request, VERSION | flags, len(payload)) + payload], ancillary)
+
+    def receive(self, size):
+        data = b""
+        while len(data) < size:
+            piece = self.sock.recv(size - len(data))
+            if not piece:
+                raise EOFError("the back-end closed the connection")
+            data += piece
+        return data
+
+    def ask(self, request, payload=b"", fds=(), flags=0):
+        self.send(request, payload, fds, flags)
+        got, flags, size = struct.unpack("<III", self.receive(12))
+        assert got == request and flags & REPLY, (got, flags)
+        return self.receive(size)
+
+    def order(self, request, payload=b"", fds=()):
+        """A request with an acknowledgement."""
+        (result,) = struct.unpack("<Q", self.ask(request, payload, fds, NEED_REPLY))
+        assert result == 0, f"request {request} was refused"
+
+    def u64(self, request):
+        return struct.unpack("<Q", self.ask(request))[0]
+
+    def start(self, wanted, queues, size=256, config=60, enable=True):
+        """Takes the features that are wanted and offered, reads `config` bytes of configuration space, starts queues by index."""
+        self.offered = self.u64(GET_FEATURES)
+        protocol = MQ | REPLY_ACK | CONFIG | RESET | STATUS
+        assert self.u64(GET_PROTOCOL_FEATURES) & protocol == protocol
+        self.send(SET_PROTOCOL_FEATURES, struct.pack("<Q", protocol))
+        self.send(SET_OWNER)
+        self.features = self.offered & (wanted | PROTOCOL_FEATURES | VERSION_1)
+        self.order(SET_FEATURES, struct.pack("<Q", self.features))
+        self.config = self.read_config(config) if config else b""
+        ram = self.area * (max(queues) + 1)
+        self.memfd = os.memfd_create("ram")
+        os.ftruncate(self.memfd, ram)
+        self.ram = mmap.mmap(self.memfd, ram)
+        self.order(SET_MEM_TABLE, struct.pack("<IIQQQQ", 1, 0, 0, ram, USER, 0), [self.memfd])
+        for i in queues:
+            self.queues[i] = Queue(self, i, i * self.area, self.area, size)
+            self.queues[i].start(enable)
+
+    def read_config(self, size):
+        return self.ask(GET_CONFIG, struct.pack("<III", 0, size, 0) + bytes(size))[12:]
+
+    # Not with "<H", which goes byte by byte: the device would see halves of an index.
+    def write_index(self, at, value):
+        struct.pack_into("@H", self.ram, at, value)
+
+    def read_index(self, at):
+        return struct.unpack_from("@H", self.ram, at)[0]
+
+    def reset(self):
+        """As a driver's reset; the queues can be started again."""
+        for q in self.queues.values():
+            q.stop()
+        self.order(SET_STATUS, struct.pack("<Q", 0))
+
+    def close(self):
+        self.sock.close()
+        for q in self.queues.values():
+            q.close()
+        if self.queues:
+            self.ram.close()
+            os.close(self.memfd)
