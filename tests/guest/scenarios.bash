@@ -77,9 +77,10 @@ scenario_no_wakeups() {
     check '100 requests under strace' count_calls 100
     check '10000 requests under strace' count_calls 10000
     few=$(calls_between 100) many=$(calls_between 10000)
-    # Both contain the guest's last line, a call for each letter.
+    # Both contain the guest's last line, one to four calls for each letter: a lone one is written by a timer.  With a call for each
+    # I/O the difference would be 9,900.
     check "100 requests cost $few system calls of loop and vCPU, 10,000 cost $many" \
-        [ "$few" -gt 10 -a "$few" -lt 200 -a $((many - few)) -lt 40 ]
+        [ "$few" -gt 10 -a "$few" -lt 200 -a $((many - few)) -lt 200 ]
 }
 
 # ---- resets and ends -------------------------------------------------------------------------------------------
