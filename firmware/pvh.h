@@ -10,10 +10,10 @@
 #include <stdint.h>
 
 // Bytes that pvh_write() fills at most.
-#define PVH_SIZE       (PVH_START_SIZE + PVH_MODULE_SIZE + E820_MAX * PVH_ENTRY_SIZE)
-#define PVH_START_SIZE  56 // struct hvm_start_info, then of a module, of an entry of the memory map
+#define PVH_SIZE	(PVH_START_SIZE + PVH_MODULE_SIZE + E820_MAX * PVH_ENTRY_SIZE)
+#define PVH_START_SIZE	56 // struct hvm_start_info, then of a module, of an entry of the memory map
 #define PVH_MODULE_SIZE 32
-#define PVH_ENTRY_SIZE  24
+#define PVH_ENTRY_SIZE	24
 
 // Writes the structures one after the other, PVH_SIZE bytes; `gpa` is where the guest sees `buf`.
 void pvh_write(uint8_t *buf, uint64_t gpa, const struct handover *h, const struct e820_map *map);

@@ -14,10 +14,10 @@ struct config_key {
 	void (*store)(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 		      void *field);
 	uint16_t offset, width; // of the field in struct vm_config or struct device_config
-	uint16_t vias;          // [device]: bit per enum device_via that the key goes with
-	uint16_t needed_by;     // [device]: those that cannot do without it; elsewhere: not 0 if it must be there
-	uint16_t virtio;        // goes with this device type only; 0: with any
-	uint64_t min, max;      // of a number; of a text's length
+	uint16_t vias;		// [device]: bit per enum device_via that the key goes with
+	uint16_t needed_by; // [device]: those that cannot do without it; elsewhere: not 0 if it must be there
+	uint16_t virtio;    // goes with this device type only; 0: with any
+	uint64_t min, max;  // of a number; of a text's length
 	const char *const *words; // choices, NULL-terminated; the index is stored
 };
 

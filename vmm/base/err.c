@@ -6,13 +6,14 @@
 #include <stdio.h>
 #include <string.h>
 
-__attribute__((format(printf, 3, 0))) static void err_write(struct err *e, int error, const char *fmt, va_list ap)
+__attribute__((format(printf, 3, 0))) static void err_write(struct err *e, int error, const char *fmt,
+							    va_list ap)
 {
 	int n = vsnprintf(e->text, sizeof(e->text), fmt, ap);
 	if (error == 0 || n < 0 || (size_t)n >= sizeof(e->text))
 		return;
 	snprintf(e->text + n, sizeof(e->text) - (size_t)n, ": %s%s", strerror(error),
-	         error == EMFILE ? " (raise ulimit -n)" : "");
+		 error == EMFILE ? " (raise ulimit -n)" : "");
 }
 
 int(err_set)(struct err *e, int error, const char *fmt, ...)

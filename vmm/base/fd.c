@@ -99,7 +99,9 @@ static int fd_open_reference(const char *ref, int flags, struct err *e)
 	int have = mode & O_ACCMODE, want = flags & O_ACCMODE;
 	if ((mode & O_PATH) || (have != O_RDWR && have != want))
 		return err_set(e, EACCES, "%s: the descriptor is not open for %s", ref,
-		               want == O_RDONLY ? "reading" : want == O_WRONLY ? "writing" : "reading and writing");
+			       want == O_RDONLY	  ? "reading"
+			       : want == O_WRONLY ? "writing"
+						  : "reading and writing");
 	int fd = fcntl((int)n, F_DUPFD_CLOEXEC, LISTEN_FDS_START);
 	return fd < 0 ? err_sys(e, errno, "%s", ref) : fd;
 }

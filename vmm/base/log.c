@@ -27,7 +27,8 @@ void log_init(const char *program, enum log_level highest)
 static bool log_write(const char *line, size_t len)
 {
 	struct pollfd p = { .fd = STDERR_FILENO, .events = POLLOUT };
-	if (poll(&p, 1, 0) != 1 || p.revents != POLLOUT) // POLLERR: nobody reads any more, a write would raise SIGPIPE
+	if (poll(&p, 1, 0) != 1 ||
+	    p.revents != POLLOUT) // POLLERR: nobody reads any more, a write would raise SIGPIPE
 		return false;
 	return write(STDERR_FILENO, line, len) == (ssize_t)len;
 }

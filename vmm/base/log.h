@@ -32,13 +32,13 @@ struct log_limit {
 };
 
 __attribute__((format(printf, 3, 4))) void log_line_limited(struct log_limit *limit, enum log_level level,
-                                                            const char *fmt, ...);
+							    const char *fmt, ...);
 
 // One limit for each place in the source that logs.
-#define log_limited(level, ...)                                                                              \
-	do {                                                                                                 \
-		static struct log_limit limit_;                                                              \
-		log_line_limited(&limit_, level, __VA_ARGS__);                                               \
+#define log_limited(level, ...)                                \
+	do {                                                   \
+		static struct log_limit limit_;                \
+		log_line_limited(&limit_, level, __VA_ARGS__); \
 	} while (0)
 
 #endif

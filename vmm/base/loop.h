@@ -14,7 +14,7 @@
 struct loop_source {
 	int fd;
 	void (*ready)(struct loop_source *s, uint32_t events); // EPOLLIN, EPOLLHUP, ... as epoll_wait(2) says
-	bool added;                                             // the loop's own
+	bool added;					       // the loop's own
 };
 
 #define LOOP_BATCH 16

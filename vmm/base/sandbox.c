@@ -106,9 +106,11 @@ static int own_namespaces(struct err *e)
 	gid_t gid = getegid();
 	if (launched_isolated())
 		return 0;
-	if (unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0) {
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |
+		    CLONE_NEWCGROUP) < 0) {
 		int error = errno;
-		return err_set(e, error, "sandbox: make name spaces: %s (%s)", strerror(error), sandbox_mend(error));
+		return err_set(e, error, "sandbox: make name spaces: %s (%s)", strerror(error),
+			       sandbox_mend(error));
 	}
 	int rc = sandbox_map_ids(uid, gid);
 	if (rc < 0)
@@ -156,8 +158,9 @@ static int limits_set(const struct sandbox_spec *s, struct err *e)
 {
 	struct rlimit files;
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_max < s->nofile)
-		return err_set(e, EMFILE, "%llu open files are allowed, up to %llu are needed (raise ulimit -n)",
-		               (unsigned long long)files.rlim_max, (unsigned long long)s->nofile);
+		return err_set(e, EMFILE,
+			       "%llu open files are allowed, up to %llu are needed (raise ulimit -n)",
+			       (unsigned long long)files.rlim_max, (unsigned long long)s->nofile);
 	int rc = limit_set(RLIMIT_NOFILE, "RLIMIT_NOFILE", s->nofile, e);
 	if (rc == 0)
 		rc = limit_set(RLIMIT_CORE, "RLIMIT_CORE", 0, e);
@@ -194,18 +197,18 @@ struct ruleset {
 };
 #define LANDLOCK_VERSION_FLAG 1U
 #define SCOPE_ABSTRACT_UNIX   (UINT64_C(1) << 0) // connect to abstract sockets of processes outside
-#define SCOPE_SIGNAL          (UINT64_C(1) << 1) // signals to processes outside
+#define SCOPE_SIGNAL	      (UINT64_C(1) << 1) // signals to processes outside
 
 static const struct {
 	uint64_t fs, net, scoped; // what this version handles, all that came before included
-	size_t size;              // of struct ruleset in this version
+	size_t size;		  // of struct ruleset in this version
 } landlock_abi[] = {
-	{ 0x1fff, 0, 0, 8 },                                       // 1: execute ... make_sym
-	{ 0x3fff, 0, 0, 8 },                                       // 2: refer
-	{ 0x7fff, 0, 0, 8 },                                       // 3: truncate
-	{ 0x7fff, 3, 0, 16 },                                      // 4: TCP bind, connect
-	{ 0xffff, 3, 0, 16 },                                      // 5: ioctl on devices
-	{ 0xffff, 3, SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL, 24 },     // 6: scopes
+	{ 0x1fff, 0, 0, 8 },				       // 1: execute ... make_sym
+	{ 0x3fff, 0, 0, 8 },				       // 2: refer
+	{ 0x7fff, 0, 0, 8 },				       // 3: truncate
+	{ 0x7fff, 3, 0, 16 },				       // 4: TCP bind, connect
+	{ 0xffff, 3, 0, 16 },				       // 5: ioctl on devices
+	{ 0xffff, 3, SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL, 24 }, // 6: scopes
 };
 #define ABI_KNOWN ((long)(sizeof(landlock_abi) / sizeof(landlock_abi[0])))
 
@@ -214,7 +217,8 @@ int sandbox_landlock(enum sandbox_scope scope, struct err *e)
 {
 	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION_FLAG);
 	if (abi < 1) {
-		log_debug("no Landlock in this kernel (%s); seccomp and the empty root stand alone", strerror(errno));
+		log_debug("no Landlock in this kernel (%s); seccomp and the empty root stand alone",
+			  strerror(errno));
 		return 0;
 	}
 	if (abi > ABI_KNOWN)

@@ -29,11 +29,11 @@
 
 // One allowed system call: whatever its arguments, or where (argument & mask) == value.
 struct sandbox_rule {
-	int syscall;           // SCMP_SYS(name)
+	int syscall; // SCMP_SYS(name)
 	const char *name;
-	const char *reason;    // why the program needs it
-	int8_t arg;            // index of the argument that is compared, or SANDBOX_ANY
-	bool rare;             // not part of every run: the test that looks for unused rows leaves it out
+	const char *reason; // why the program needs it
+	int8_t arg;	    // index of the argument that is compared, or SANDBOX_ANY
+	bool rare;	    // not part of every run: the test that looks for unused rows leaves it out
 	uint64_t mask, value;
 };
 
@@ -42,28 +42,30 @@ struct sandbox_rule {
 // Always allowed.
 #define SANDBOX_CALL(call, why) SANDBOX_ROW_(__SNR_##call, #call, why, SANDBOX_ANY, false, 0, 0)
 // Allowed where (argument `index` & mask) == value.  Integer arguments narrower than a register: mask UINT32_MAX, the rest is garbage.
-#define SANDBOX_CALL_IF(call, why, index, mask, value) SANDBOX_ROW_(__SNR_##call, #call, why, index, false, mask, value)
+#define SANDBOX_CALL_IF(call, why, index, mask, value) \
+	SANDBOX_ROW_(__SNR_##call, #call, why, index, false, mask, value)
 // An ioctl, by its request number.
 #define SANDBOX_IOCTL(request, why) SANDBOX_ROW_(__SNR_ioctl, "ioctl", why, 1, false, UINT32_MAX, request)
 // The same for rows that a typical run does not use; `why` says when one does.
 #define SANDBOX_RARE(call, why) SANDBOX_ROW_(__SNR_##call, #call, why, SANDBOX_ANY, true, 0, 0)
-#define SANDBOX_RARE_IF(call, why, index, mask, value) SANDBOX_ROW_(__SNR_##call, #call, why, index, true, mask, value)
+#define SANDBOX_RARE_IF(call, why, index, mask, value) \
+	SANDBOX_ROW_(__SNR_##call, #call, why, index, true, mask, value)
 #define SANDBOX_RARE_IOCTL(request, why) SANDBOX_ROW_(__SNR_ioctl, "ioctl", why, 1, true, UINT32_MAX, request)
 
 // __SNR_ is what SCMP_SYS() makes; pasted above, because some C libraries define pread64 and its like as macros.
-#define SANDBOX_ROW_(number, call, why, index, seldom, msk, val)                                             \
-	{                                                                                                    \
-		.syscall = (number), .name = (call), .reason = (why), .arg = (index), .rare = (seldom),      \
-		.mask = (msk), .value = (val)                                                                \
+#define SANDBOX_ROW_(number, call, why, index, seldom, msk, val)                                        \
+	{                                                                                               \
+		.syscall = (number), .name = (call), .reason = (why), .arg = (index), .rare = (seldom), \
+		.mask = (msk), .value = (val)                                                           \
 	}
 
 struct sandbox_spec {
-	const char *program;              // for messages
+	const char *program; // for messages
 	const struct sandbox_rule *rules;
 	size_t rule_count;
-	uint64_t nofile;                  // RLIMIT_NOFILE; above every descriptor that is open
-	uint64_t address_space;           // RLIMIT_AS in bytes, 0: none
-	bool even_sanitized;              // tests: hold back nothing in a sanitizer build (see below)
+	uint64_t nofile;	// RLIMIT_NOFILE; above every descriptor that is open
+	uint64_t address_space; // RLIMIT_AS in bytes, 0: none
+	bool even_sanitized;	// tests: hold back nothing in a sanitizer build (see below)
 };
 
 // A build with sanitizers (MINIVMM_SANITIZED) leaves out, with a debug line, what their runtimes cannot live with: empty root,

@@ -36,12 +36,13 @@ static int rule_add(scmp_filter_ctx ctx, const struct sandbox_rule *r)
 		.datum_a = r->mask,
 		.datum_b = r->value,
 	};
-	int rc = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, r->syscall, r->arg < 0 ? 0 : 1, r->arg < 0 ? NULL : &cmp);
+	int rc = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, r->syscall, r->arg < 0 ? 0 : 1,
+					r->arg < 0 ? NULL : &cmp);
 	return rc == -EEXIST ? 0 : rc; // two rows that say the same
 }
 
 static int rules_add(scmp_filter_ctx ctx, const char *program, const struct sandbox_rule *rules, size_t count,
-                     struct err *e)
+		     struct err *e)
 {
 	for (size_t i = 0; i < count; i++) {
 		int rc = rule_add(ctx, &rules[i]);
@@ -121,9 +122,10 @@ static void rules_print(const struct sandbox_rule *rules, size_t count, const ch
 		const struct sandbox_rule *r = &rules[i];
 		char condition[64] = "-";
 		if (r->arg >= 0)
-			snprintf(condition, sizeof(condition), "arg%d & %#" PRIx64 " == %#" PRIx64, r->arg, r->mask,
-			         r->value);
-		fprintf(out, "%s%s\t%s\t%s\t%s\n", prefix, r->name, condition, r->rare ? "rare" : "-", r->reason);
+			snprintf(condition, sizeof(condition), "arg%d & %#" PRIx64 " == %#" PRIx64, r->arg,
+				 r->mask, r->value);
+		fprintf(out, "%s%s\t%s\t%s\t%s\n", prefix, r->name, condition, r->rare ? "rare" : "-",
+			r->reason);
 	}
 }
 

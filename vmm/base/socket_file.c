@@ -24,8 +24,8 @@
 enum { KEEPER_OWNER, KEEPER_DIR, KEEPER_FILE, KEEPER_FDS }; // its descriptors' numbers, too
 
 struct place {
-	int dir, file;          // O_PATH; as long as `file` is open, nobody else gets its inode number
-	const char *name;       // within dir
+	int dir, file;	  // O_PATH; as long as `file` is open, nobody else gets its inode number
+	const char *name; // within dir
 	struct stat st;
 };
 
@@ -88,12 +88,16 @@ static bool keeper_fds(const int fds[KEEPER_FDS])
 }
 
 static const struct sandbox_spec keeper_spec = {
-	.program = "socket-keeper", .rules = keeper_rules, .rule_count = ARRAY_LEN(keeper_rules),
+	.program = "socket-keeper",
+	.rules = keeper_rules,
+	.rule_count = ARRAY_LEN(keeper_rules),
 };
 
 _Noreturn static void keeper_run(const struct place *p, int owner, struct sandbox_program *filter)
 {
-	const int fds[KEEPER_FDS] = { [KEEPER_OWNER] = owner, [KEEPER_DIR] = p->dir, [KEEPER_FILE] = p->file };
+	const int fds[KEEPER_FDS] = {
+		[KEEPER_OWNER] = owner, [KEEPER_DIR] = p->dir, [KEEPER_FILE] = p->file
+	};
 	uint8_t byte = 0;
 	setsid(); // what is sent to the owner's process group or terminal is not for us
 	prctl(PR_SET_NAME, "socket-keeper");

@@ -51,7 +51,7 @@ int toml_lex_scalar(struct toml_lex *lx, struct toml_value *v);
 int toml_lex_word(struct toml_lex *lx, struct toml_value *v);
 
 #ifdef __clang_analyzer__ // as in err.h
-#define toml_lex_fail(...)   (toml_lex_fail(__VA_ARGS__), -1)
+#define toml_lex_fail(...)     (toml_lex_fail(__VA_ARGS__), -1)
 #define toml_lex_no_memory(lx) (toml_lex_no_memory(lx), -1)
 #endif
 
