@@ -94,6 +94,8 @@ static void timer_ready(struct loop_source *s, uint32_t events)
 	ring_flush(c);
 	if (ring_used(c))
 		timer_arm(c, RETRY_MS);
+	if (c->listen_fd >= 0 && c->in_fd < 0)
+		loop_modify(c->loop, &c->listen_source, EPOLLIN);
 	uint64_t dropped = ring_used(c) ? 0 : c->dropped;
 	if (dropped)
 		c->dropped = 0;
@@ -193,8 +195,14 @@ static void listen_ready(struct loop_source *s, uint32_t events)
 	struct console *c = CONTAINER_OF(s, struct console, listen_source);
 	(void)events;
 	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0)
+	if (fd < 0) {
+		// Out of descriptors or memory: a client that waits must not keep the loop busy until there are some.
+		loop_modify(c->loop, s, 0);
+		pthread_mutex_lock(&c->lock);
+		timer_arm(c, RETRY_MS);
+		pthread_mutex_unlock(&c->lock);
 		return;
+	}
 	loop_modify(c->loop, s, 0); // one client at a time; others wait in the queue
 	pthread_mutex_lock(&c->lock);
 	c->in_fd = c->out_fd = fd;

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,8 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#define ACCEPT_PAUSE_MS 100
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -252,8 +255,10 @@ static void client_waits(struct loop_source *src, uint32_t events)
 	(void)events;
 	struct listener *l = CONTAINER_OF(src, struct listener, source);
 	l->accepted = accept4(src->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (l->accepted < 0 && errno != EAGAIN && errno != ECONNABORTED && errno != EINTR)
+	if (l->accepted < 0 && errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
 		log_limited(LOG_WARN, "accept: %s", strerror(errno));
+		poll(NULL, 0, ACCEPT_PAUSE_MS); // there is no front-end to keep waiting, only a loop to keep from spinning
+	}
 }
 
 static int serve_listener(struct vdev *d, const struct settings *s, int fd, const bool *stop)

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -387,6 +388,39 @@ TEST(the_terminal_is_restored_by_exit_and_by_a_fatal_signal)
 	CHECK(WIFEXITED(exited));
 	CHECK(same_settings(&was, &after[0]));
 	CHECK(same_settings(&was, &after[1]));
+}
+
+TEST(a_client_without_a_descriptor_for_it_waits_in_peace)
+{
+	char to[80];
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	struct rlimit old, none;
+	CHECK(folder());
+	snprintf(to, sizeof(to), "unix:%s", path);
+	CHECK_EQ(start(to), 0);
+	memcpy(sa.sun_path, path, strlen(path) + 1);
+	int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int rc = connect(client, (struct sockaddr *)&sa, sizeof(sa));
+	getrlimit(RLIMIT_NOFILE, &old);
+	none = (struct rlimit){ .rlim_cur = 0, .rlim_max = old.rlim_max };
+	setrlimit(RLIMIT_NOFILE, &none);
+	unsigned wakes = 0;
+	for (int64_t end = now_ms() + 200; now_ms() < end;)
+		wakes += (unsigned)loop_once(&loop, 5);
+	int while_none = console.in_fd;
+	setrlimit(RLIMIT_NOFILE, &old);
+	turn(100);
+	say("at last\n");
+	turn(20);
+	char text[16] = "";
+	ssize_t n = recv(client, text, sizeof(text) - 1, MSG_DONTWAIT);
+	close(client);
+	finish();
+	CHECK_EQ(rc, 0);
+	CHECK_EQ(while_none, -1);
+	CHECK(wakes > 0 && wakes <= 2 * 200 / 20 + 2);
+	CHECK_EQ(n, 8);
+	CHECK_STR(text, "at last\n");
 }
 
 TEST(pty)
