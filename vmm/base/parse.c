@@ -54,3 +54,24 @@ int parse_size(const char *text, uint64_t *out)
 	*out = v << shift;
 	return 0;
 }
+
+static int hex_digit(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+int parse_mac(const char *text, uint8_t mac[6])
+{
+	uint8_t got[6], any = 0;
+	for (unsigned i = 0; i < sizeof(got); i++, text += 3) {
+		int high = hex_digit(text[0]), low = high < 0 ? -1 : hex_digit(text[1]);
+		if (low < 0 || text[2] != (i + 1 < sizeof(got) ? ':' : '\0'))
+			return -EINVAL;
+		got[i] = (uint8_t)(high << 4 | low);
+		any |= got[i];
+	}
+	if ((got[0] & 1) || any == 0)
+		return -EINVAL;
+	memcpy(mac, got, sizeof(got));
+	return 0;
+}

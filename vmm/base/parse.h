@@ -13,4 +13,7 @@ int parse_uint(const char *text, uint64_t max, uint64_t *out);
 // above).
 int parse_size(const char *text, uint64_t *out);
 
+// The address of one Ethernet interface, "52:54:00:12:34:56".  0, or -EINVAL: no address, a group's, or all zeros.
+int parse_mac(const char *text, uint8_t mac[6]);
+
 #endif

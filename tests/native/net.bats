@@ -1,0 +1,79 @@
+# minivmm-net on real taps, in a network name space of the test's own, with a front-end of ours: net-front-end has the scenarios.
+# Needs /dev/net/tun; no KVM.
+bats_require_minimum_version 1.5.0
+
+setup() {
+    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
+    BIN=${MINIVMM_BIN:-$TOP}
+    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
+    [ -x "$BIN/minivmm-net" ] || skip "minivmm-net is not built"
+    [ -w /dev/net/tun ] || skip "no access to /dev/net/tun"
+    unshare -rn true 2> /dev/null || skip "no name spaces on this host"
+}
+
+scenario() { # NAME
+    timeout 100 "$TOP/tests/native/net-front-end" "$BIN/minivmm-net" "$D/sock" "$1"
+    [ ! -e "$D/sock" ]
+}
+
+@test "ARP, ICMP and UDP in both directions, ring features on and off" {
+    scenario plain
+}
+
+@test "merged receive buffers: 9000-byte packets in 256-byte buffers, one larger than all that was offered" {
+    scenario merged
+}
+
+@test "checksums and TCP segments in both directions, as negotiated and not otherwise" {
+    scenario offloads
+}
+
+@test "control queue: what is accepted and what is refused" {
+    scenario control
+}
+
+@test "thousands of packets: none lost, none twice, in order" {
+    scenario many
+}
+
+@test "packets with wrong headers or lengths are dropped and counted" {
+    scenario wrong_packets
+}
+
+@test "rings that break the rules (G22-G26), and the next driver" {
+    scenario hostile
+}
+
+@test "four pairs of queues, chosen by the control queue or by the front-end" {
+    scenario queues
+}
+
+@test "taps handed over as descriptors" {
+    scenario descriptors
+}
+
+@test "the interface is removed under a driver" {
+    command -v ip > /dev/null || skip "iproute2 is not installed"
+    scenario gone
+}
+
+@test "what cannot work is refused in one sentence" {
+    scenario refused
+}
+
+@test "capabilities are JSON" {
+    run -0 --separate-stderr "$BIN/minivmm-net" --print-capabilities
+    python3 -c 'import json, sys; assert json.loads(sys.argv[1])["type"] == "net"' "$output"
+}
+
+@test "it needs each row of its system call table, and nothing else" {
+    command -v strace > /dev/null || skip "strace is not installed"
+    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    "$BIN/minivmm-net" --print-syscalls > "$D/table"
+    # shellcheck disable=SC2016
+    printf '#!/bin/sh\nexec strace -D -o "%s/strace.$$" -f -e raw=all "%s" "$@"\n' "$D" "$BIN/minivmm-net" > "$D/traced"
+    chmod +x "$D/traced"
+    timeout 100 "$TOP/tests/native/net-front-end" "$D/traced" "$D/sock" plain control queues
+    sleep 1 # strace writes on when its program has ended
+    "$TOP/tests/native/unused-rules" "$D/table" "$D"/strace.*
+}
