@@ -91,6 +91,10 @@ static struct sandbox_rule vcpu_rules[] = {
 	SANDBOX_IOCTL(KVM_RUN, "run the guest"),
 	DEVICE_RULES,
 	SANDBOX_RARE(exit, "the thread's end"),
+	SANDBOX_RARE_IOCTL(TCSETS, "a fault in this thread leaves the terminal as it was before"),
+	SANDBOX_RARE_IOCTL(TCSETS2, "the same by newer C libraries"),
+	SANDBOX_RARE_IOCTL(TCGETS, "tcsetattr() looks whether it was done"),
+	SANDBOX_RARE_IOCTL(TCGETS2, "the same by newer C libraries"),
 };
 
 static struct sandbox_rule loop_rules[] = {

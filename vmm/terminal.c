@@ -35,8 +35,7 @@ void terminal_restore(void)
 static void fatal_signal(int number)
 {
 	terminal_restore();
-	signal(number, SIG_DFL);
-	raise(number);
+	raise(number); // SA_RESETHAND: now it ends us
 }
 
 bool terminal_take(int fd)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/vcpu.h"
 
+#include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/seal.h"
@@ -234,9 +235,12 @@ int vcpu_thread_start(struct vcpu *c, struct err *e)
 	sigset_t all, old;
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, VCPU_STACK_SIZE);
-	// Signals are the loop's; a vCPU thread takes its kick only.
+	// Signals are the loop's; a vCPU thread takes its kick, and its own faults, whose handler restores the terminal.
+	static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT };
 	sigfillset(&all);
 	sigdelset(&all, SIGRTMIN);
+	for (size_t i = 0; i < ARRAY_LEN(own); i++)
+		sigdelset(&all, own[i]);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	int error = pthread_create(&c->thread, &attr, vcpu_thread, c);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
