@@ -45,7 +45,8 @@ static int finish_vhost_user(struct backend **out, struct bridge_pending *p, str
 		.id = p->cfg->id,
 		.peer = p->peer,
 		.virtio_type = p->cfg->virtio_type,
-		.queues = p->cfg->queues,
+		// Ours have been told, and know how many virtqueues that makes.
+		.queues = p->cfg->via == VIA_BUILTIN ? 0 : p->cfg->queues,
 		.queue_size = p->cfg->queue_size,
 		.sock = fd_steal(&p->sock),
 		.child = p->child,

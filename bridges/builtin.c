@@ -4,6 +4,8 @@
 #include "bridges/launch.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/tap.h"
+#include "vmm/base/virtio_id.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,9 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define WORDS_MAX  16
+#define WORDS_MAX  32
 #define SERIAL_MAX 20 // virtio 1.2 §5.2.6.1
-#define VIRTIO_BLK 2
 
 // A command line in the making.
 struct command {
@@ -38,8 +39,14 @@ __attribute__((format(printf, 2, 3))) static void command_add(struct command *c,
 	c->used += (size_t)n + 1;
 }
 
+// What is opened for a program; the descriptors are closed when it has got them.
+struct resources {
+	int fd[LAUNCH_RESOURCES_MAX];
+	unsigned count;
+};
+
 // Opens a disk image: a regular file or a block device.
-static int open_image(const struct device_config *cfg, struct err *e)
+static int open_image(struct resources *r, const struct device_config *cfg, struct err *e)
 {
 	const int flags = (cfg->readonly ? O_RDONLY : O_RDWR) | (cfg->direct ? O_DIRECT : 0);
 	FD_AUTO fd = fd_open_path(cfg->image, flags | O_NONBLOCK, e); // a FIFO must not make us wait
@@ -60,7 +67,8 @@ static int open_image(const struct device_config *cfg, struct err *e)
 	if (now < 0 || fcntl(fd, F_SETFL, (now & ~O_NONBLOCK) | (cfg->direct ? O_DIRECT : 0)) < 0)
 		return err_sys(e, errno, "open %s%s", cfg->image,
 			       cfg->direct ? " past the page cache (direct = true)" : "");
-	return fd_steal(&fd);
+	r->fd[r->count++] = fd_steal(&fd);
+	return 0;
 }
 
 static void blk_command(struct command *c, const struct device_config *cfg)
@@ -77,13 +85,54 @@ static void blk_command(struct command *c, const struct device_config *cfg)
 		command_add(c, "--queue-size=%u", cfg->queue_size);
 }
 
+_Static_assert(CONFIG_NET_PAIRS_MAX <= LAUNCH_RESOURCES_MAX, "a descriptor for each pair");
+
+// A descriptor for each pair of queues.
+static int open_taps(struct resources *r, const struct device_config *cfg, struct err *e)
+{
+	struct tap t;
+	int rc = 0;
+	const unsigned pairs = MAX(cfg->queues, 1u);
+	while (r->count < pairs && (rc = tap_open(&t, cfg->tap, pairs > 1, e)) == 0)
+		r->fd[r->count++] = t.fd;
+	return rc;
+}
+
+static void net_command(struct command *c, const struct device_config *cfg)
+{
+	for (int i = 0; i < MAX(cfg->queues, 1); i++)
+		command_add(c, "--tap=fd:%d", LAUNCH_RESOURCE_FD + i);
+	if (cfg->mac)
+		command_add(c, "--mac=%s", cfg->mac);
+	if (cfg->mtu)
+		command_add(c, "--mtu=%u", cfg->mtu);
+	if (cfg->queue_size)
+		command_add(c, "--queue-size=%u", cfg->queue_size);
+}
+
+static int open_nothing(struct resources *r, const struct device_config *cfg, struct err *e)
+{
+	(void)r;
+	(void)cfg;
+	(void)e;
+	return 0;
+}
+
+static void rng_command(struct command *c, const struct device_config *cfg)
+{
+	if (cfg->rate)
+		command_add(c, "--rate=%llu", (unsigned long long)cfg->rate);
+}
+
 static const struct builtin {
 	uint16_t virtio_type;
 	const char *program;
-	int (*open)(const struct device_config *cfg, struct err *e); // its one resource
+	int (*open)(struct resources *r, const struct device_config *cfg, struct err *e);
 	void (*command)(struct command *c, const struct device_config *cfg);
 } builtins[] = {
 	{ VIRTIO_BLK, "minivmm-blk", open_image, blk_command },
+	{ VIRTIO_NET, "minivmm-net", open_taps, net_command },
+	{ VIRTIO_RNG, "minivmm-rng", open_nothing, rng_command },
 };
 
 int builtin_start(const struct device_config *cfg, const char *dir, bool insecure, const char **peer,
@@ -98,9 +147,10 @@ int builtin_start(const struct device_config *cfg, const char *dir, bool insecur
 			e, ENOTSUP,
 			"no program of ours is a virtio device of type %u: write via = and where it is",
 			cfg->virtio_type);
-	FD_AUTO resource = b->open(cfg, e);
-	if (resource < 0)
-		return resource;
+	struct resources r = { .count = 0 };
+	int rc = b->open(&r, cfg, e);
+	if (rc < 0)
+		goto out;
 
 	struct command c = { .count = 0 };
 	command_add(&c, "%s", b->program);
@@ -112,15 +162,18 @@ int builtin_start(const struct device_config *cfg, const char *dir, bool insecur
 	char path[PATH_MAX];
 	int n = snprintf(path, sizeof(path), "%s/%s", dir ? dir : "", b->program);
 	bool beside = dir && n > 0 && (size_t)n < sizeof(path) && access(path, X_OK) == 0;
-	const struct launch l = {
+	struct launch l = {
 		.id = cfg->id,
 		.program = beside ? path : b->program,
 		.argv = c.words,
-		.resource = { resource },
-		.resource_count = 1,
+		.resource_count = r.count,
 		.isolate = true,
 		.insecure = insecure,
 	};
+	memcpy(l.resource, r.fd, sizeof(r.fd));
 	*peer = b->program;
-	return launch_program(&l, sock, child, e);
+	rc = launch_program(&l, sock, child, e);
+out:
+	fd_close_all(r.fd, r.count);
+	return rc;
 }

@@ -11,7 +11,7 @@
 struct child;
 
 #define LAUNCH_WORDS_MAX     64
-#define LAUNCH_RESOURCES_MAX 4
+#define LAUNCH_RESOURCES_MAX 16
 
 struct launch {
 	const char *id;

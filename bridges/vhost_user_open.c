@@ -4,6 +4,7 @@
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/virtio_id.h"
 #include "vmm/spawn.h"
 
 #include <errno.h>
@@ -198,12 +199,35 @@ static int choose_protocol(struct vhost_user *vu, uint64_t offered, struct err *
 	return 0;
 }
 
+// A network device's queues are pairs, then one for commands (virtio 1.2 §5.1.2).  Many back-ends offer the
+// features of that one and leave it to their front-end, which has no use for it: the number of queues tells.
+// The driver then gets one pair and no commands.
+#define NET_CTRL_VQ  17
+#define NET_MQ	     22
+#define NET_PAIRS_AT 8
+static const uint8_t net_commanded[] = { 2, NET_CTRL_VQ, 18, 19, 20, 21, NET_MQ, 23, 52, 53, 57, 60 };
+
+static uint64_t net_queues(struct vhost_user *vu, uint64_t most)
+{
+	uint16_t pairs = 1;
+	if (vu->offered >> NET_MQ & 1 && range_in(NET_PAIRS_AT, 2, vu->backend.config_len))
+		memcpy(&pairs, vu->config + NET_PAIRS_AT, 2);
+	const uint64_t queues = 2 * MAX((uint64_t)pairs, 1) + 1;
+	if (vu->offered >> NET_CTRL_VQ & 1 && queues <= MIN(most, VU_QUEUES_MAX) && most != UINT64_MAX)
+		return queues;
+	for (size_t i = 0; i < ARRAY_LEN(net_commanded); i++)
+		vu->offered &= ~(UINT64_C(1) << net_commanded[i]);
+	return 2;
+}
+
 // Settles how many queues the device has; `most` is what the back-end said, or UINT64_MAX.
 static int choose_queues(struct vhost_user *vu, uint64_t most, uint16_t wanted, struct err *e)
 {
 	const struct vu_type *t = vu->type;
 	const char *id = vu->backend.id;
 	uint64_t own = t ? t->queues : 1;
+	if (vu->backend.virtio_type == VIRTIO_NET)
+		own = net_queues(vu, wanted ? MIN(most, (uint64_t)wanted) : most);
 	if (t && t->queues_bit) {
 		uint16_t counted = 0;
 		if (vu->offered >> t->queues_bit & 1 && range_in(t->queues_off, 2, vu->backend.config_len))

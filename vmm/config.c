@@ -163,6 +163,12 @@ static void read_device_keys(struct config_reader *r, const struct toml_value *t
 		else if (v != via)
 			k->store(r, k, v, (char *)d + k->offset);
 	}
+	for (const struct toml_value *v = t->children.first; v && via_known && d->virtio_type; v = v->next) {
+		const struct config_key *k = config_key_find("device", &v->key);
+		if (k && (k->vias & bit) && k->virtio && k->virtio != d->virtio_type)
+			config_complain_key(r, v, "key \"%s\" goes with virtio = \"%s\" only", k->name,
+					    virtio_id_name(k->virtio));
+	}
 	for (const struct config_key *k = config_keys; via_known && k < config_keys + config_key_count; k++)
 		if (k->vias && (k->needed_by & bit) && (!k->virtio || k->virtio == d->virtio_type) &&
 		    !toml_get(t, k->name))
@@ -171,11 +177,22 @@ static void read_device_keys(struct config_reader *r, const struct toml_value *t
 
 static void check_builtin(struct config_reader *r, const struct toml_value *t, const struct device_config *d)
 {
-	if (d->virtio_type && d->virtio_type != VIRTIO_BLK)
+	const uint16_t most = d->virtio_type == VIRTIO_NET   ? CONFIG_NET_PAIRS_MAX
+			      : d->virtio_type == VIRTIO_BLK ? CONFIG_BLK_QUEUES_MAX
+							     : 1;
+	if (d->virtio_type && d->virtio_type != VIRTIO_BLK && d->virtio_type != VIRTIO_NET &&
+	    d->virtio_type != VIRTIO_RNG)
 		config_complain_value(
 			r, toml_get(t, "virtio"),
 			"minivmm has no program of its own for \"%s\" yet; use via = \"vhost-user\"",
 			d->virtio_name);
+	else if (d->virtio_type && d->queues > most)
+		config_complain_value(r, toml_get(t, "queues"),
+				      "queues = %u: a \"%s\" of ours has at most %u", d->queues,
+				      d->virtio_name, most);
+	if (d->tap && d->queues > 1 && strncmp(d->tap, "fd:", 3) == 0)
+		config_complain_value(r, toml_get(t, "tap"),
+				      "a descriptor is one queue; for more, name the tap");
 }
 
 static void check_vhost_user(struct config_reader *r, const struct toml_value *t,

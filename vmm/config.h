@@ -20,6 +20,10 @@
 #define CONFIG_DEVICES_MAX 31 // one bus of 32 slots, less the host bridge
 #define CONFIG_ID_MAX	   32 // A-Z a-z 0-9 _ . -
 
+// What our own programs have: pairs of a network device (a descriptor of the tap each), queues of a disk.
+#define CONFIG_NET_PAIRS_MAX  16
+#define CONFIG_BLK_QUEUES_MAX 64
+
 enum device_via {
 	VIA_BUILTIN, // no `via`: a device program of ours
 	VIA_VHOST_USER,
@@ -53,6 +57,14 @@ struct device_config {
 	bool direct;	     // bypass the host's page cache
 	uint32_t block_size; // 512 or 4096; 0: 512
 	const char *serial;  // at most 20 bytes; NULL: the id
+
+	// net, ours; `queues` then counts pairs
+	const char *tap; // an interface of the host, or "fd:..."
+	const char *mac; // "52:54:00:12:34:56"; NULL: a random one
+	uint16_t mtu;	 // 0: the guest is not told
+
+	// rng, ours
+	uint64_t rate; // bytes a second, 0: no limit
 };
 
 struct vm_config {

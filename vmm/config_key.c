@@ -17,6 +17,8 @@
 #define QUEUE_MAX    32768 // virtio 1.2 §2.7
 #define NAME_MAX_LEN 64
 #define SERIAL_LEN   20 // VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6
+#define MTU_MIN	     68 // virtio 1.2 §5.1.4.1
+#define RATE_MAX     MEMORY_MAX
 
 // ---- messages ----
 
@@ -94,6 +96,19 @@ static void store_printable(struct config_reader *r, const struct config_key *k,
 		return;
 	}
 	if (s)
+		store_text(r, k, v, field);
+}
+
+static void store_mac(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		      void *field)
+{
+	uint8_t mac[6];
+	const char *s = string_of(r, k, v);
+	if (s && parse_mac(s, mac) < 0)
+		config_complain_value(r, v,
+				      "mac = %s is no address of an interface, such as \"52:54:00:12:34:56\"",
+				      quote(r, s));
+	else if (s)
 		store_text(r, k, v, field);
 }
 
@@ -413,6 +428,31 @@ const struct config_key config_keys[] = {
 	  .vias = BUILTIN,
 	  .virtio = VIRTIO_BLK,
 	  .max = SERIAL_LEN },
+
+	{ .name = "tap",
+	  .store = store_printable,
+	  DEVICE(tap),
+	  .vias = BUILTIN,
+	  .needed_by = BUILTIN,
+	  .virtio = VIRTIO_NET,
+	  .min = 1,
+	  .max = 64 },
+	{ .name = "mac", .store = store_mac, DEVICE(mac), .vias = BUILTIN, .virtio = VIRTIO_NET, .max = 17 },
+	{ .name = "mtu",
+	  .store = store_uint,
+	  DEVICE(mtu),
+	  .vias = BUILTIN,
+	  .virtio = VIRTIO_NET,
+	  .min = MTU_MIN,
+	  .max = UINT16_MAX },
+
+	{ .name = "rate",
+	  .store = store_size,
+	  DEVICE(rate),
+	  .vias = BUILTIN,
+	  .virtio = VIRTIO_RNG,
+	  .min = 1,
+	  .max = RATE_MAX },
 };
 const unsigned config_key_count = ARRAY_LEN(config_keys);
 

@@ -70,7 +70,7 @@ static int fd_place(int fd, int number)
 static int child_fds(struct plan *p)
 {
 	const struct spawn_request *rq = p->rq;
-	const int above = SPAWN_FD_FIRST + SPAWN_FDS_MAX + 1; // out of the way of every number that is assigned below
+	const int above = SPAWN_FD_FIRST + (int)rq->fd_count + 1; // out of the way of every number that is assigned below
 	int high[SPAWN_FDS_MAX], rc;
 
 	int report_high = fcntl(p->report_fd, F_DUPFD_CLOEXEC, above);

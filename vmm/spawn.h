@@ -22,7 +22,7 @@
 #include <sys/types.h>
 
 #define SPAWN_FD_FIRST 3 // number of the first descriptor that is handed over
-#define SPAWN_FDS_MAX  8
+#define SPAWN_FDS_MAX  17
 
 struct spawn_request {
 	const char *id;          // device id, for log lines; must outlive the child

@@ -14,6 +14,8 @@
 #define BOOT	 "[boot]\nkernel = \"k\"\n"
 #define DISK	 "[[device]]\nid = \"d\"\nvirtio = \"blk\"\nimage = \"i\"\n"
 #define USER	 "[[device]]\nid = \"u\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\n"
+#define NET	 "[[device]]\nid = \"n\"\nvirtio = \"net\"\ntap = \"tap0\"\n"
+#define RNG	 "[[device]]\nid = \"r\"\nvirtio = \"rng\"\n"
 #define MAX_SETS 4
 
 // Reads `text`; returns what was printed, with the file's name left out. The caller frees both.
@@ -358,6 +360,43 @@ TEST(keys_that_are_missing)
 		  "3:1: [device] \"a\": key \"socket\" or \"exec\" is missing\n" });
 }
 
+TEST(network_devices_and_random_numbers)
+{
+	struct vm_config c;
+	int r;
+	static const char text[] =
+		BOOT NET "mac = \"52:54:00:aB:34:56\"\nmtu = 9000\nqueues = 16\n" RNG "rate = \"64K\"\n";
+	char *got = read_text(text, strlen(text), NULL, &c, &r);
+	if (r)
+		printf("%s", got);
+	free(got);
+	CHECK_EQ(r, 0);
+	const struct device_config *d = c.devices;
+	CHECK_EQ(d[0].virtio_type, 1);
+	CHECK_STR(d[0].tap, "tap0"); // not a path
+	CHECK_STR(d[0].mac, "52:54:00:aB:34:56");
+	CHECK_EQ(d[0].mtu, 9000);
+	CHECK_EQ(d[0].queues, 16);
+	CHECK_EQ(d[1].virtio_type, 4);
+	CHECK_EQ(d[1].rate, 65536);
+	config_free(&c);
+	CHECK_BAD({ BOOT "[[device]]\nid = \"n\"\nvirtio = \"net\"\n",
+		    { 0 },
+		    "3:1: [device] \"n\": key \"tap\" is missing\n" },
+		  { BOOT NET "mac = \"53:54:00:12:34:56\"\nmtu = 67\nqueues = 17\n",
+		    { 0 },
+		    "7:7: [device] \"n\": mac = \"53:54:00:12:34:56\" is no address of an interface, such as "
+		    "\"52:54:00:12:34:56\"\n"
+		    "8:7: [device] \"n\": mtu = 67 is not in the range from 68 to 65535\n"
+		    "9:10: [device] \"n\": queues = 17: a \"net\" of ours has at most 16\n" },
+		  { BOOT "[[device]]\nid = \"n\"\nvirtio = \"net\"\ntap = \"fd:5\"\nqueues = 2\n",
+		    { 0 },
+		    "6:7: [device] \"n\": a descriptor is one queue; for more, name the tap\n" },
+		  { BOOT RNG "rate = 0\n",
+		    { 0 },
+		    "6:8: [device] \"r\": rate = 0 is not in the range from 1 byte to 64T\n" });
+}
+
 TEST(keys_that_do_not_fit_the_interface)
 {
 	CHECK_BAD(
@@ -368,9 +407,15 @@ TEST(keys_that_do_not_fit_the_interface)
 		  { 0 },
 		  "8:1: [device] \"u\": key \"image\" does not go with via = \"vhost-user\"\n"
 		  "9:1: [device] \"u\": key \"direct\" does not go with via = \"vhost-user\"\n" },
-		{ BOOT "[[device]]\nid = \"n\"\nvirtio = \"net\"\n",
+		{ BOOT "[[device]]\nid = \"n\"\nvirtio = \"fs\"\n",
 		  { 0 },
-		  "5:10: [device] \"n\": minivmm has no program of its own for \"net\" yet; use via = \"vhost-user\"\n" },
+		  "5:10: [device] \"n\": minivmm has no program of its own for \"fs\" yet; use via = \"vhost-user\"\n" },
+		{ BOOT NET "image = \"i\"\nrate = 7\n" RNG "tap = \"t\"\nqueues = 2\n",
+		  { 0 },
+		  "7:1: [device] \"n\": key \"image\" goes with virtio = \"blk\" only\n"
+		  "8:1: [device] \"n\": key \"rate\" goes with virtio = \"rng\" only\n"
+		  "12:1: [device] \"r\": key \"tap\" goes with virtio = \"net\" only\n"
+		  "13:10: [device] \"r\": queues = 2: a \"rng\" of ours has at most 1\n" },
 		{ BOOT "[[device]]\nid = \"n\"\nvia = \"vfio-user\"\nsocket = \"s\"\nimgae = 1\n",
 		  { 0 },
 		  "5:7: [device] \"n\": this version of minivmm does not have via = \"vfio-user\"\n"

@@ -472,3 +472,50 @@ TEST(queues_as_written_or_as_the_back_end_says)
 		peer_free(&p);
 	}
 }
+
+// A back-end that has no queue for commands leaves them to its front-end, whatever it offers.
+TEST(network_queues_with_and_without_commands)
+{
+	const uint64_t commands = PEER_BIT(17) | PEER_BIT(18) | PEER_BIT(22) | PEER_BIT(23),
+		       others = PEER_BIT(0) | PEER_BIT(15);
+	const struct {
+		uint64_t offered, most;
+		uint16_t wanted, pairs;
+		unsigned count;
+		bool kept;
+	} cases[] = {
+		{ commands, 9, 0, 4, 9, true },	     { commands, 100, 0, 4, 9, true },
+		{ commands, 8, 0, 4, 2, false },     { commands, 4, 0, 4, 2, false },
+		{ commands, 1, 0, 1, 1, false },     { PEER_BIT(17), 3, 0, 0, 3, true },
+		{ PEER_BIT(17), 2, 0, 0, 2, false }, { 0, 2, 0, 0, 2, true },
+		{ commands, 9, 2, 4, 2, false },     { commands, 65535, 0, 100, 2, false },
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct peer p;
+		peer_init(&p);
+		p.queue_num = cases[i].most;
+		p.features = (p.features & ~PEER_BIT(12)) | cases[i].offered | others;
+		memcpy(p.config + 8, &cases[i].pairs, 2);
+		struct loop loop;
+		CHECK_EQ(loop_init(&loop), 0);
+		const struct vhost_user_params params = { .id = "net0",
+							  .peer = "p",
+							  .virtio_type = 1,
+							  .sock = p.front,
+							  .loop = &loop,
+							  .queues = cases[i].wanted,
+							  .start_deadline = deadline_in_ms(2000) };
+		struct backend *b;
+		struct err e = { "" };
+		uint64_t features;
+		peer_start(&p);
+		CHECK_EQ(vhost_user_open(&b, &params, &e), 0);
+		CHECK_EQ(b->queue_count, cases[i].count);
+		CHECK_EQ(b->ops->features(b, &features), 0);
+		CHECK_EQ(features & (commands | others), (cases[i].kept ? cases[i].offered : 0) | others);
+		b->ops->close(b);
+		loop_destroy(&loop);
+		peer_join(&p);
+		peer_free(&p);
+	}
+}
