@@ -9,6 +9,8 @@
 #ifndef MINIVMM_BRIDGES_BACKEND_H
 #define MINIVMM_BRIDGES_BACKEND_H
 
+#include "vmm/base/deadline.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -63,6 +65,7 @@ struct backend {
 	uint16_t queue_count; // queues that the device has
 	uint16_t queue_size_max;
 	uint32_t config_len;
+	deadline_ns deadline; // what the owner gave a start or stop of all queues together; 0: none
 	const struct backend_events *events; // set by the owner before it runs the loop
 	void *owner;
 };

@@ -40,6 +40,13 @@ static void tell_u64(struct vu_exchange *x, uint32_t request, uint64_t value)
 	vu_tell(x, request, &value, sizeof(value), -1);
 }
 
+// A start or stop of the device is many operations with one deadline.
+static deadline_ns stop_deadline(const struct vhost_user *vu)
+{
+	deadline_ns own = deadline_in_ms(vu->stop_ms);
+	return vu->backend.deadline ? MIN(own, vu->backend.deadline) : own;
+}
+
 // ---- features -----------------------------------------------------------------------------------
 
 static int op_features(struct backend *b, uint64_t *out)
@@ -209,7 +216,7 @@ static int op_memory(struct backend *b, const struct mem_table *t)
 		return -E2BIG;
 	}
 	struct vu_exchange x;
-	vu_begin(&x, &vu->link, deadline_in_ms(vu->stop_ms));
+	vu_begin(&x, &vu->link, stop_deadline(vu));
 	if (has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		send_slots(&x, &vu->sent, t);
 	else
@@ -251,7 +258,7 @@ static int op_queue_stop(struct backend *b, unsigned q, uint16_t *base)
 	vu->started[q] = false;
 	struct vhost_user_vring_state s = { .index = q };
 	struct vu_exchange x;
-	vu_begin(&x, &vu->link, deadline_in_ms(vu->stop_ms));
+	vu_begin(&x, &vu->link, stop_deadline(vu));
 	vu_ask(&x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
 	// Only after it is stopped: a ring that runs disabled may drop what it finds.
 	send_enable(&x, q, false);
@@ -277,7 +284,7 @@ static int op_queue_start(struct backend *b, unsigned q, const struct vring_cfg 
 		.avail_user = cfg->avail_gpa + MADE_UP_OFFSET,
 	};
 	struct vu_exchange x;
-	vu_begin(&x, &vu->link, deadline_in_ms(vu->stop_ms));
+	vu_begin(&x, &vu->link, stop_deadline(vu));
 	vu_tell(&x, VHOST_USER_SET_VRING_NUM, &num, sizeof(num), -1);
 	vu_tell(&x, VHOST_USER_SET_VRING_BASE, &base, sizeof(base), -1);
 	vu_order(&x, VHOST_USER_SET_VRING_ADDR, &addr, sizeof(addr), NULL, 0);
@@ -301,7 +308,7 @@ static int device_run(struct vhost_user *vu)
 {
 	struct vu_exchange x;
 	fd_event_take(vu->err_fd); // what an earlier run left
-	vu_begin(&x, &vu->link, deadline_in_ms(vu->stop_ms));
+	vu_begin(&x, &vu->link, stop_deadline(vu));
 	for (unsigned q = 0; q < vu->backend.queue_count; q++)
 		if (vu->started[q])
 			send_enable(&x, q, true);
@@ -324,7 +331,7 @@ static int device_reset(struct vhost_user *vu)
 	if (!status && !reset)
 		return vu_link_dead(&vu->link) ? -EPIPE : 0;
 	struct vu_exchange x;
-	vu_begin(&x, &vu->link, deadline_in_ms(vu->stop_ms));
+	vu_begin(&x, &vu->link, stop_deadline(vu));
 	if (status)
 		order_u64(&x, VHOST_USER_SET_STATUS, 0);
 	if (reset)

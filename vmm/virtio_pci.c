@@ -23,9 +23,17 @@ static struct virtio_pci *vp_of(struct pci_func *f)
 
 // ---- device configuration ---------------------------------------------------------------------------------------
 
-static uint64_t device_config_read(const struct virtio_pci *vp, uint64_t offset, unsigned size)
+static void device_config_refresh(struct virtio_pci *vp)
+{
+	vp->config_stale = false;
+	vp->backend->ops->config_read(vp->backend, 0, vp->config, vp->backend->config_len);
+}
+
+static uint64_t device_config_read(struct virtio_pci *vp, uint64_t offset, unsigned size)
 {
 	uint64_t val = 0;
+	if (vp->config_stale)
+		device_config_refresh(vp);
 	for (unsigned i = 0; i < size; i++)
 		if (offset + i < vp->backend->config_len)
 			val |= (uint64_t)vp->config[offset + i] << (8 * i);
@@ -43,11 +51,10 @@ static void device_config_write(struct virtio_pci *vp, uint64_t offset, unsigned
 		memcpy(vp->config + offset, bytes, size);
 }
 
-static void device_config_refresh(struct virtio_pci *vp)
+// On the loop's thread: the back-end is asked when the driver looks, by the driver's own CPU.
+static void device_config_changed(struct virtio_pci *vp)
 {
-	uint32_t len = vp->backend->config_len;
-	if (len == 0 || vp->backend->ops->config_read(vp->backend, 0, vp->config, len) < 0)
-		return;
+	vp->config_stale = vp->backend->config_len > 0;
 	vp->generation++;
 	if (vp->status & VS_DRIVER_OK)
 		vp_config_interrupt(vp);
@@ -202,7 +209,7 @@ static void vp_event(struct pci_func *f, unsigned bits)
 	} else if ((bits & EVENT_QUEUE_FAILED) && vp->state == VP_RUNNING) {
 		vp_break(vp, "its back-end stopped a queue");
 	} else if (bits & EVENT_CONFIG_CHANGED) {
-		device_config_refresh(vp);
+		device_config_changed(vp);
 	}
 }
 

@@ -38,6 +38,7 @@ struct virtio_pci {
 	uint16_t queue_select, config_vector;
 	unsigned msix_cap, window_cap; // offsets in the configuration space
 	uint8_t *config;               // the device configuration as last read
+	bool config_stale;             // it has changed since
 	struct vp_queue queue[];
 };
 
@@ -53,7 +54,8 @@ void vp_status_write(struct virtio_pci *vp, uint8_t val);
 void vp_reset(struct virtio_pci *vp);
 // Ends all use of the queues.  A back-end that does not answer is dead after its deadline and costs nothing further.
 void vp_stop(struct virtio_pci *vp);
-// virtio 1.2 §2.1.1: the queues stop, the driver is told, and must reset.
+// virtio 1.2 §2.1.1: doorbells end, the driver is told, and must reset.  Says nothing to the back-end, so that it is good on the loop's
+// thread, which no back-end may hold up; the reset that follows stops the queues.
 void vp_break(struct virtio_pci *vp, const char *why);
 // Raises the configuration interrupt.
 void vp_config_interrupt(struct virtio_pci *vp);

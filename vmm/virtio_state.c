@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/base/check.h"
+#include "vmm/base/deadline.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/virtio_pci_impl.h"
@@ -49,6 +50,7 @@ void vp_config_interrupt(struct virtio_pci *vp)
 void vp_stop(struct virtio_pci *vp)
 {
 	bool any = false;
+	vp->backend->deadline = deadline_in_ms(DEADLINE_START_MS);
 	vp_doorbells_remove(vp, vp->func.bar[VP_BAR].range.start);
 	for (unsigned i = 0; i < vp_queue_count(vp); i++) {
 		struct vp_queue *q = &vp->queue[i];
@@ -62,12 +64,13 @@ void vp_stop(struct virtio_pci *vp)
 	}
 	if (any || vp->state == VP_RUNNING)
 		vp->backend->ops->run(vp->backend, false);
+	vp->backend->deadline = 0;
 }
 
 void vp_break(struct virtio_pci *vp, const char *why)
 {
 	log_limited(LOG_WARN, "%s: %s; the device needs a reset by its driver", vp->func.id, why);
-	vp_stop(vp);
+	vp_doorbells_remove(vp, vp->func.bar[VP_BAR].range.start);
 	vp->state = VP_BROKEN;
 	vp->status |= VS_NEEDS_RESET;
 	vp_config_interrupt(vp);
@@ -138,6 +141,7 @@ static void vp_start(struct virtio_pci *vp)
 			return;
 		}
 	}
+	vp->backend->deadline = deadline_in_ms(DEADLINE_START_MS);
 	msix_take_error(&vp->msix); // of what was refused before: each vector in use is asked for again
 	int rc = vp->backend->ops->memory(vp->backend, &vp->host.memory->ram);
 	for (unsigned i = 0; rc == 0 && i < vp_queue_count(vp); i++)
@@ -145,9 +149,11 @@ static void vp_start(struct virtio_pci *vp)
 			rc = queue_start(vp, i);
 	if (rc == 0)
 		rc = vp->backend->ops->run(vp->backend, true);
+	vp->backend->deadline = 0;
 	if (rc == 0)
 		rc = vp_doorbells_add(vp);
 	if (rc < 0) {
+		vp_stop(vp);
 		vp_break(vp, strerror(-rc));
 		return;
 	}
