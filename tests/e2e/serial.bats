@@ -56,8 +56,6 @@ join() { # NAME ADDRESS
     [ "$output" = again ]
     vm_stop a
     wait_for 5 pid_gone "$(peer_pid con2)"
-    # a sealed monitor cannot remove its socket's file; whoever listens there next does
-    { vm_boot rig minivmm.run=true; serial "unix:$D/serial.sock"; } | vm_start b
-    vm_exit b "$BOOT_SECS"
-    rm "$D/serial.sock"
+    # the socket's file goes with its monitor
+    [ ! -e "$D/serial.sock" ]
 }

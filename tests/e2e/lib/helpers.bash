@@ -38,7 +38,7 @@ MINIVMM_BLK=${MINIVMM_BLK:-$TOP/minivmm-blk}
 GUEST=${MINIVMM_GUEST_DIR:-${MINIVMM_CACHE:-$HOME/.cache/minivmm}/guest}
 MINIVMM_EVIDENCE=${MINIVMM_EVIDENCE:-$TOP/build/e2e}
 # Nested emulation is slow: limits are for a hang, not for a speed.
-BOOT_SECS=${BOOT_SECS:-60}
+BOOT_SECS=${BOOT_SECS:-90}
 COMMAND_SECS=${COMMAND_SECS:-60}
 STOP_SECS=${STOP_SECS:-30}
 bats_require_minimum_version 1.8.0
