@@ -234,7 +234,10 @@ static int open_pty(struct console *c, struct err *e)
 
 static int open_unix(struct console *c, const char *path, struct err *e)
 {
-	c->listen_fd = socket_file_listen(path, &c->keeper_fd, e);
+	if (fd_is_reference(path)) // a listening socket that somebody else made, and removes
+		c->listen_fd = fd_open_path(path, O_RDWR, e);
+	else
+		c->listen_fd = socket_file_listen(path, &c->keeper_fd, e);
 	if (c->listen_fd < 0)
 		err_prefix(e, "serial");
 	return MIN(c->listen_fd, 0);
@@ -265,7 +268,8 @@ int console_open(struct console *c, const char *to, struct err *e)
 		rc = open_pty(c, e);
 	} else if (strncmp(to, "file:", 5) == 0) {
 		c->kind = CONSOLE_FILE;
-		c->out_fd = fd_open_path(to + 5, O_WRONLY | O_CREAT | O_TRUNC, e);
+		// Non-blocking: a FIFO without a reader is refused and not waited for.
+		c->out_fd = fd_open_path(to + 5, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK, e);
 		c->own_fds = true;
 		rc = MIN(c->out_fd, 0);
 		if (rc < 0)

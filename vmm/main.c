@@ -13,8 +13,10 @@
 #include "vmm/vm.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -231,10 +233,26 @@ static int run_machine(const struct vm_config *config)
 	return event == VM_CRASH ? EXIT_MACHINE : EXIT_GOOD;
 }
 
+// Whoever started us with a standard descriptor closed would have the guest's console go to whatever we open next.
+static bool standard_fds_fill(void)
+{
+	int fd;
+	do {
+		fd = open("/dev/null", O_RDWR);
+	} while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd < 0)
+		return false;
+	close(fd);
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = { 0 };
 	struct vm_config config;
+
+	if (!standard_fds_fill())
+		return EXIT_MACHINE;
 
 	o.sets = calloc((size_t)argc + 1, sizeof(*o.sets));
 	if (!o.sets)
