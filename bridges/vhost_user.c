@@ -106,11 +106,46 @@ void vu_answer_config(struct vu_exchange *x, struct vhost_user *vu)
 		vu_broken(x, "broke the protocol (answer to GET_CONFIG: not the range that was asked for)");
 		return;
 	}
-	const struct vu_type *t = vu->type;
 	// The guest has as many queues as we give it, which may be fewer than the back-end could serve.
-	if (t && t->queues_bit && vu->backend.queue_count && range_in(t->queues_off, 2, len))
-		memcpy(c.data + t->queues_off, &vu->backend.queue_count, 2);
+	if (vu->backend.queue_count)
+		vu_type_queues_show(vu->type, vu->backend.queue_count, c.data, len);
 	memcpy(vu->config, c.data, len);
+}
+
+// What it shows of the first `len` bytes, at most that; 0 when it refuses.
+static uint16_t try_config(struct vu_exchange *x, uint8_t *config, uint32_t len)
+{
+	struct vhost_user_config c = { .len = len };
+	vu_ask(x, VHOST_USER_GET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len);
+	size_t got = vu_answer(x, VHOST_USER_GET_CONFIG, &c, sizeof(c));
+	if (x->rc < 0 || got <= VHOST_USER_CONFIG_HEAD)
+		return 0;
+	got -= VHOST_USER_CONFIG_HEAD;
+	if (got > len || c.off != 0 || c.len > got) {
+		vu_broken(x, "broke the protocol (answer to GET_CONFIG: not the range that was asked for)");
+		return 0;
+	}
+	memcpy(config, c.data, c.len);
+	return (uint16_t)c.len;
+}
+
+uint16_t vu_find_config(struct vu_exchange *x, uint8_t *config)
+{
+	uint16_t good = try_config(x, config, VHOST_USER_CONFIG_CHUNK);
+	if (good)
+		return good;
+	uint32_t refused = VHOST_USER_CONFIG_CHUNK;
+	while (x->rc == 0 && refused - good > 1) {
+		const uint32_t len = (good + refused) / 2;
+		const uint16_t shown = try_config(x, config, len);
+		if (shown == 0)
+			refused = len;
+		else if (shown < len)
+			return shown;
+		else
+			good = shown;
+	}
+	return x->rc == 0 ? good : 0;
 }
 
 static int op_config_read(struct backend *b, uint32_t off, void *buf, uint32_t len)

@@ -7,24 +7,13 @@
 #include "bridges/vhost_user.h"
 #include "bridges/vhost_user_channel.h"
 #include "bridges/vhost_user_link.h"
+#include "bridges/vhost_user_type.h"
 #include "bridges/vhost_user_wire.h"
 #include "vmm/memmap.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
-
-#define VU_QUEUES_MAX 64 // more is cut down to this
-
-// What has to be known of a device type before its back-end can be asked.
-struct vu_type {
-	uint16_t virtio_type;
-	const char *name;
-	uint16_t queues;     // when nobody says
-	bool needs_config;   // useless without PF_CONFIG
-	uint8_t queues_bit;  // feature bit with which the configuration space counts the queues; 0: never
-	uint16_t queues_off; // where, a u16
-};
 
 // Protocol features that are used where offered.
 #define VU_PROTOCOL_FEATURES                                                                     \
@@ -60,5 +49,8 @@ extern const struct backend_ops vu_ops;
 void vu_ask_config(struct vu_exchange *x, const struct vhost_user *vu);
 // Checks and keeps what the back-end answers.
 void vu_answer_config(struct vu_exchange *x, struct vhost_user *vu);
+// Where no table tells how long the configuration space is: the most that the back-end shows, found by asking
+// (nine questions at most), into `config` of VHOST_USER_CONFIG_CHUNK bytes.  Its length, 0 for none at all.
+uint16_t vu_find_config(struct vu_exchange *x, uint8_t *config);
 
 #endif

@@ -4,7 +4,6 @@
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
-#include "vmm/base/virtio_id.h"
 #include "vmm/spawn.h"
 
 #include <errno.h>
@@ -20,57 +19,6 @@
 #define VIRTIO_F_VERSION_1  (UINT64_C(1) << 32)
 #define LAST_WORDS_WAIT_MS  20
 #define LAST_WORDS_START_MS 500
-
-// ---- device types -------------------------------------------------------------------------------
-
-// clang-format off
-static const struct vu_type types[] = {
-	// type   name       queues  needs config  queues counted: by feature, at
-	{ 1,  "net",     2, false, 0,  0  },
-	{ 2,  "blk",     1, true,  12, 34 },
-	{ 3,  "console", 2, true,  0,  0  },
-	{ 4,  "rng",     1, false, 0,  0  },
-	{ 5,  "balloon", 2, true,  0,  0  },
-	{ 8,  "scsi",    3, true,  0,  0  },
-	{ 19, "vsock",   3, true,  0,  0  },
-	{ 26, "fs",      2, true,  0,  0  },
-};
-
-// Up to where the configuration space reaches, by feature (virtio 1.2 §5): a back-end may refuse to show more.
-#define ALWAYS 64
-static const struct {
-	uint16_t virtio_type;
-	uint8_t feature;
-	uint16_t end;
-} config_ends[] = {
-	{ 1,  ALWAYS, 6 },  { 1, 16, 8 },  { 1, 22, 10 }, { 1, 3, 12 },  { 1, 63, 17 }, { 1, 57, 24 }, { 1, 60, 24 },
-	{ 2,  ALWAYS, 36 }, { 2, 13, 48 }, { 2, 14, 60 }, { 2, 16, 72 }, { 2, 17, 96 },
-	{ 3,  0, 4 },       { 3, 1, 8 },   { 3, 2, 12 },
-	{ 5,  ALWAYS, 8 },  { 5, 3, 12 },  { 5, 4, 16 },
-	{ 8,  ALWAYS, 36 },
-	{ 19, ALWAYS, 8 },
-	{ 26, ALWAYS, 40 },
-};
-// clang-format on
-
-static const struct vu_type *type_of(uint16_t virtio_type)
-{
-	for (size_t i = 0; i < ARRAY_LEN(types); i++)
-		if (types[i].virtio_type == virtio_type)
-			return &types[i];
-	return NULL;
-}
-
-static uint16_t config_len_of(uint16_t virtio_type, uint64_t features)
-{
-	uint16_t len = 0;
-	for (size_t i = 0; i < ARRAY_LEN(config_ends); i++) {
-		const uint8_t bit = config_ends[i].feature;
-		if (config_ends[i].virtio_type == virtio_type && (bit == ALWAYS || features >> bit & 1))
-			len = MAX(len, config_ends[i].end);
-	}
-	return len;
-}
 
 // ---- upcalls ------------------------------------------------------------------------------------
 
@@ -189,7 +137,7 @@ static int choose_protocol(struct vhost_user *vu, uint64_t offered, struct err *
 	const uint16_t type = vu->backend.virtio_type;
 	vu->link.protocol_features = offered & VU_PROTOCOL_FEATURES;
 	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIG)))
-		vu->backend.config_len = config_len_of(type, vu->offered);
+		vu->backend.config_len = vu_type_config_len(type, vu->offered);
 	else if (vu->type && vu->type->needs_config)
 		return err_set(
 			e, ENOTSUP,
@@ -199,43 +147,13 @@ static int choose_protocol(struct vhost_user *vu, uint64_t offered, struct err *
 	return 0;
 }
 
-// A network device's queues are pairs, then one for commands (virtio 1.2 §5.1.2).  Many back-ends offer the
-// features of that one and leave it to their front-end, which has no use for it: the number of queues tells.
-// The driver then gets one pair and no commands.
-#define NET_CTRL_VQ  17
-#define NET_MQ	     22
-#define NET_PAIRS_AT 8
-static const uint8_t net_commanded[] = { 2, NET_CTRL_VQ, 18, 19, 20, 21, NET_MQ, 23, 52, 53, 57, 60 };
-
-static uint64_t net_queues(struct vhost_user *vu, uint64_t most)
-{
-	uint16_t pairs = 1;
-	if (vu->offered >> NET_MQ & 1 && range_in(NET_PAIRS_AT, 2, vu->backend.config_len))
-		memcpy(&pairs, vu->config + NET_PAIRS_AT, 2);
-	const uint64_t queues = 2 * MAX((uint64_t)pairs, 1) + 1;
-	if (vu->offered >> NET_CTRL_VQ & 1 && queues <= MIN(most, VU_QUEUES_MAX) && most != UINT64_MAX)
-		return queues;
-	for (size_t i = 0; i < ARRAY_LEN(net_commanded); i++)
-		vu->offered &= ~(UINT64_C(1) << net_commanded[i]);
-	return 2;
-}
-
 // Settles how many queues the device has; `most` is what the back-end said, or UINT64_MAX.
 static int choose_queues(struct vhost_user *vu, uint64_t most, uint16_t wanted, struct err *e)
 {
 	const struct vu_type *t = vu->type;
 	const char *id = vu->backend.id;
-	uint64_t own = t ? t->queues : 1;
-	if (vu->backend.virtio_type == VIRTIO_NET)
-		own = net_queues(vu, wanted ? MIN(most, (uint64_t)wanted) : most);
-	if (t && t->queues_bit) {
-		uint16_t counted = 0;
-		if (vu->offered >> t->queues_bit & 1 && range_in(t->queues_off, 2, vu->backend.config_len))
-			memcpy(&counted, vu->config + t->queues_off, 2);
-		own = MAX(counted, 1);
-		if (counted == 0)
-			most = MIN(most, 1);
-	}
+	const uint64_t own = vu_type_queues(vu->backend.virtio_type, wanted, &vu->offered, vu->config,
+					    vu->backend.config_len, &most);
 	if (most == 0)
 		return err_set(e, EPROTO, "%s: handshake with %s: the back-end says that it has no queues",
 			       id, vu->peer);
@@ -243,9 +161,14 @@ static int choose_queues(struct vhost_user *vu, uint64_t most, uint16_t wanted, 
 	if (wanted > most)
 		return err_set(e, EINVAL, "%s: queues = %u, but %s has %llu: write at most that", id, wanted,
 			       vu->peer, (unsigned long long)most);
+	if (t && t->fixed_queues && (own > most || (wanted && wanted != own)))
+		return err_set(e, EINVAL,
+			       "%s: %s has %llu queues, %u are wanted and up to %llu possible: a %s device "
+			       "has all of its queues or none",
+			       id, vu->peer, (unsigned long long)own, wanted, (unsigned long long)most,
+			       t->name);
 	vu->backend.queue_count = (uint16_t)(wanted ? wanted : MIN(own, most));
-	if (t && t->queues_bit && range_in(t->queues_off, 2, vu->backend.config_len))
-		memcpy(vu->config + t->queues_off, &vu->backend.queue_count, 2);
+	vu_type_queues_show(t, vu->backend.queue_count, vu->config, vu->backend.config_len);
 	return 0;
 }
 
@@ -279,6 +202,12 @@ static int settle(struct vhost_user *vu, const struct vhost_user_params *p, stru
 		vu_answer_config(&x, vu);
 	if (vu_end(&x) < 0)
 		return handshake_failed(vu, &x, e);
+	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIG)) && vu_type_config_unknown(vu->type)) {
+		vu_begin(&x, &vu->link, p->start_deadline);
+		vu->backend.config_len = vu_find_config(&x, vu->config);
+		if (vu_end(&x) < 0)
+			return handshake_failed(vu, &x, e);
+	}
 	if (vu->mem_slots == 0)
 		return err_set(e, EPROTO, "%s: handshake with %s: the back-end says that it takes no memory",
 			       p->id, p->peer);
@@ -321,7 +250,7 @@ static void vu_init(struct vhost_user *vu, const struct vhost_user_params *p)
 			.queue_size_max = p->queue_size ? p->queue_size : QUEUE_SIZE_DEFAULT,
 		},
 		.peer = p->peer,
-		.type = type_of(p->virtio_type),
+		.type = vu_type_of(p->virtio_type),
 		.child = p->child,
 		.control_ms = p->control_ms ? p->control_ms : DEADLINE_CONTROL_MS,
 		.stop_ms = p->stop_ms ? p->stop_ms : DEADLINE_START_MS,
