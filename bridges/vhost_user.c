@@ -112,8 +112,7 @@ void vu_answer_config(struct vu_exchange *x, struct vhost_user *vu)
 	memcpy(vu->config, c.data, len);
 }
 
-// What it shows of the first `len` bytes, at most that; 0 when it refuses.
-static uint16_t try_config(struct vu_exchange *x, uint8_t *config, uint32_t len)
+uint16_t vu_try_config(struct vu_exchange *x, uint8_t *config, uint32_t len)
 {
 	struct vhost_user_config c = { .len = len };
 	vu_ask(x, VHOST_USER_GET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len);
@@ -131,13 +130,13 @@ static uint16_t try_config(struct vu_exchange *x, uint8_t *config, uint32_t len)
 
 uint16_t vu_find_config(struct vu_exchange *x, uint8_t *config)
 {
-	uint16_t good = try_config(x, config, VHOST_USER_CONFIG_CHUNK);
+	uint16_t good = vu_try_config(x, config, VHOST_USER_CONFIG_CHUNK);
 	if (good)
 		return good;
 	uint32_t refused = VHOST_USER_CONFIG_CHUNK;
 	while (x->rc == 0 && refused - good > 1) {
 		const uint32_t len = (good + refused) / 2;
-		const uint16_t shown = try_config(x, config, len);
+		const uint16_t shown = vu_try_config(x, config, len);
 		if (shown == 0)
 			refused = len;
 		else if (shown < len)

@@ -49,6 +49,8 @@ extern const struct backend_ops vu_ops;
 void vu_ask_config(struct vu_exchange *x, const struct vhost_user *vu);
 // Checks and keeps what the back-end answers.
 void vu_answer_config(struct vu_exchange *x, struct vhost_user *vu);
+// What the back-end shows when it is asked for the first `len` bytes, at most that; 0 when it refuses.
+uint16_t vu_try_config(struct vu_exchange *x, uint8_t *config, uint32_t len);
 // Where no table tells how long the configuration space is: the most that the back-end shows, found by asking
 // (nine questions at most), into `config` of VHOST_USER_CONFIG_CHUNK bytes.  Its length, 0 for none at all.
 uint16_t vu_find_config(struct vu_exchange *x, uint8_t *config);

@@ -3,13 +3,17 @@
 //
 // The only file where the monitor and the bridges meet.
 #include "bridges/bridges.h"
+#include "bridges/probe.h"
 #include "vmm/base/check.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/log.h"
+#include "vmm/base/parse.h"
+#include "vmm/base/virtio_id.h"
 #include "vmm/config.h"
 #include "vmm/seal.h"
 #include "vmm/signals.h"
 #include "vmm/virtio_pci.h"
+#include "vmm/virtio_pci_regs.h"
 #include "vmm/vm.h"
 
 #include <errno.h>
@@ -26,6 +30,7 @@ enum { EXIT_GOOD = 0, EXIT_MACHINE = 1, EXIT_USAGE = 2 };
 
 static const char help[] =
 	"usage: minivmm -c FILE [--check] [--set KEY=VALUE]... [-v | -q]\n"
+	"       minivmm probe [--virtio TYPE] SOCKET\n"
 	"\n"
 	"Runs the virtual machine that FILE describes until the guest powers off.\n"
 	"\n"
@@ -37,12 +42,16 @@ static const char help[] =
 	"  -q, --quiet          say errors only\n"
 	"      --version, --help\n"
 	"\n"
+	"probe asks the vhost-user back-end at SOCKET what it offers, and says what minivmm would use\n"
+	"of it as a device of TYPE (blk, net, fs, ... or a number), and what not and why.\n"
+	"\n"
 	"On the serial port (serial.to = \"stdio\"): Ctrl-A x quits, Ctrl-A h helps.\n"
 	"SIGTERM presses the power button; again within 5 s, or SIGINT, stops the machine at once.\n"
 	"SIGUSR1 logs the registers of every CPU.\n"
 	"\n"
-	"Exit status: 0 the guest powered off or was quit, 1 the machine failed, 2 wrong usage or\n"
-	"configuration.  A first configuration is in README.md, more are in configs/.\n";
+	"Exit status: 0 the guest powered off or was quit, or the back-end would be used; 1 the machine\n"
+	"failed, or the back-end is of no use; 2 wrong usage or configuration.\n"
+	"A first configuration is in README.md, more are in configs/.\n";
 
 struct options {
 	const char *config;
@@ -246,6 +255,54 @@ static bool standard_fds_fill(void)
 	return true;
 }
 
+// A name or a number; 0 for neither.
+static uint16_t virtio_type_of(const char *text)
+{
+	uint64_t n;
+	return parse_uint(text, VIRTIO_TYPE_MAX, &n) == 0 ? (uint16_t)n : virtio_id_by_name(text);
+}
+
+// minivmm probe ...: argv[0] is "probe".
+static int probe_command(int argc, char **argv)
+{
+	enum { OPT_VIRTIO = 256 };
+	static const struct option longs[] = {
+		{ "virtio", required_argument, NULL, OPT_VIRTIO },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	struct probe_params p = { .carried = VF_CARRIED };
+	struct err e = { 0 };
+	int c;
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":h", longs, NULL)) != -1) {
+		switch (c) {
+		case OPT_VIRTIO:
+			p.virtio_type = virtio_type_of(optarg);
+			if (!p.virtio_type)
+				return usage_error("no virtio device type: ", optarg);
+			break;
+		case 'h':
+			fputs(help, stdout);
+			return EXIT_GOOD;
+		case ':':
+			return usage_error("a value is missing after ", argv[optind - 1]);
+		default:
+			return usage_error("unknown option ", argv[optind - 1]);
+		}
+	}
+	if (optind == argc)
+		return usage_error("which back-end? Give the path of its socket", "");
+	if (optind + 1 < argc)
+		return usage_error("unexpected argument ", argv[optind + 1]);
+	p.socket = argv[optind];
+	log_init("minivmm", LOG_WARN);
+	int rc = probe_run(&p, stdout, &e);
+	if (rc < 0)
+		log_error("%s", e.text);
+	return rc == 1 ? EXIT_GOOD : EXIT_MACHINE;
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = { 0 };
@@ -253,6 +310,8 @@ int main(int argc, char **argv)
 
 	if (!standard_fds_fill())
 		return EXIT_MACHINE;
+	if (argc > 1 && strcmp(argv[1], "probe") == 0)
+		return probe_command(argc - 1, argv + 1);
 
 	o.sets = calloc((size_t)argc + 1, sizeof(*o.sets));
 	if (!o.sets)

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "bridges/probe.h"
+
+#include "bridges/vhost_user_impl.h"
+#include "vmm/base/check.h"
+#include "vmm/base/msg.h"
+#include "vmm/base/virtio_id.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+
+#define VIRTIO_F_VERSION_1 32
+
+struct probe {
+	const struct probe_params *params;
+	const struct vu_type *type; // NULL: not told, or without a row
+	struct vu_link link;
+	uint64_t features, protocol;
+	uint64_t queues, mem_slots; // UINT64_MAX: not told
+	uint32_t config_wanted;	    // by the type's specification
+	uint32_t config_len;	    // what it shows
+	uint8_t config[VHOST_USER_CONFIG_CHUNK];
+	FILE *out;
+	bool refused;
+};
+
+// What each protocol feature is for, or why it is left alone.
+static const struct {
+	const char *name, *why;
+} protocol_features[VHOST_USER_PF_COUNT] = {
+	[VHOST_USER_PF_MQ] = { "MQ", "the number of queues is asked for" },
+	[VHOST_USER_PF_LOG_SHMFD] = { "LOG_SHMFD", "dirty pages are for migration, which is not done" },
+	[VHOST_USER_PF_RARP] = { "RARP", "announces a guest that was migrated, which is not done" },
+	[VHOST_USER_PF_REPLY_ACK] = { "REPLY_ACK", "what matters is acknowledged" },
+	[VHOST_USER_PF_NET_MTU] = { "NET_MTU", "the driver reads the MTU in the configuration space" },
+	[VHOST_USER_PF_BACKEND_REQ] = { "BACKEND_REQ", "changes of the configuration are heard" },
+	[VHOST_USER_PF_CROSS_ENDIAN] = { "CROSS_ENDIAN", "virtio 1.0 has one byte order" },
+	[VHOST_USER_PF_CRYPTO_SESSION] = { "CRYPTO_SESSION", "the driver's control queue has the sessions" },
+	[VHOST_USER_PF_PAGEFAULT] = { "PAGEFAULT", "for post-copy migration, which is not done" },
+	[VHOST_USER_PF_CONFIG] = { "CONFIG", "the driver sees its configuration space" },
+	[VHOST_USER_PF_BACKEND_SEND_FD] = { "BACKEND_SEND_FD", "a back-end's requests bring no descriptors" },
+	[VHOST_USER_PF_HOST_NOTIFIER] = { "HOST_NOTIFIER", "doorbells are eventfds" },
+	[VHOST_USER_PF_INFLIGHT_SHMFD] = { "INFLIGHT_SHMFD", "for reconnecting, which is not done" },
+	[VHOST_USER_PF_RESET_DEVICE] = { "RESET_DEVICE", "the driver's reset reaches the device" },
+	[VHOST_USER_PF_INBAND_NOTIFICATIONS] = { "INBAND_NOTIFICATIONS",
+						 "doorbells and interrupts are eventfds" },
+	[VHOST_USER_PF_CONFIGURE_MEM_SLOTS] = { "CONFIGURE_MEM_SLOTS", "memory is given region by region" },
+	[VHOST_USER_PF_STATUS] = { "STATUS", "the driver's status reaches the device" },
+	[VHOST_USER_PF_XEN_MMAP] = { "XEN_MMAP", "for Xen" },
+	[VHOST_USER_PF_SHARED_OBJECT] = { "SHARED_OBJECT", "devices share no buffers" },
+	[VHOST_USER_PF_DEVICE_STATE] = { "DEVICE_STATE", "for migration, which is not done" },
+	[VHOST_USER_PF_GET_VRING_BASE_INFLIGHT] = { "GET_VRING_BASE_INFLIGHT",
+						    "for migration, which is not done" },
+	[VHOST_USER_PF_GPA_ADDRESSES] = { "GPA_ADDRESSES", "rings are named by made-up user addresses" },
+	[VHOST_USER_PF_SHMEM] = { "SHMEM", "the function has no shared memory region" },
+};
+
+// Why a feature that the transport does not carry is not.
+static const char *withheld_why(unsigned bit)
+{
+	switch (bit) {
+	case 24:
+	case 27:
+		return "of legacy virtio";
+	case 33:
+		return "no IOMMU is between the device and memory";
+	case 34:
+		return "rings are split ones";
+	case 37:
+		return "the function has no virtual functions";
+	case 38:
+	case 39:
+		return "doorbells are eventfds, which carry no data";
+	case 40:
+		return "queues are reset all together";
+	case 41:
+		return "there are no administration queues";
+	default:
+		return "the transport does not know it";
+	}
+}
+
+// ---- asking -------------------------------------------------------------------------------------
+
+static void next_exchange(struct probe *p, struct vu_exchange *x)
+{
+	const int64_t ms = p->params->control_ms ? p->params->control_ms : DEADLINE_CONTROL_MS;
+	vu_begin(x, &p->link, deadline_in_ms(ms));
+}
+
+static int ask_features(struct probe *p)
+{
+	struct vu_exchange x;
+	next_exchange(p, &x);
+	vu_tell(&x, VHOST_USER_SET_OWNER, NULL, 0, -1);
+	vu_ask(&x, VHOST_USER_GET_FEATURES, NULL, 0);
+	p->features = vu_answer_u64(&x, VHOST_USER_GET_FEATURES);
+	// One without them may end the connection when it is asked.
+	if (x.rc == 0 && p->features >> VHOST_USER_F_PROTOCOL_FEATURES & 1) {
+		vu_ask(&x, VHOST_USER_GET_PROTOCOL_FEATURES, NULL, 0);
+		p->protocol = vu_answer_u64(&x, VHOST_USER_GET_PROTOCOL_FEATURES);
+	}
+	return vu_end(&x);
+}
+
+static int ask_limits(struct probe *p)
+{
+	// The request channel would be handed over only to be closed.
+	const uint64_t used = p->protocol & VU_PROTOCOL_FEATURES & ~VHOST_USER_PF_BIT(BACKEND_REQ);
+	struct vu_exchange x;
+	next_exchange(p, &x);
+	vu_tell(&x, VHOST_USER_SET_PROTOCOL_FEATURES, &used, sizeof(used), -1);
+	p->link.protocol_features = used;
+	if (used & VHOST_USER_PF_BIT(MQ)) {
+		vu_ask(&x, VHOST_USER_GET_QUEUE_NUM, NULL, 0);
+		p->queues = vu_answer_u64(&x, VHOST_USER_GET_QUEUE_NUM);
+	}
+	if (used & VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)) {
+		vu_ask(&x, VHOST_USER_GET_MAX_MEM_SLOTS, NULL, 0);
+		p->mem_slots = vu_answer_u64(&x, VHOST_USER_GET_MAX_MEM_SLOTS);
+	}
+	return vu_end(&x);
+}
+
+// As the type's specification has it; where that is not known, or refused, as much as there is.
+static int ask_config(struct probe *p)
+{
+	struct vu_exchange x;
+	next_exchange(p, &x);
+	if (!vu_type_config_unknown(p->type)) {
+		p->config_wanted = vu_type_config_len(p->params->virtio_type, p->features);
+		if (p->config_wanted)
+			p->config_len = vu_try_config(&x, p->config, p->config_wanted);
+	}
+	if (x.rc == 0 && p->config_len == 0 && (p->config_wanted || vu_type_config_unknown(p->type)))
+		p->config_len = vu_find_config(&x, p->config);
+	return vu_end(&x);
+}
+
+// ---- saying -------------------------------------------------------------------------------------
+
+__attribute__((format(printf, 2, 3))) static void refuse(struct probe *p, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	fputs("refused   ", p->out);
+	vfprintf(p->out, fmt, ap);
+	fputc('\n', p->out);
+	va_end(ap);
+	p->refused = true;
+}
+
+static void say_protocol(const struct probe *p)
+{
+	for (unsigned bit = 0; bit < 64; bit++) {
+		const bool known = bit < VHOST_USER_PF_COUNT, offered = p->protocol >> bit & 1;
+		const bool used = offered && VU_PROTOCOL_FEATURES >> bit & 1;
+		if (known && !offered)
+			fprintf(p->out, "protocol  %2u %-24s not offered\n", bit,
+				protocol_features[bit].name);
+		else if (offered)
+			fprintf(p->out, "protocol  %2u %-24s %s: %s\n", bit,
+				known ? protocol_features[bit].name : "?", used ? "used" : "not used",
+				known ? protocol_features[bit].why
+				      : "it is in no specification that we know");
+	}
+}
+
+// `given`: those of the carried ones that are left when the queues are settled.
+static void say_virtio(const struct probe *p, uint64_t given)
+{
+	for (unsigned bit = 0; bit < 64; bit++) {
+		const char *name = vu_type_feature_name(p->params->virtio_type, bit);
+		if (!(p->features >> bit & 1))
+			continue;
+		fprintf(p->out, "virtio    %2u %-24s ", bit, name ? name : "?");
+		if (bit == VHOST_USER_F_PROTOCOL_FEATURES)
+			fputs("used: between the two ends only\n", p->out);
+		else if (bit == VHOST_F_LOG_ALL)
+			fputs("not used: dirty pages are for migration, which is not done\n", p->out);
+		else if (!(p->params->carried >> bit & 1))
+			fprintf(p->out, "not used: %s\n", withheld_why(bit));
+		else if (!(given >> bit & 1))
+			fputs("not used: it needs a control queue, which the back-end does not have\n",
+			      p->out);
+		else
+			fputs("used: the driver may take it\n", p->out);
+	}
+}
+
+static void say_queues(struct probe *p, uint64_t own, uint64_t most)
+{
+	fputs("queues    ", p->out);
+	if (p->queues == UINT64_MAX)
+		fputs("it does not say how many it has", p->out);
+	else
+		fprintf(p->out, "it has up to %" PRIu64, p->queues);
+	if (p->params->virtio_type)
+		fprintf(p->out, ", %" PRIu64 " would be used\n", MIN(own, most));
+	else
+		fprintf(p->out, "; how many are used is for the type to say (--virtio)\n");
+	if (p->queues == 0)
+		refuse(p, "it says that it has no queues");
+	if (p->type && p->type->fixed_queues && own > most)
+		refuse(p, "a %s device has all of its %" PRIu64 " queues or none", p->type->name, own);
+}
+
+static void say_memory(struct probe *p)
+{
+	if (p->mem_slots == UINT64_MAX)
+		fprintf(p->out, "memory    %u regions in one table, guest RAM has up to %u\n",
+			VHOST_USER_MEM_TABLE_MAX, MEM_REGIONS_MAX);
+	else
+		fprintf(p->out, "memory    up to %" PRIu64 " regions, guest RAM has up to %u\n", p->mem_slots,
+			MEM_REGIONS_MAX);
+	if (p->mem_slots == 0)
+		refuse(p, "it says that it takes no memory");
+}
+
+static void say_config(struct probe *p)
+{
+	if (!(p->protocol & VHOST_USER_PF_BIT(CONFIG))) {
+		fputs("config    not shown\n", p->out);
+		if (p->type && p->type->needs_config)
+			refuse(p,
+			       "a %s device cannot do without its configuration space "
+			       "(VHOST_USER_PROTOCOL_F_CONFIG)",
+			       p->type->name);
+	} else if (p->config_wanted > p->config_len) {
+		fprintf(p->out, "config    %u bytes\n", p->config_len);
+		refuse(p, "a %s device with these features has %u bytes of configuration space",
+		       p->type->name, p->config_wanted);
+	} else {
+		fprintf(p->out, "config    %u bytes%s\n", p->config_len,
+			p->params->virtio_type ? "" : " are shown when it is asked for all");
+	}
+}
+
+static void say(struct probe *p)
+{
+	const uint16_t number = p->params->virtio_type;
+	const char *name = virtio_id_name(number);
+	if (number)
+		fprintf(p->out, "%s: a vhost-user back-end, as virtio device %u (%s)\n", p->params->socket,
+			number, name ? name : "?");
+	else
+		fprintf(p->out, "%s: a vhost-user back-end; --virtio TYPE tells what it is\n",
+			p->params->socket);
+	uint64_t given = p->features & p->params->carried;
+	uint64_t most = p->queues;
+	const uint64_t own = vu_type_queues(number, 0, &given, p->config, p->config_len, &most);
+	say_protocol(p);
+	say_virtio(p, given);
+	say_queues(p, own, MIN(most, VU_QUEUES_MAX));
+	say_memory(p);
+	say_config(p);
+	if (!(p->features >> VHOST_USER_F_PROTOCOL_FEATURES & 1))
+		refuse(p, "it has no protocol features (VHOST_USER_F_PROTOCOL_FEATURES), and so cannot be "
+			  "stopped safely");
+	if (!(p->features >> VIRTIO_F_VERSION_1 & 1))
+		refuse(p, "it offers legacy virtio only (no VIRTIO_F_VERSION_1)");
+	fprintf(p->out, "verdict   %s\n", p->refused ? "minivmm would refuse it" : "minivmm would use it");
+}
+
+static void died(struct vu_link *l)
+{
+	(void)l; // the link is in no loop: who asks sees it
+}
+
+int probe_run(const struct probe_params *params, FILE *out, struct err *e)
+{
+	struct probe p = {
+		.params = params,
+		.type = vu_type_of(params->virtio_type),
+		.queues = UINT64_MAX,
+		.mem_slots = UINT64_MAX,
+		.out = out,
+	};
+	const int64_t ms = params->control_ms ? params->control_ms : DEADLINE_CONTROL_MS;
+	const int sock = msg_connect(params->socket, deadline_in_ms(ms), e);
+	if (sock < 0)
+		return sock;
+	vu_link_init(&p.link, params->socket, sock, NULL, died);
+	int rc = ask_features(&p);
+	if (rc == 0 && p.protocol)
+		rc = ask_limits(&p);
+	if (rc == 0 && p.protocol & VHOST_USER_PF_BIT(CONFIG))
+		rc = ask_config(&p);
+	vu_link_close(&p.link);
+	if (rc < 0)
+		return err_set(e, -rc, "%s: probe: the back-end %s", params->socket, p.link.why);
+	say(&p);
+	return !p.refused;
+}
