@@ -77,8 +77,10 @@ void console_write(struct console *c, const uint8_t *bytes, size_t len)
 		c->ring[c->head++ % CONSOLE_RING] = bytes[i];
 		newline |= bytes[i] == '\n';
 	}
-	if ((newline || ring_used(c) >= FLUSH_AT) && !c->timer_armed)
+	if ((newline || ring_used(c) >= FLUSH_AT) && !c->blocked) {
 		ring_flush(c);
+		c->blocked = ring_used(c) > 0;
+	}
 	if (ring_used(c) || c->dropped)
 		timer_arm(c, newline || c->dropped ? RETRY_MS : FLUSH_MS);
 	pthread_mutex_unlock(&c->lock);
@@ -92,7 +94,8 @@ static void timer_ready(struct loop_source *s, uint32_t events)
 	pthread_mutex_lock(&c->lock);
 	c->timer_armed = false;
 	ring_flush(c);
-	if (ring_used(c))
+	c->blocked = ring_used(c) > 0;
+	if (c->blocked)
 		timer_arm(c, RETRY_MS);
 	if (c->listen_fd >= 0 && c->in_fd < 0)
 		loop_modify(c->loop, &c->listen_source, EPOLLIN);

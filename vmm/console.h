@@ -34,6 +34,7 @@ struct console {
 	pthread_mutex_t lock; // of the rest
 	uint32_t head, tail;  // of the ring, free-running
 	bool timer_armed;
+	bool blocked;         // the reader did not take all: tried again by the timer only
 	bool muted;           // the guest takes no more input for now: the source is not armed
 	uint64_t dropped;
 	uint8_t *ring;        // CONSOLE_RING bytes, NULL for CONSOLE_NONE
