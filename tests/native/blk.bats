@@ -33,7 +33,8 @@ serve() { # ARG...: in the background, until it listens
     "$BIN/minivmm-blk" --image "$D/img" --socket-path "$S" "$@" 2> "$D/log" 3>&- &
     blk=$!
     for _ in $(seq 100); do
-        [ ! -S "$S" ] || return 0
+        # flags 00010000: it listens; a file alone may be what an earlier one left
+        ! grep -q " 00010000 .* $S\$" /proc/net/unix || return 0
         kill -0 "$blk" 2> /dev/null || { cat "$D/log"; return 1; }
         sleep 0.05
     done
