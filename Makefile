@@ -94,6 +94,11 @@ $(O)/minivmm-%: $(O)/devices/%.o $(call lib,sdk) $(call lib,base)
 	$(call say,LINK,$@)
 	$(link)
 
+# What other people's devices are written on (docs/device.md): dev.h and what it includes, the base library, nothing of ours beyond.
+SDK_LIB     = $(call lib,minivmm-device)
+SDK_HEADERS = $(filter-out %_impl.h %/carrier.h,$(wildcard devices/sdk/*.h)) $(wildcard vmm/base/*.h)
+$(SDK_LIB): $(call obj,$(wildcard devices/sdk/*.c) $(BASE)) ; $(ar)
+
 # ---- tests -----------------------------------------------------------------------------------------------------
 TEST_LIBS = $(MONITOR_LIBS) $(call lib,sdk) $(call lib,base)
 $(O)/tests/unit/%: $(O)/tests/unit/%.o $(TEST_LIBS)
@@ -169,13 +174,25 @@ format:
 	$(Q)clang-format -i $(CODE)
 analyze:
 	$(Q)tests/analyze "$(CPPFLAGS)" "$(WARN)"
-install: all
+install: all install-sdk
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -s $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+# In the tree a header's name starts at the top of the tree, installed it starts at minivmm/.
+install-sdk: to = $(DESTDIR)$(PREFIX)
+install-sdk: $(SDK_LIB)
+	install -d $(to)/lib/pkgconfig $(to)/include/minivmm/base
+	install -m 644 $< $(to)/lib
+	$(Q)umask 022; for h in $(SDK_HEADERS); do \
+		n=$${h#devices/sdk/}; \
+		sed -E 's|^#include "(devices/sdk\|vmm)/(.*)"|#include <minivmm/\2>|' $$h > "$(to)/include/minivmm/$${n#vmm/}" || exit 1; \
+	done
+	$(Q)umask 022; printf '%s\n' 'prefix=$(PREFIX)' 'Name: minivmm-device' 'Description: virtio devices as programs of their own' \
+		'Version: $(VERSION)' 'Requires: libseccomp' 'Cflags: -I$${prefix}/include' \
+		'Libs: -L$${prefix}/lib -lminivmm-device -pthread' > $(to)/lib/pkgconfig/minivmm-device.pc
 clean:
 	rm -rf build minivmm $(DEVICES:%=minivmm-%)
 dist-clean: clean
 	rm -rf $(CACHE)
 
-.PHONY: all guests checks check test fuzz fuzz-targets bench demo deps deps-test rig musl-libs format analyze install clean dist-clean
+.PHONY: all guests checks check test fuzz fuzz-targets bench demo deps deps-test rig musl-libs format analyze install install-sdk clean dist-clean
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

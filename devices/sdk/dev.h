@@ -29,6 +29,7 @@ struct vdev_option {
 	const char *help;  // NULL: an alias, not shown
 };
 
+// start, drain, stop, close and config_write may be left out: there is nothing to do then, and configuration space is read-only.
 struct vdev_ops {
 	const char *program;      // "minivmm-blk"
 	const char *summary;      // one line for --help

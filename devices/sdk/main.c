@@ -132,6 +132,46 @@ static int option_common(struct settings *s, const char *name, const char *value
 	return 0;
 }
 
+// What callbacks do that the device leaves out.
+static int start_any(struct vdev *d, uint64_t features)
+{
+	(void)d;
+	(void)features;
+	return 0;
+}
+
+static void drain_nothing(struct vdev *d, struct vq *q)
+{
+	(void)d;
+	(void)q;
+}
+
+static void nothing(struct vdev *d)
+{
+	(void)d;
+}
+
+static int config_read_only(struct vdev *d, uint32_t off, const void *p, uint32_t len)
+{
+	(void)d;
+	(void)off;
+	(void)p;
+	(void)len;
+	return -EINVAL;
+}
+
+static const struct vdev_ops *ops_complete(const struct vdev_ops *given)
+{
+	static struct vdev_ops ops;
+	ops = *given;
+	ops.start = ops.start ? ops.start : start_any;
+	ops.drain = ops.drain ? ops.drain : drain_nothing;
+	ops.stop = ops.stop ? ops.stop : nothing;
+	ops.close = ops.close ? ops.close : nothing;
+	ops.config_write = ops.config_write ? ops.config_write : config_read_only;
+	return &ops;
+}
+
 // What the sandbox allows: the SDK's part and the device's own.
 static int rules_collect(const struct vdev_ops *ops, struct sandbox_spec *spec)
 {
@@ -348,7 +388,7 @@ int vdev_main(const struct vdev_ops *ops, int argc, char **argv)
 		log_error("out of memory");
 		return EXIT_FAILED;
 	}
-	d->ops = ops;
+	d->ops = ops_complete(ops);
 	if (parse_options(d, &s, argc, argv, &e) < 0) {
 		log_error("%s", e.text);
 		free(d);
