@@ -12,7 +12,7 @@
 #include <stdio.h>
 
 struct probe_params {
-	const char *socket;   // a path, or "fd:..." of a connected socket, which is taken over
+	const char *socket;   // a path, or "fd:..." of a connected socket, which stays the caller's
 	uint16_t virtio_type; // virtio 1.2 §5; 0: nobody said
 	uint64_t carried;     // virtio features that the monitor's transport hands on
 	int64_t control_ms;   // deadline of each exchange; 0: DEADLINE_CONTROL_MS
