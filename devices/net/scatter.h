@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Bytes out of and into a scatter list at an offset.  The caller knows the list to be long enough; nothing
-// beyond its end is touched.
+// Bytes out of and into a scatter list at an offset.  Nothing beyond its end is touched; what a list is too short for reads as
+// zeros.
 #ifndef MINIVMM_NET_SCATTER_H
 #define MINIVMM_NET_SCATTER_H
 
@@ -21,6 +21,7 @@ static inline void scatter_read(const struct iovec *iov, unsigned count, uint64_
 		out += n;
 		len -= n;
 	}
+	memset(out, 0, len);
 }
 
 static inline void scatter_write(const struct iovec *iov, unsigned count, uint64_t off, const void *from,

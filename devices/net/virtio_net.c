@@ -186,7 +186,7 @@ void vnet_settle(struct vnet *n, uint64_t features)
 		     : features & NET_BIT(VIRTIO_NET_F_MQ)	 ? 2u * n->pairs_max
 								 : 2;
 	n->commands.features = features;
-	for (unsigned i = 0; i < n->pairs_max; i++) {
+	for (size_t i = 0; i < n->pairs_max; i++) {
 		n->pair[i].rx = &n->d->queues[2 * i];
 		n->pair[i].tx = &n->d->queues[2 * i + 1];
 	}
