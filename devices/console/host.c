@@ -316,8 +316,8 @@ int vcon_host_open(struct vcon_port *p, struct err *e)
 void vcon_host_close(struct vcon_port *p)
 {
 	struct loop *l = &p->c->d->loop;
-	if (p->kind == VCON_STDIO && taken && p->in.fd >= 0)
-		tcsetattr(p->in.fd, TCSANOW, &before);
+	if (p->kind == VCON_STDIO && taken) // `in` may have been closed since
+		tcsetattr(STDIN_FILENO, TCSANOW, &before);
 	in_close(p);
 	loop_remove(l, &p->out);
 	loop_remove(l, &p->wait);
