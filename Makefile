@@ -35,7 +35,7 @@ LDFLAGS_tsan   = -fsanitize=thread
 CFLAGS_cov     = -O0 --coverage -DMINIVMM_SANITIZED
 LDFLAGS_cov    = --coverage
 CFLAGS_fuzz    = -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all \
-                 -Wno-unknown-warning-option -DMINIVMM_SANITIZED
+                 -Wno-unknown-warning-option -Wno-sign-conversion -DMINIVMM_SANITIZED
 LDFLAGS_fuzz   = -fsanitize=address,undefined
 # musl's header macros (CMSG_*, ioctl's int request) do not survive -Wconversion; the glibc builds check the same code.
 CFLAGS_musl    = -O2 -D_FORTIFY_SOURCE=2 -Wno-conversion -Wno-sign-conversion -ffunction-sections -fdata-sections -isystem $(CACHE)/musl/include
