@@ -828,6 +828,11 @@ TEST(device_configuration)
 	CHECK_EQ(fb.config[25], 0xaa);
 	CHECK_EQ(fb.config[1], 0x55);
 	CHECK_EQ(fb.config[8], 0x88);
+	wr(VP_DEVICE, 1, 0x80); // of some devices a write chooses what is read next (virtio 1.2 §5.8.4)
+	fb.config[16] = 0x42;
+	CHECK_EQ(rd(VP_DEVICE + 16, 1), 0x42);
+	fb.config[16] = 0x43;
+	CHECK_EQ(rd(VP_DEVICE + 16, 1), 0x42); // but nobody is asked without need
 	fb.fail = FB_CONFIG_WRITE;
 	wr(VP_DEVICE, 1, 0x77);
 	CHECK_EQ(rd(VP_DEVICE, 1), 0x80); // what the back-end refused is not shown
