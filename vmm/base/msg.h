@@ -43,7 +43,7 @@ void msg_fds_close(struct msg_fds *fds);
 // Takes the only descriptor of a list, or -1 (and closes everything) if there is not exactly one.
 int msg_fds_take_one(struct msg_fds *fds);
 
-// A connected AF_UNIX stream socket to `path` ("fd:N" and "fd:NAME" are taken over), by the deadline:
+// A connected AF_UNIX stream socket to `path` (of "fd:N" and "fd:NAME" a duplicate; the original stays open), by the deadline:
 // -ETIMEDOUT also for a listener whose queue is full.  The caller owns it.
 int msg_connect(const char *path, deadline_ns deadline, struct err *e);
 
