@@ -67,7 +67,8 @@ static int set_serial(const char *value, struct err *e)
 	return 0;
 }
 
-static int set_number(const char *name, const char *value, uint64_t min, uint64_t max, uint16_t *out, struct err *e)
+static int set_number(const char *name, const char *value, uint64_t min, uint64_t max, uint16_t *out,
+		      struct err *e)
 {
 	uint64_t n;
 	int rc = vdev_number(name, value, min, max, &n, e);
@@ -93,7 +94,9 @@ static int blk_option(struct vdev *d, const char *name, const char *value, struc
 		return set_number(name, value, 1, VDEV_QUEUES_MAX, &blk.queues, e);
 	else if (strcmp(name, "queue-size") == 0) {
 		int rc = set_number(name, value, 2, VQ_SIZE_MAX, &blk.queue_size, e);
-		return rc < 0 || is_power_of_two(blk.queue_size) ? rc : err_set(e, EINVAL, "--queue-size: not a power of two");
+		return rc < 0 || is_power_of_two(blk.queue_size)
+			       ? rc
+			       : err_set(e, EINVAL, "--queue-size: not a power of two");
 	} else if (strcmp(name, "block-size") == 0) {
 		if (strcmp(value, "512") != 0 && strcmp(value, "4096") != 0)
 			return err_set(e, EINVAL, "--block-size: \"%s\" is neither 512 nor 4096", value);

@@ -22,7 +22,8 @@ struct bus_range {
 #define BUS_RANGES_MAX 512 // 31 functions with 6 BARs and a ROM each, the platform's own, and room
 
 struct bus {
-	pthread_mutex_t lock; // not a reader-writer lock: readers that never pause would keep that one for ever
+	pthread_mutex_t
+		lock; // not a reader-writer lock: readers that never pause would keep that one for ever
 	unsigned count;
 	struct bus_range *range[BUS_RANGES_MAX]; // ascending by start
 };

@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define KILL_WAIT_MS 2000        // after SIGKILL; a process that the kernel holds on to is left behind
+#define KILL_WAIT_MS 2000	 // after SIGKILL; a process that the kernel holds on to is left behind
 #define DRAIN_MAX    (64 * 1024) // bytes of log read after a child's death
 
 // ---- its log lines ---------------------------------------------------------------------------------------------
@@ -109,7 +109,9 @@ static void describe_end(const siginfo_t *si, char *how, size_t room)
 	if (si->si_code == CLD_EXITED)
 		snprintf(how, room, "exit status %d", si->si_status);
 	else if (si->si_status == SIGSYS)
-		snprintf(how, room, "killed by seccomp: a system call that its sandbox forbids (the kernel log may name it)");
+		snprintf(
+			how, room,
+			"killed by seccomp: a system call that its sandbox forbids (the kernel log may name it)");
 	else
 		snprintf(how, room, "killed by signal %d (%s)", si->si_status, strsignal(si->si_status));
 }
@@ -147,7 +149,8 @@ static void on_death(struct loop_source *s, uint32_t events)
 	c->exited(c, how); // may free c
 }
 
-int spawn_watch(struct child *c, struct loop *l, void (*exited)(struct child *c, const char *how), void *owner)
+int spawn_watch(struct child *c, struct loop *l, void (*exited)(struct child *c, const char *how),
+		void *owner)
 {
 	c->loop = l;
 	c->exited = exited;

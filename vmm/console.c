@@ -17,11 +17,11 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define CTRL_A       0x01
-#define FLUSH_MS     2   // a prompt without a newline appears after this
-#define RETRY_MS     20  // and a reader that was full is asked again after this
-#define WRITE_CHUNK  256 // what a terminal that polls as writable takes without waiting
-#define FLUSH_AT     1024
+#define CTRL_A	    0x01
+#define FLUSH_MS    2	// a prompt without a newline appears after this
+#define RETRY_MS    20	// and a reader that was full is asked again after this
+#define WRITE_CHUNK 256 // what a terminal that polls as writable takes without waiting
+#define FLUSH_AT    1024
 
 // ---- output -----------------------------------------------------------------------------------------------------
 
@@ -41,7 +41,8 @@ static void ring_flush(struct console *c)
 		uint32_t at = c->tail % CONSOLE_RING;
 		size_t len = MIN(MIN(ring_used(c), CONSOLE_RING - at), (uint32_t)WRITE_CHUNK);
 		ssize_t n = p.revents & POLLOUT ? write(c->out_fd, c->ring + at, len) : -1;
-		gone = (p.revents & (POLLERR | POLLHUP | POLLNVAL)) || (n < 0 && errno != EAGAIN && errno != EINTR);
+		gone = (p.revents & (POLLERR | POLLHUP | POLLNVAL)) ||
+		       (n < 0 && errno != EAGAIN && errno != EINTR);
 		if (n <= 0)
 			break;
 		c->tail += (uint32_t)n;
@@ -105,7 +106,7 @@ static void timer_ready(struct loop_source *s, uint32_t events)
 	pthread_mutex_unlock(&c->lock);
 	if (dropped)
 		log_limited(LOG_WARN, "serial: the reader was too slow or is gone: %llu bytes dropped",
-		            (unsigned long long)dropped);
+			    (unsigned long long)dropped);
 }
 
 // ---- input ------------------------------------------------------------------------------------------------------
@@ -154,7 +155,8 @@ static size_t escape_filter(struct console *c, const uint8_t *in, size_t len, ui
 			else if (ch == 'x')
 				c->quit(c->quit_owner);
 			else if (ch == 'h')
-				log_error("Ctrl-A x quits, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this\r");
+				log_error(
+					"Ctrl-A x quits, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this\r");
 		}
 	}
 	return n;
@@ -221,7 +223,8 @@ static int open_pty(struct console *c, struct err *e)
 {
 	char name[64];
 	FD_AUTO master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (master < 0 || grantpt(master) < 0 || unlockpt(master) < 0 || ptsname_r(master, name, sizeof(name)) != 0)
+	if (master < 0 || grantpt(master) < 0 || unlockpt(master) < 0 ||
+	    ptsname_r(master, name, sizeof(name)) != 0)
 		return err_sys(e, errno, "serial: pty");
 	c->slave_fd = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (c->slave_fd < 0)
@@ -281,7 +284,8 @@ int console_open(struct console *c, const char *to, struct err *e)
 		c->kind = CONSOLE_UNIX;
 		rc = open_unix(c, to + 5, e);
 	} else {
-		rc = err_set(e, EINVAL, "serial: \"%s\" is none of stdio, pty, file:PATH, unix:PATH, none", to);
+		rc = err_set(e, EINVAL, "serial: \"%s\" is none of stdio, pty, file:PATH, unix:PATH, none",
+			     to);
 	}
 	if (rc == 0) {
 		int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
@@ -308,7 +312,8 @@ int console_start(struct console *c, struct loop *l, struct err *e)
 	if (rc == 0 && c->in_fd >= 0) {
 		c->in_source = (struct loop_source){ .fd = c->in_fd, .ready = in_ready };
 		rc = loop_add(l, &c->in_source, IN_EVENTS);
-		if (rc == -EPERM) // a regular file: epoll has no use for it, and a guest no wish to be typed at by one
+		if (rc ==
+		    -EPERM) // a regular file: epoll has no use for it, and a guest no wish to be typed at by one
 			rc = 0;
 	}
 	if (rc < 0)

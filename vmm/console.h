@@ -22,22 +22,22 @@ enum console_kind { CONSOLE_NONE, CONSOLE_STDIO, CONSOLE_PTY, CONSOLE_FILE, CONS
 struct console {
 	enum console_kind kind;
 	struct loop *loop;
-	int in_fd, out_fd;  // -1: none (now)
-	int slave_fd;       // pty: held open so that nobody at the other end is no hang-up
-	int listen_fd;      // unix
-	bool own_fds;       // in_fd and out_fd are ours to close
-	bool raw;           // the terminal is in raw mode
-	bool escape;        // Ctrl-A was typed
-	int keeper_fd;      // unix: of the socket's file
+	int in_fd, out_fd; // -1: none (now)
+	int slave_fd;	   // pty: held open so that nobody at the other end is no hang-up
+	int listen_fd;	   // unix
+	bool own_fds;	   // in_fd and out_fd are ours to close
+	bool raw;	   // the terminal is in raw mode
+	bool escape;	   // Ctrl-A was typed
+	int keeper_fd;	   // unix: of the socket's file
 	struct loop_source in_source, listen_source, timer_source;
 
 	pthread_mutex_t lock; // of the rest
 	uint32_t head, tail;  // of the ring, free-running
 	bool timer_armed;
-	bool blocked;         // the reader did not take all: tried again by the timer only
-	bool muted;           // the guest takes no more input for now: the source is not armed
+	bool blocked; // the reader did not take all: tried again by the timer only
+	bool muted;   // the guest takes no more input for now: the source is not armed
 	uint64_t dropped;
-	uint8_t *ring;        // CONSOLE_RING bytes, NULL for CONSOLE_NONE
+	uint8_t *ring; // CONSOLE_RING bytes, NULL for CONSOLE_NONE
 
 	size_t (*input)(void *owner, const uint8_t *bytes, size_t len); // returns how many it took
 	void *owner;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/irq.h"
 
-#include "vmm/base/log.h"
 #include "arch/arch.h"
+#include "vmm/base/log.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -67,7 +67,8 @@ static struct kvm_irq_routing_entry *irq_route_find(struct irq *q, uint32_t gsi)
 
 // `route` is the GSI's present one, or NULL.  What KVM refuses leaves the table as it was: it is refused as a whole, and one bad
 // entry would keep all other vectors from changing.
-static int irq_route_set(struct irq *q, struct kvm_irq_routing_entry *route, const struct kvm_irq_routing_entry *want)
+static int irq_route_set(struct irq *q, struct kvm_irq_routing_entry *route,
+			 const struct kvm_irq_routing_entry *want)
 {
 	const unsigned old_count = q->route_count;
 	if (!route) {

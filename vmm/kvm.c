@@ -51,7 +51,8 @@ int kvm_open(struct kvm *k, const char *path, struct err *e)
 	if (version < 0)
 		return err_set(e, ENOTTY, "%s: it is not KVM: %s", path, strerror(errno));
 	if (version != KVM_API)
-		return err_set(e, ENOTSUP, "%s: its KVM API has version %d, this program is for %d", path, version, KVM_API);
+		return err_set(e, ENOTSUP, "%s: its KVM API has version %d, this program is for %d", path,
+			       version, KVM_API);
 	for (size_t i = 0; i < ARRAY_LEN(kvm_needed); i++)
 		if (ioctl(fd, KVM_CHECK_EXTENSION, kvm_needed[i].capability) <= 0)
 			return err_set(e, ENOTSUP, "%s: this host's KVM lacks %s", path, kvm_needed[i].name);
@@ -91,7 +92,8 @@ int kvm_capability(const struct kvm *k, int capability)
 	return rc < 0 ? 0 : rc;
 }
 
-int kvm_memory_slot(const struct kvm *k, uint32_t slot, uint64_t gpa, uint64_t size, void *hva, uint32_t flags)
+int kvm_memory_slot(const struct kvm *k, uint32_t slot, uint64_t gpa, uint64_t size, void *hva,
+		    uint32_t flags)
 {
 	struct kvm_userspace_memory_region r = {
 		.slot = slot,

@@ -11,8 +11,8 @@
 #include <stdint.h>
 
 struct kvm {
-	int fd;            // /dev/kvm
-	int vm_fd;         // -1 between two VMs
+	int fd;		   // /dev/kvm
+	int vm_fd;	   // -1 between two VMs
 	int vcpu_map_size; // bytes of struct kvm_run and what follows it
 };
 
@@ -28,7 +28,8 @@ void kvm_vm_destroy(struct kvm *k);
 int kvm_capability(const struct kvm *k, int capability);
 
 // Guest RAM slot; size 0 removes it.  0 or -errno.
-int kvm_memory_slot(const struct kvm *k, uint32_t slot, uint64_t gpa, uint64_t size, void *hva, uint32_t flags);
+int kvm_memory_slot(const struct kvm *k, uint32_t slot, uint64_t gpa, uint64_t size, void *hva,
+		    uint32_t flags);
 
 // A write of any size at `gpa` signals the eventfd inside KVM (on), or no longer (off).  0 or -errno.
 int kvm_ioeventfd(const struct kvm *k, uint64_t gpa, int eventfd, bool on);

@@ -318,10 +318,10 @@ int main(int argc, char **argv)
 		return EXIT_MACHINE;
 	int status = options_parse(&o, argc, argv);
 	if (status < 0) {
-		log_init("minivmm", o.loudness < 0 ? LOG_ERROR :
-		                    o.loudness == 0 ? LOG_WARN :
-		                    o.loudness == 1 ? LOG_INFO :
-		                                      LOG_DEBUG);
+		log_init("minivmm", o.loudness < 0    ? LOG_ERROR
+				    : o.loudness == 0 ? LOG_WARN
+				    : o.loudness == 1 ? LOG_INFO
+						      : LOG_DEBUG);
 		if (config_read(&config, o.config, o.sets, o.set_count, stderr) < 0) {
 			status = EXIT_USAGE;
 		} else if (o.check) {

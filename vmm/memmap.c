@@ -46,7 +46,8 @@ static int ram_fd_create(uint64_t size, enum mem_backing backing, struct err *e)
 	FD_AUTO fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING | memfd_flags(backing));
 	if (fd < 0)
 		return err_sys(e, errno, "guest RAM: memfd_create%s",
-		               backing == MEM_BACKING_MEMFD ? "" : " (huge pages; see /proc/sys/vm/nr_hugepages)");
+			       backing == MEM_BACKING_MEMFD ? ""
+							    : " (huge pages; see /proc/sys/vm/nr_hugepages)");
 	if (ftruncate(fd, (off_t)size) < 0)
 		return err_sys(e, errno, "guest RAM: %llu MiB", (unsigned long long)(size >> 20));
 	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
@@ -55,17 +56,20 @@ static int ram_fd_create(uint64_t size, enum mem_backing backing, struct err *e)
 }
 
 static int region_map(struct memmap *m, uint64_t gpa, uint64_t size, uint64_t fd_offset,
-                      enum mem_backing backing, struct err *e)
+		      enum mem_backing backing, struct err *e)
 {
-	void *hva = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, (off_t)fd_offset);
+	void *hva =
+		mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, (off_t)fd_offset);
 	if (hva == MAP_FAILED)
-		return err_sys(e, errno, "guest RAM: map %llu MiB%s", (unsigned long long)(size >> 20),
-		               backing == MEM_BACKING_MEMFD ? "" : " of huge pages (see /proc/sys/vm/nr_hugepages)");
+		return err_sys(
+			e, errno, "guest RAM: map %llu MiB%s", (unsigned long long)(size >> 20),
+			backing == MEM_BACKING_MEMFD ? "" : " of huge pages (see /proc/sys/vm/nr_hugepages)");
 	// A core dump of the monitor must not hold the guest's memory.
 	madvise(hva, size, MADV_DONTDUMP);
 	madvise(hva, size, MADV_DONTFORK); // nor a process that is forked later and lives longer
-	m->ram.region[m->ram.count++] =
-		(struct mem_region){ .gpa = gpa, .size = size, .hva = hva, .fd = m->fd, .fd_offset = fd_offset };
+	m->ram.region[m->ram.count++] = (struct mem_region){
+		.gpa = gpa, .size = size, .hva = hva, .fd = m->fd, .fd_offset = fd_offset
+	};
 	return 0;
 }
 
@@ -78,13 +82,13 @@ static int huge_pages_take(const struct memmap *m)
 }
 
 int memmap_create(struct memmap *m, uint64_t size, enum mem_backing backing, uint64_t hole_start,
-                  uint64_t high_start, struct err *e)
+		  uint64_t high_start, struct err *e)
 {
 	*m = (struct memmap){ .fd = -1, .size = size, .backing = backing };
 	uint64_t page = memmap_page_size(backing);
 	if (size == 0 || size % page || size > INT64_MAX)
 		return err_set(e, EINVAL, "guest RAM: %llu bytes is not a multiple of the page size %llu",
-		               (unsigned long long)size, (unsigned long long)page);
+			       (unsigned long long)size, (unsigned long long)page);
 	int fd = ram_fd_create(size, backing, e);
 	if (fd < 0)
 		return fd;
@@ -96,7 +100,7 @@ int memmap_create(struct memmap *m, uint64_t size, enum mem_backing backing, uin
 		rc = region_map(m, high_start, size - low, low, backing, e);
 	if (rc == 0 && (rc = huge_pages_take(m)) < 0)
 		err_sys(e, -rc, "guest RAM: %llu MiB of huge pages (see /proc/sys/vm/nr_hugepages)",
-		        (unsigned long long)(size >> 20));
+			(unsigned long long)(size >> 20));
 	if (rc < 0)
 		memmap_destroy(m);
 	return rc;

@@ -17,9 +17,9 @@
 
 struct mem_region {
 	uint64_t gpa;
-	uint64_t size;      // bytes
+	uint64_t size; // bytes
 	void *hva;
-	int fd;             // the memfd, the memory map's
+	int fd;		    // the memfd, the memory map's
 	uint64_t fd_offset; // of the region's first byte in fd
 };
 
@@ -32,7 +32,7 @@ enum mem_backing { MEM_BACKING_MEMFD, MEM_BACKING_HUGETLB_2M, MEM_BACKING_HUGETL
 
 struct memmap {
 	struct mem_table ram; // ascending by gpa
-	uint64_t size;        // all RAM, bytes
+	uint64_t size;	      // all RAM, bytes
 	int fd;
 	enum mem_backing backing;
 };
@@ -40,7 +40,7 @@ struct memmap {
 // Makes `size` bytes of RAM (a multiple of the page size of `backing`): [0, hole_start) first, what does not fit there from
 // `high_start` on.  -errno with the sentence set; nothing is left behind then.
 int memmap_create(struct memmap *m, uint64_t size, enum mem_backing backing, uint64_t hole_start,
-                  uint64_t high_start, struct err *e);
+		  uint64_t high_start, struct err *e);
 void memmap_destroy(struct memmap *m);
 
 // The bytes [gpa, gpa + len) if all of them are RAM of one region, else NULL.  The guest may change them at any time: copy what

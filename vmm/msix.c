@@ -15,10 +15,12 @@ int msix_init(struct msix *m, const char *id, struct irq *irq, unsigned count, s
 {
 	*m = (struct msix){ .irq = irq, .id = id };
 	if (count == 0 || count > MSIX_VECTORS_MAX)
-		return err_set(e, EINVAL, "%s: %u MSI-X vectors; 1 to %d are possible", id, count, MSIX_VECTORS_MAX);
+		return err_set(e, EINVAL, "%s: %u MSI-X vectors; 1 to %d are possible", id, count,
+			       MSIX_VECTORS_MAX);
 	int gsi = irq_msi_allot(irq, count);
 	if (gsi < 0)
-		return err_set(e, -gsi, "%s: no room for %u more interrupt vectors (fewer queues need fewer)", id, count);
+		return err_set(e, -gsi, "%s: no room for %u more interrupt vectors (fewer queues need fewer)",
+			       id, count);
 	m->vector = calloc(count, sizeof(m->vector[0]));
 	if (!m->vector)
 		return err_set(e, ENOMEM, "%s: out of memory", id);
@@ -46,7 +48,7 @@ static void vector_bind(struct msix *m, unsigned i)
 		rc = kvm_irqfd(m->irq->kvm, v->eventfd, m->first_gsi + i, true);
 	if (rc < 0) {
 		log_limited(LOG_WARN, "%s: vector %u to address %#llx: interrupts dropped: %s", m->id, i,
-		            (unsigned long long)v->address, strerror(-rc));
+			    (unsigned long long)v->address, strerror(-rc));
 		vector_unbind(m, i);
 		if (rc != -EINVAL) // that is the guest's own mistake, and costs it this interrupt only
 			m->error = rc;

@@ -14,7 +14,8 @@
 #include <stdint.h>
 
 #define MSIX_ENTRY_SIZE 16
-#define MSIX_VECTORS_MAX 1024 // what fits the table's 16 KiB of a virtio function; the specification allows 2048
+#define MSIX_VECTORS_MAX \
+	1024 // what fits the table's 16 KiB of a virtio function; the specification allows 2048
 #define MSIX_NO_VECTOR 0xffff
 
 // Message Control, PCI 3.0 §6.8.2.3
@@ -25,8 +26,8 @@ struct msix_vector {
 	uint64_t address;
 	uint32_t data;
 	uint32_t control; // bit 0: masked
-	int eventfd;      // -1 until asked for
-	bool bound;       // KVM injects it
+	int eventfd;	  // -1 until asked for
+	bool bound;	  // KVM injects it
 };
 
 struct msix {

@@ -73,17 +73,18 @@ static void bar_map(struct pci_func *f, unsigned index, uint64_t gpa)
 {
 	struct pci_bar *bar = &f->bar[index];
 	const struct pci_host *h = f->host;
-	bool legal = bar->is_io ? pci_window_holds(&h->window_io, gpa, bar->size) :
-	                          pci_window_holds(&h->window32, gpa, bar->size) ||
-	                                  (bar->is_64bit && pci_window_holds(&h->window64, gpa, bar->size));
+	bool legal = bar->is_io ? pci_window_holds(&h->window_io, gpa, bar->size)
+				: pci_window_holds(&h->window32, gpa, bar->size) ||
+					  (bar->is_64bit && pci_window_holds(&h->window64, gpa, bar->size));
 	int rc = -ERANGE;
 	if (legal) {
 		bar->range.start = gpa;
 		rc = bus_add(bar_bus(f, bar), &bar->range);
 	}
 	if (rc < 0) {
-		log_limited(LOG_INFO, "%s: BAR %u not mapped at %#llx: %s", f->id, index, (unsigned long long)gpa,
-		            legal ? strerror(-rc) : "outside the host bridge's windows");
+		log_limited(LOG_INFO, "%s: BAR %u not mapped at %#llx: %s", f->id, index,
+			    (unsigned long long)gpa,
+			    legal ? strerror(-rc) : "outside the host bridge's windows");
 		return;
 	}
 	bar->mapped = true;
@@ -136,7 +137,8 @@ void pci_func_add_bar(struct pci_func *f, unsigned index, uint64_t size, bool is
 	};
 	unsigned offset = PCI_BASE_ADDRESS_0 + 4 * index;
 	uint64_t mask = ~(size - 1);
-	uint32_t flags = (is_64bit ? PCI_BASE_ADDRESS_MEM_TYPE_64 : 0u) | (prefetch ? PCI_BASE_ADDRESS_MEM_PREFETCH : 0u);
+	uint32_t flags = (is_64bit ? PCI_BASE_ADDRESS_MEM_TYPE_64 : 0u) |
+			 (prefetch ? PCI_BASE_ADDRESS_MEM_PREFETCH : 0u);
 	pci_config_set32(f, offset, flags);
 	for (unsigned i = 0; i < (is_64bit ? 8u : 4u); i++)
 		f->writable[offset + i] = (uint8_t)(mask >> (8 * i));
@@ -170,7 +172,7 @@ void pci_func_config_write(struct pci_func *f, unsigned offset, unsigned size, u
 // ---- functions --------------------------------------------------------------------------------------------------
 
 void pci_func_init(struct pci_func *f, const struct pci_func_ops *ops, const char *id, uint16_t vendor,
-                   uint16_t device, uint32_t class_code)
+		   uint16_t device, uint32_t class_code)
 {
 	*f = (struct pci_func){ .ops = ops, .id = id, .next_cap = PCI_STD_HEADER_SIZEOF };
 	pthread_mutex_init(&f->lock, NULL);

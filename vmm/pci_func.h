@@ -39,10 +39,10 @@ struct pci_func_ops {
 };
 
 struct pci_bar {
-	uint64_t size;          // power of two; 0: none
-	uint64_t address;       // that the monitor gave it, and reset restores
+	uint64_t size;	  // power of two; 0: none
+	uint64_t address; // that the monitor gave it, and reset restores
 	bool is_64bit, is_io, prefetch;
-	bool mapped;            // `range` is on the bus
+	bool mapped; // `range` is on the bus
 	struct bus_range range;
 	struct pci_func *func;
 };
@@ -50,12 +50,12 @@ struct pci_bar {
 struct pci_func {
 	const struct pci_func_ops *ops;
 	const char *id;
-	struct pci_host *host;  // NULL until plugged
+	struct pci_host *host; // NULL until plugged
 	unsigned slot;
 	pthread_mutex_t lock;
 	atomic_uint events;
-	unsigned next_cap;      // offset of the next capability
-	unsigned last_cap;      // offset of the last one's next pointer
+	unsigned next_cap; // offset of the next capability
+	unsigned last_cap; // offset of the last one's next pointer
 	struct pci_bar bar[PCI_BARS];
 	uint8_t config[PCI_CONFIG_SIZE];
 	uint8_t writable[PCI_CONFIG_SIZE]; // mask of the bits that the guest may change
@@ -64,7 +64,7 @@ struct pci_func {
 
 // Prepares a function: identity in the configuration space, nothing plugged.  `id` stays the caller's.
 void pci_func_init(struct pci_func *f, const struct pci_func_ops *ops, const char *id, uint16_t vendor,
-                   uint16_t device, uint32_t class_code);
+		   uint16_t device, uint32_t class_code);
 void pci_func_set_subsystem(struct pci_func *f, uint16_t vendor, uint16_t device);
 // Memory BAR; size is a power of two >= 16.  A 64-bit BAR takes index + 1 too.
 void pci_func_add_bar(struct pci_func *f, unsigned index, uint64_t size, bool is_64bit, bool prefetch);

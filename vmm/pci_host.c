@@ -12,7 +12,8 @@
 // A function's registers end at 256: beyond, and in an empty slot, everything reads as ones.
 static bool config_valid(unsigned offset, unsigned size)
 {
-	return (size == 1 || size == 2 || size == 4) && offset % size == 0 && range_in(offset, size, PCI_CONFIG_SIZE);
+	return (size == 1 || size == 2 || size == 4) && offset % size == 0 &&
+	       range_in(offset, size, PCI_CONFIG_SIZE);
 }
 
 static void host_config_read(struct pci_host *h, unsigned slot, unsigned offset, unsigned size, uint64_t *val)
@@ -37,7 +38,7 @@ static void host_config_write(struct pci_host *h, unsigned slot, unsigned offset
 }
 
 // ECAM (PCI Express 4.0 §7.2.2) of one bus: device in bits 19-15, function in 14-12.
-#define ECAM_SLOT(o)     ((unsigned)((o) >> 15) & 31)
+#define ECAM_SLOT(o)	 ((unsigned)((o) >> 15) & 31)
 #define ECAM_FUNCTION(o) ((unsigned)((o) >> 12) & 7)
 
 static void ecam_read(struct bus_range *r, uint64_t offset, unsigned size, uint64_t *val)
@@ -55,11 +56,11 @@ static void ecam_write(struct bus_range *r, uint64_t offset, unsigned size, uint
 }
 
 // Configuration mechanism #1 (PCI 3.0 §3.2.2.3.2): the address at 0xcf8, a window to the register at 0xcfc.
-#define PORT_ENABLE     UINT32_C(0x80000000)
-#define PORT_BUS(a)     (((a) >> 16) & 0xff)
-#define PORT_SLOT(a)    (((a) >> 11) & 31)
+#define PORT_ENABLE	 UINT32_C(0x80000000)
+#define PORT_BUS(a)	 (((a) >> 16) & 0xff)
+#define PORT_SLOT(a)	 (((a) >> 11) & 31)
 #define PORT_FUNCTION(a) (((a) >> 8) & 7)
-#define PORT_DATA       4
+#define PORT_DATA	 4
 
 static bool port_target(struct pci_host *h, uint64_t offset, unsigned *slot, unsigned *reg)
 {
@@ -120,7 +121,7 @@ static int bar_place(struct pci_host *h, struct pci_func *f, unsigned index, str
 	    !window_take(&h->window32, &h->next32, bar->size, &gpa) &&
 	    !(bar->is_64bit && window_take(&h->window64, &h->next64, bar->size, &gpa)))
 		return err_set(e, ENOSPC, "%s: no room for BAR %u of %llu bytes", f->id, index,
-		               (unsigned long long)bar->size);
+			       (unsigned long long)bar->size);
 	bar->address = gpa;
 	unsigned offset = PCI_BASE_ADDRESS_0 + 4 * index;
 	pci_config_set32(f, offset, pci_config_get32(f, offset) | (uint32_t)gpa);
@@ -179,8 +180,8 @@ static const struct pci_func_ops bridge_ops = {
 #define BRIDGE_CLASS  0x060000
 
 int pci_host_init(struct pci_host *h, struct bus *mmio, struct bus *pio, uint64_t ecam_gpa,
-                  struct pci_window window32, struct pci_window window64, struct pci_window window_io,
-                  struct err *e)
+		  struct pci_window window32, struct pci_window window64, struct pci_window window_io,
+		  struct err *e)
 {
 	*h = (struct pci_host){
 		.mmio = mmio,
@@ -191,8 +192,16 @@ int pci_host_init(struct pci_host *h, struct bus *mmio, struct bus *pio, uint64_
 		.next32 = window32.start,
 		.next64 = window64.start,
 		.next_io = window_io.start,
-		.ecam = { .start = ecam_gpa, .size = PCI_ECAM_BUS_SIZE, .name = "ECAM", .read = ecam_read, .write = ecam_write },
-		.port = { .start = 0xcf8, .size = 8, .name = "PCI ports", .read = port_read, .write = port_write },
+		.ecam = { .start = ecam_gpa,
+			  .size = PCI_ECAM_BUS_SIZE,
+			  .name = "ECAM",
+			  .read = ecam_read,
+			  .write = ecam_write },
+		.port = { .start = 0xcf8,
+			  .size = 8,
+			  .name = "PCI ports",
+			  .read = port_read,
+			  .write = port_write },
 	};
 	pthread_mutex_init(&h->lock, NULL);
 	int rc = bus_add(mmio, &h->ecam);

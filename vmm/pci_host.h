@@ -19,16 +19,16 @@ struct pci_host {
 	struct pci_window window32, window64, window_io;
 	uint64_t next32, next64, next_io; // where the next BAR is put
 	struct bus_range ecam, port;
-	pthread_mutex_t lock;             // of the address register
-	uint32_t config_address;          // 0xcf8
+	pthread_mutex_t lock;	 // of the address register
+	uint32_t config_address; // 0xcf8
 	struct pci_func *func[PCI_SLOTS];
-	struct pci_func bridge;           // slot 0
+	struct pci_func bridge; // slot 0
 };
 
 // Windows and the ECAM address are the architecture's.  `pio` may be NULL: no 0xcf8 then.
 int pci_host_init(struct pci_host *h, struct bus *mmio, struct bus *pio, uint64_t ecam_gpa,
-                  struct pci_window window32, struct pci_window window64, struct pci_window window_io,
-                  struct err *e);
+		  struct pci_window window32, struct pci_window window64, struct pci_window window_io,
+		  struct err *e);
 // Destroys every function, last plugged first.
 void pci_host_destroy(struct pci_host *h);
 // Resets every function.

@@ -20,71 +20,72 @@
 #define OWN_PID 0
 
 // What a guest's register accesses lead to, on whichever thread.
-#define DEVICE_RULES                                                                                         \
-	SANDBOX_CALL(futex, "locks, and the barrier between runs"),                                          \
-	SANDBOX_CALL(write, "doorbells and interrupts (eventfds), serial output, log"),                      \
-	SANDBOX_CALL(read, "eventfds that are taken down"),                                                  \
-	SANDBOX_CALL(sendmsg, "requests to back-ends"),                                                      \
-	SANDBOX_CALL(recvmsg, "replies of back-ends, with descriptors"),                                     \
-	SANDBOX_CALL(recvfrom, "what a back-end said unasked (a peek)"),                                     \
-	SANDBOX_CALL(eventfd2, "interrupt vectors and doorbells as the driver sets them up"),                \
-	SANDBOX_CALL(close, "and as it gives them up"),                                                      \
-	SANDBOX_RARE(shutdown, "a back-end that broke its protocol is cut off"),                             \
-	SANDBOX_RARE(epoll_ctl, "back-ends, vectors and clients come and go"),                               \
-	SANDBOX_RARE(epoll_pwait, "epoll_wait where there is none"),                                         \
-	SANDBOX_RARE(fstat, "kind and size of a descriptor that a back-end sent"),                           \
-	SANDBOX_RARE(newfstatat, "fstat of newer C libraries"),                                              \
-	SANDBOX_RARE_IF(fcntl, "access mode of a descriptor that a back-end sent", 1, UINT32_MAX, F_GETFL),  \
-	SANDBOX_RARE(timerfd_settime, "output that waits for its peer, back-off"),                           \
-	SANDBOX_RARE(writev, "serial output of two pieces"),                                                 \
-	SANDBOX_RARE(rt_sigprocmask, "a thread's exit blocks signals for a moment"),                         \
-	SANDBOX_RARE_IF(tgkill, "kick a vCPU out of the guest", 0, UINT32_MAX, OWN_PID),                     \
-	SANDBOX_RARE(getpid, "the same"),                                                                    \
-	SANDBOX_RARE(gettid, "abort()"),                                                                     \
-	SANDBOX_RARE(munmap, "stacks and mappings that are done with"),                                      \
-	SANDBOX_RARE_IF(madvise, "the C library returns memory", 2, UINT32_MAX, MADV_DONTNEED),              \
-	SANDBOX_IOCTL(KVM_IOEVENTFD, "a doorbell follows its BAR"),                                          \
-	SANDBOX_IOCTL(KVM_IRQFD, "a vector gets its interrupt"),                                             \
-	SANDBOX_IOCTL(KVM_SET_GSI_ROUTING, "vectors follow the guest's MSI-X table"),                        \
-	SANDBOX_RARE_IOCTL(KVM_IRQ_LINE, "level interrupts: serial port, INTx"),                             \
-	SANDBOX_RARE_IOCTL(KVM_SIGNAL_MSI, "an interrupt that was pending when its vector was unmasked"),    \
-	SANDBOX_RARE_IOCTL(KVM_SET_USER_MEMORY_REGION, "a mapped BAR follows its register; machine restart"), \
-	ARCH_DUMP_RULES
+#define DEVICE_RULES                                                                                      \
+	SANDBOX_CALL(futex, "locks, and the barrier between runs"),                                       \
+		SANDBOX_CALL(write, "doorbells and interrupts (eventfds), serial output, log"),           \
+		SANDBOX_CALL(read, "eventfds that are taken down"),                                       \
+		SANDBOX_CALL(sendmsg, "requests to back-ends"),                                           \
+		SANDBOX_CALL(recvmsg, "replies of back-ends, with descriptors"),                          \
+		SANDBOX_CALL(recvfrom, "what a back-end said unasked (a peek)"),                          \
+		SANDBOX_CALL(eventfd2, "interrupt vectors and doorbells as the driver sets them up"),     \
+		SANDBOX_CALL(close, "and as it gives them up"),                                           \
+		SANDBOX_RARE(shutdown, "a back-end that broke its protocol is cut off"),                  \
+		SANDBOX_RARE(epoll_ctl, "back-ends, vectors and clients come and go"),                    \
+		SANDBOX_RARE(epoll_pwait, "epoll_wait where there is none"),                              \
+		SANDBOX_RARE(fstat, "kind and size of a descriptor that a back-end sent"),                \
+		SANDBOX_RARE(newfstatat, "fstat of newer C libraries"),                                   \
+		SANDBOX_RARE_IF(fcntl, "access mode of a descriptor that a back-end sent", 1, UINT32_MAX, \
+				F_GETFL),                                                                 \
+		SANDBOX_RARE(timerfd_settime, "output that waits for its peer, back-off"),                \
+		SANDBOX_RARE(writev, "serial output of two pieces"),                                      \
+		SANDBOX_RARE(rt_sigprocmask, "a thread's exit blocks signals for a moment"),              \
+		SANDBOX_RARE_IF(tgkill, "kick a vCPU out of the guest", 0, UINT32_MAX, OWN_PID),          \
+		SANDBOX_RARE(getpid, "the same"), SANDBOX_RARE(gettid, "abort()"),                        \
+		SANDBOX_RARE(munmap, "stacks and mappings that are done with"),                           \
+		SANDBOX_RARE_IF(madvise, "the C library returns memory", 2, UINT32_MAX, MADV_DONTNEED),   \
+		SANDBOX_IOCTL(KVM_IOEVENTFD, "a doorbell follows its BAR"),                               \
+		SANDBOX_IOCTL(KVM_IRQFD, "a vector gets its interrupt"),                                  \
+		SANDBOX_IOCTL(KVM_SET_GSI_ROUTING, "vectors follow the guest's MSI-X table"),             \
+		SANDBOX_RARE_IOCTL(KVM_IRQ_LINE, "level interrupts: serial port, INTx"),                  \
+		SANDBOX_RARE_IOCTL(KVM_SIGNAL_MSI,                                                        \
+				   "an interrupt that was pending when its vector was unmasked"),         \
+		SANDBOX_RARE_IOCTL(KVM_SET_USER_MEMORY_REGION,                                            \
+				   "a mapped BAR follows its register; machine restart"),                 \
+		ARCH_DUMP_RULES
 
 #if defined(__x86_64__)
-#define ARCH_DUMP_RULES                                                                                      \
-	SANDBOX_RARE_IOCTL(KVM_GET_REGS, "registers in the report of a crash"),                              \
-	SANDBOX_RARE_IOCTL(KVM_GET_SREGS, "registers in the report of a crash")
+#define ARCH_DUMP_RULES                                                         \
+	SANDBOX_RARE_IOCTL(KVM_GET_REGS, "registers in the report of a crash"), \
+		SANDBOX_RARE_IOCTL(KVM_GET_SREGS, "registers in the report of a crash")
 // A machine that restarts gets a new KVM VM, made like the first (arch/x86_64).
-#define ARCH_RESTART_RULES                                                                                   \
-	SANDBOX_RARE_IOCTL(KVM_SET_TSS_ADDR, "machine restart"),                                             \
-	SANDBOX_RARE_IOCTL(KVM_SET_IDENTITY_MAP_ADDR, "machine restart"),                                    \
-	SANDBOX_RARE_IOCTL(KVM_CREATE_IRQCHIP, "machine restart"),                                           \
-	SANDBOX_RARE_IOCTL(KVM_CREATE_PIT2, "machine restart"),                                              \
-	SANDBOX_RARE_IOCTL(KVM_GET_IRQCHIP, "machine restart"),                                              \
-	SANDBOX_RARE_IOCTL(KVM_SET_IRQCHIP, "machine restart"),                                              \
-	SANDBOX_RARE_IOCTL(KVM_GET_SUPPORTED_CPUID, "machine restart"),                                      \
-	SANDBOX_RARE_IOCTL(KVM_SET_CPUID2, "machine restart"),                                               \
-	SANDBOX_RARE_IOCTL(KVM_GET_MSR_INDEX_LIST, "machine restart"),                                       \
-	SANDBOX_RARE_IOCTL(KVM_GET_MSRS, "machine restart"),                                                 \
-	SANDBOX_RARE_IOCTL(KVM_SET_MSRS, "machine restart"),                                                 \
-	SANDBOX_RARE_IOCTL(KVM_SET_REGS, "machine restart"),                                                 \
-	SANDBOX_RARE_IOCTL(KVM_SET_SREGS, "machine restart"),                                                \
-	SANDBOX_RARE_IOCTL(KVM_GET_FPU, "machine restart"),                                                  \
-	SANDBOX_RARE_IOCTL(KVM_SET_FPU, "machine restart"),                                                  \
-	SANDBOX_RARE_IOCTL(KVM_GET_LAPIC, "machine restart"),                                                \
-	SANDBOX_RARE_IOCTL(KVM_SET_LAPIC, "machine restart"),                                                \
-	SANDBOX_RARE_IOCTL(KVM_GET_TSC_KHZ, "machine restart"),                                              \
-	SANDBOX_RARE_IOCTL(KVM_SET_TSC_KHZ, "machine restart"),                                              \
-	SANDBOX_RARE_IOCTL(KVM_GET_CLOCK, "machine restart"),                                                \
-	SANDBOX_RARE_IOCTL(KVM_SET_CLOCK, "machine restart"),
+#define ARCH_RESTART_RULES                                                        \
+	SANDBOX_RARE_IOCTL(KVM_SET_TSS_ADDR, "machine restart"),                  \
+		SANDBOX_RARE_IOCTL(KVM_SET_IDENTITY_MAP_ADDR, "machine restart"), \
+		SANDBOX_RARE_IOCTL(KVM_CREATE_IRQCHIP, "machine restart"),        \
+		SANDBOX_RARE_IOCTL(KVM_CREATE_PIT2, "machine restart"),           \
+		SANDBOX_RARE_IOCTL(KVM_GET_IRQCHIP, "machine restart"),           \
+		SANDBOX_RARE_IOCTL(KVM_SET_IRQCHIP, "machine restart"),           \
+		SANDBOX_RARE_IOCTL(KVM_GET_SUPPORTED_CPUID, "machine restart"),   \
+		SANDBOX_RARE_IOCTL(KVM_SET_CPUID2, "machine restart"),            \
+		SANDBOX_RARE_IOCTL(KVM_GET_MSR_INDEX_LIST, "machine restart"),    \
+		SANDBOX_RARE_IOCTL(KVM_GET_MSRS, "machine restart"),              \
+		SANDBOX_RARE_IOCTL(KVM_SET_MSRS, "machine restart"),              \
+		SANDBOX_RARE_IOCTL(KVM_SET_REGS, "machine restart"),              \
+		SANDBOX_RARE_IOCTL(KVM_SET_SREGS, "machine restart"),             \
+		SANDBOX_RARE_IOCTL(KVM_GET_FPU, "machine restart"),               \
+		SANDBOX_RARE_IOCTL(KVM_SET_FPU, "machine restart"),               \
+		SANDBOX_RARE_IOCTL(KVM_GET_LAPIC, "machine restart"),             \
+		SANDBOX_RARE_IOCTL(KVM_SET_LAPIC, "machine restart"),             \
+		SANDBOX_RARE_IOCTL(KVM_GET_TSC_KHZ, "machine restart"),           \
+		SANDBOX_RARE_IOCTL(KVM_SET_TSC_KHZ, "machine restart"),           \
+		SANDBOX_RARE_IOCTL(KVM_GET_CLOCK, "machine restart"),             \
+		SANDBOX_RARE_IOCTL(KVM_SET_CLOCK, "machine restart"),
 #else
-#define ARCH_DUMP_RULES                                                                                      \
-	SANDBOX_RARE_IOCTL(KVM_GET_ONE_REG, "registers in the report of a crash")
-#define ARCH_RESTART_RULES                                                                                   \
-	SANDBOX_RARE_IOCTL(KVM_CREATE_DEVICE, "machine restart"),                                            \
-	SANDBOX_RARE_IOCTL(KVM_SET_DEVICE_ATTR, "machine restart"),                                          \
-	SANDBOX_RARE_IOCTL(KVM_SET_ONE_REG, "machine restart"),
+#define ARCH_DUMP_RULES SANDBOX_RARE_IOCTL(KVM_GET_ONE_REG, "registers in the report of a crash")
+#define ARCH_RESTART_RULES                                                  \
+	SANDBOX_RARE_IOCTL(KVM_CREATE_DEVICE, "machine restart"),           \
+		SANDBOX_RARE_IOCTL(KVM_SET_DEVICE_ATTR, "machine restart"), \
+		SANDBOX_RARE_IOCTL(KVM_SET_ONE_REG, "machine restart"),
 #endif
 
 static struct sandbox_rule vcpu_rules[] = {
@@ -98,8 +99,7 @@ static struct sandbox_rule vcpu_rules[] = {
 };
 
 static struct sandbox_rule loop_rules[] = {
-	DEVICE_RULES,
-	SANDBOX_CALL(epoll_wait, "the loop"),
+	DEVICE_RULES, SANDBOX_CALL(epoll_wait, "the loop"),
 	SANDBOX_RARE(accept4, "clients of the control socket and of serial = unix:"),
 	SANDBOX_RARE(waitid, "a device process has ended"),
 	SANDBOX_RARE(pidfd_send_signal, "a device process shall end"),
@@ -112,23 +112,26 @@ static struct sandbox_rule loop_rules[] = {
 	SANDBOX_RARE(lseek, "the C library leaves its streams at the right place at exit"),
 	// The machine restarts: memory is cleared, the kernel loaded again from its descriptor, the KVM VM made anew.
 	SANDBOX_RARE(fallocate, "machine restart: RAM gives its pages back"),
-	SANDBOX_RARE(pread64, "machine restart: kernel and initrd"),
-	SANDBOX_RARE(brk, "memory for a moment"),
-	SANDBOX_RARE_IF(mmap, "machine restart: run pages; memory for a moment; never executable", 2, PROT_EXEC, 0),
+	SANDBOX_RARE(pread64, "machine restart: kernel and initrd"), SANDBOX_RARE(brk, "memory for a moment"),
+	SANDBOX_RARE_IF(mmap, "machine restart: run pages; memory for a moment; never executable", 2,
+			PROT_EXEC, 0),
 	SANDBOX_RARE_IOCTL(KVM_CREATE_VM, "machine restart"),
 	SANDBOX_RARE_IOCTL(KVM_CREATE_VCPU, "machine restart"),
 	SANDBOX_RARE_IOCTL(KVM_CHECK_EXTENSION, "machine restart"),
 	SANDBOX_RARE_IOCTL(KVM_ENABLE_CAP, "machine restart"),
 	SANDBOX_RARE_IOCTL(KVM_SET_MP_STATE, "machine restart"),
-	SANDBOX_RARE_IOCTL(KVM_SET_SIGNAL_MASK, "machine restart"),
-	ARCH_RESTART_RULES
+	SANDBOX_RARE_IOCTL(KVM_SET_SIGNAL_MASK, "machine restart"), ARCH_RESTART_RULES
 };
 
 static const struct sandbox_spec loop_spec = {
-	.program = "minivmm", .rules = loop_rules, .rule_count = ARRAY_LEN(loop_rules),
+	.program = "minivmm",
+	.rules = loop_rules,
+	.rule_count = ARRAY_LEN(loop_rules),
 };
 static const struct sandbox_spec vcpu_spec = {
-	.program = "minivmm", .rules = vcpu_rules, .rule_count = ARRAY_LEN(vcpu_rules),
+	.program = "minivmm",
+	.rules = vcpu_rules,
+	.rule_count = ARRAY_LEN(vcpu_rules),
 };
 
 bool seal_even_sanitized;

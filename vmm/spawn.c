@@ -26,17 +26,18 @@
 #include <unistd.h>
 
 #define KILL_WAIT_MS 2000 // after SIGKILL; a process that the kernel holds on to is left behind
-#define ISOLATION_FLAGS                                                                                      \
-	(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)
+#define ISOLATION_FLAGS                                                                            \
+	(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | \
+	 CLONE_NEWCGROUP)
 
 // ---- the child, up to exec -------------------------------------------------------------------------------------
 
 enum step { STEP_PARENT, STEP_IDS, STEP_FDS, STEP_SIGNALS, STEP_LIMIT, STEP_EXEC };
 
 static const char *const step_names[] = {
-	[STEP_PARENT] = "tie it to its parent",   [STEP_IDS] = "map its user id",
-	[STEP_FDS] = "arrange its descriptors",   [STEP_SIGNALS] = "reset its signals",
-	[STEP_LIMIT] = "set its limits",          [STEP_EXEC] = "execute it",
+	[STEP_PARENT] = "tie it to its parent", [STEP_IDS] = "map its user id",
+	[STEP_FDS] = "arrange its descriptors", [STEP_SIGNALS] = "reset its signals",
+	[STEP_LIMIT] = "set its limits",	[STEP_EXEC] = "execute it",
 };
 
 struct report {
@@ -70,7 +71,8 @@ static int fd_place(int fd, int number)
 static int child_fds(struct plan *p)
 {
 	const struct spawn_request *rq = p->rq;
-	const int above = SPAWN_FD_FIRST + (int)rq->fd_count + 1; // out of the way of every number that is assigned below
+	const int above = SPAWN_FD_FIRST + (int)rq->fd_count +
+			  1; // out of the way of every number that is assigned below
 	int high[SPAWN_FDS_MAX], rc;
 
 	int report_high = fcntl(p->report_fd, F_DUPFD_CLOEXEC, above);
@@ -86,7 +88,8 @@ static int child_fds(struct plan *p)
 		if (high[i] < 0)
 			return -errno;
 	}
-	if ((rc = fd_place(null_high, 0)) < 0 || (rc = fd_place(null_high, 1)) < 0 || (rc = fd_place(log_high, 2)) < 0)
+	if ((rc = fd_place(null_high, 0)) < 0 || (rc = fd_place(null_high, 1)) < 0 ||
+	    (rc = fd_place(log_high, 2)) < 0)
 		return rc;
 	int next = SPAWN_FD_FIRST;
 	for (unsigned i = 0; i < rq->fd_count; i++)
@@ -104,7 +107,8 @@ static int child_signals(void)
 	const struct sigaction dfl = { .sa_handler = SIG_DFL };
 	sigset_t none;
 	for (int s = 1; s < NSIG; s++)
-		if (sigaction(s, &dfl, NULL) < 0 && errno != EINVAL) // EINVAL: KILL, STOP, the C library's own
+		if (sigaction(s, &dfl, NULL) < 0 &&
+		    errno != EINVAL) // EINVAL: KILL, STOP, the C library's own
 			return -errno;
 	sigemptyset(&none);
 	return sigprocmask(SIG_SETMASK, &none, NULL) < 0 ? -errno : 0;
@@ -240,10 +244,11 @@ static int spawn_once(struct child *c, struct plan *p, bool *refused, struct err
 	error = errno;
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	if (pid < 0) {
-		*refused = p->isolate && (error == EPERM || error == ENOSPC || error == EUSERS || error == EINVAL);
+		*refused = p->isolate &&
+			   (error == EPERM || error == ENOSPC || error == EUSERS || error == EINVAL);
 		if (*refused)
 			return err_set(e, error, "start %s: make its name spaces: %s (%s)", rq->argv[0],
-			               strerror(error), sandbox_mend(error));
+				       strerror(error), sandbox_mend(error));
 		return err_sys(e, error, "start %s: make a process", rq->argv[0]);
 	}
 	fd_close(&report_write);
@@ -263,7 +268,7 @@ static int spawn_once(struct child *c, struct plan *p, bool *refused, struct err
 	*refused = r.step == STEP_IDS;
 	if (*refused)
 		return err_set(e, r.error, "start %s: %s: %s (%s)", rq->argv[0], step_names[r.step],
-		               strerror(r.error), sandbox_mend(r.error));
+			       strerror(r.error), sandbox_mend(r.error));
 	return err_sys(e, r.error, "start %s: %s", p->path, step_names[r.step]);
 }
 
@@ -303,7 +308,9 @@ int spawn_start(struct child *c, const struct spawn_request *rq, struct err *e)
 	if (fcntl(log_read, F_SETFL, O_NONBLOCK) < 0)
 		return err_sys(e, errno, "make a log pipe");
 
-	struct plan p = { .rq = rq, .path = path, .null_fd = null_fd, .log_fd = log_write, .isolate = rq->isolate };
+	struct plan p = {
+		.rq = rq, .path = path, .null_fd = null_fd, .log_fd = log_write, .isolate = rq->isolate
+	};
 	rc = spawn_prepared(c, &p, e);
 	if (rc == 0)
 		c->log_fd = fd_steal(&log_read);

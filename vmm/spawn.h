@@ -25,26 +25,26 @@
 #define SPAWN_FDS_MAX  17
 
 struct spawn_request {
-	const char *id;          // device id, for log lines; must outlive the child
-	const char *program;     // path; without a slash it is looked for beside our own executable, then in PATH
+	const char *id;	     // device id, for log lines; must outlive the child
+	const char *program; // path; without a slash it is looked for beside our own executable, then in PATH
 	const char *const *argv; // NULL-terminated, argv[0] included
-	int fds[SPAWN_FDS_MAX];  // become 3, 4, ... in the child; stay the caller's
+	int fds[SPAWN_FDS_MAX];	 // become 3, 4, ... in the child; stay the caller's
 	unsigned fd_count;
-	bool isolate;            // name spaces; false only where the user wrote sandbox = "none"
-	bool insecure;           // where the host refuses name spaces: warn and go on without, instead of failing
+	bool isolate;  // name spaces; false only where the user wrote sandbox = "none"
+	bool insecure; // where the host refuses name spaces: warn and go on without, instead of failing
 };
 
 struct child {
 	const char *id;
 	pid_t pid;
-	int pidfd;               // -1: no child
-	int log_fd;              // read end of its standard error, -1 after its end
-	bool isolated;           // it did get its name spaces
-	bool hold_last;          // its last line is kept back from the log: somebody is about to quote it
-	bool line_cut;           // the rest of an overlong line is being skipped
+	int pidfd;	// -1: no child
+	int log_fd;	// read end of its standard error, -1 after its end
+	bool isolated;	// it did get its name spaces
+	bool hold_last; // its last line is kept back from the log: somebody is about to quote it
+	bool line_cut;	// the rest of an overlong line is being skipped
 	unsigned line_len;
-	char line[256];          // the line being collected; only printable ASCII, the rest as \xNN
-	char last[256];          // its last complete line
+	char line[256]; // the line being collected; only printable ASCII, the rest as \xNN
+	char last[256]; // its last complete line
 	struct log_limit limit;
 	struct loop *loop;
 	struct loop_source log_source, exit_source;
@@ -58,7 +58,8 @@ int spawn_start(struct child *c, const struct spawn_request *rq, struct err *e);
 
 // From here on the loop forwards its log lines and calls `exited` once (soon after its death, by pidfd; the child is reaped and
 // its last lines are in c->last).  `exited` may call spawn_stop().  -errno if the loop refuses; the child is then as before.
-int spawn_watch(struct child *c, struct loop *l, void (*exited)(struct child *c, const char *how), void *owner);
+int spawn_watch(struct child *c, struct loop *l, void (*exited)(struct child *c, const char *how),
+		void *owner);
 
 // Reads what is left in the log pipe and returns the last line the child wrote, "" if none.  Waits for at most `wait_ms` for its
 // end.  That line is not logged, the ones before it are.

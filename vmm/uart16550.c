@@ -6,9 +6,9 @@
 #include <linux/serial_reg.h>
 #include <string.h>
 
-#define MCR_LOOP_OUT  (UART_MCR_DTR | UART_MCR_RTS | UART_MCR_OUT1 | UART_MCR_OUT2)
-#define IER_BITS      0x0f
-#define IIR_FIFO      0xc0
+#define MCR_LOOP_OUT (UART_MCR_DTR | UART_MCR_RTS | UART_MCR_OUT1 | UART_MCR_OUT2)
+#define IER_BITS     0x0f
+#define IIR_FIFO     0xc0
 
 static uint8_t interrupt_id(const struct uart16550 *u)
 {
@@ -48,8 +48,10 @@ static uint8_t modem_status(const struct uart16550 *u)
 {
 	if (!(u->mcr & UART_MCR_LOOP))
 		return UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS;
-	return (uint8_t)((u->mcr & UART_MCR_RTS ? UART_MSR_CTS : 0) | (u->mcr & UART_MCR_DTR ? UART_MSR_DSR : 0) |
-	                 (u->mcr & UART_MCR_OUT1 ? UART_MSR_RI : 0) | (u->mcr & UART_MCR_OUT2 ? UART_MSR_DCD : 0));
+	return (uint8_t)((u->mcr & UART_MCR_RTS ? UART_MSR_CTS : 0) |
+			 (u->mcr & UART_MCR_DTR ? UART_MSR_DSR : 0) |
+			 (u->mcr & UART_MCR_OUT1 ? UART_MSR_RI : 0) |
+			 (u->mcr & UART_MCR_OUT2 ? UART_MSR_DCD : 0));
 }
 
 static uint8_t register_read(struct uart16550 *u, unsigned reg)
@@ -183,10 +185,15 @@ void uart_reset(struct uart16550 *u)
 	console_unmute(u->console);
 }
 
-void uart_init(struct uart16550 *u, struct console *c, uint64_t start, void (*irq)(void *owner, bool high), void *owner)
+void uart_init(struct uart16550 *u, struct console *c, uint64_t start, void (*irq)(void *owner, bool high),
+	       void *owner)
 {
 	*u = (struct uart16550){
-		.range = { .start = start, .size = UART_REGISTERS, .name = "serial", .read = uart_read, .write = uart_write },
+		.range = { .start = start,
+			   .size = UART_REGISTERS,
+			   .name = "serial",
+			   .read = uart_read,
+			   .write = uart_write },
 		.console = c,
 		.irq = irq,
 		.owner = owner,

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define UART_FIFO 16
+#define UART_FIFO      16
 #define UART_REGISTERS 8
 
 struct uart16550 {
@@ -21,14 +21,15 @@ struct uart16550 {
 
 	pthread_mutex_t lock; // of the rest
 	uint8_t ier, fcr, lcr, mcr, scr, dll, dlm;
-	bool thr_empty;       // the transmitter-empty interrupt is due
-	bool high;            // the line
+	bool thr_empty; // the transmitter-empty interrupt is due
+	bool high;	// the line
 	uint8_t fifo[UART_FIFO];
 	unsigned fifo_len;
 };
 
 // Becomes the owner of the console's input.  The caller adds u->range to a bus.
-void uart_init(struct uart16550 *u, struct console *c, uint64_t start, void (*irq)(void *owner, bool high), void *owner);
+void uart_init(struct uart16550 *u, struct console *c, uint64_t start, void (*irq)(void *owner, bool high),
+	       void *owner);
 void uart_destroy(struct uart16550 *u);
 void uart_reset(struct uart16550 *u);
 

@@ -89,11 +89,13 @@ static void exit_mmio(struct vcpu *c)
 	if (r->mmio.is_write) {
 		memcpy(&val, r->mmio.data, size);
 		if (!bus_write(&c->vm->mmio, gpa, size, val))
-			log_limited(LOG_DEBUG, "write of %u bytes to nothing at %#llx", size, (unsigned long long)gpa);
+			log_limited(LOG_DEBUG, "write of %u bytes to nothing at %#llx", size,
+				    (unsigned long long)gpa);
 		return;
 	}
 	if (!bus_read(&c->vm->mmio, gpa, size, &val))
-		log_limited(LOG_DEBUG, "read of %u bytes from nothing at %#llx", size, (unsigned long long)gpa);
+		log_limited(LOG_DEBUG, "read of %u bytes from nothing at %#llx", size,
+			    (unsigned long long)gpa);
 	memcpy(r->mmio.data, &val, size);
 }
 
@@ -118,13 +120,13 @@ static void exit_unknown(struct vcpu *c)
 	switch (r->exit_reason) {
 	case KVM_EXIT_INTERNAL_ERROR:
 		snprintf(why, sizeof(why), "KVM internal error %u%s", r->internal.suberror,
-		         r->internal.suberror == KVM_INTERNAL_ERROR_EMULATION ?
-		                 " (an instruction that this host's KVM cannot emulate)" :
-		                 "");
+			 r->internal.suberror == KVM_INTERNAL_ERROR_EMULATION
+				 ? " (an instruction that this host's KVM cannot emulate)"
+				 : "");
 		break;
 	case KVM_EXIT_FAIL_ENTRY:
 		snprintf(why, sizeof(why), "the processor refused to enter the guest, reason %#llx",
-		         (unsigned long long)r->fail_entry.hardware_entry_failure_reason);
+			 (unsigned long long)r->fail_entry.hardware_entry_failure_reason);
 		break;
 	case KVM_EXIT_MEMORY_FAULT:
 		snprintf(why, sizeof(why), "guest memory that the host could not provide");
@@ -187,7 +189,8 @@ void vcpu_run(struct vcpu *c)
 		int error = errno;
 		if (rc == 0) {
 			vcpu_exit(c);
-		} else if ((error == EFAULT || error == EHWPOISON) && c->run->exit_reason == KVM_EXIT_MEMORY_FAULT) {
+		} else if ((error == EFAULT || error == EHWPOISON) &&
+			   c->run->exit_reason == KVM_EXIT_MEMORY_FAULT) {
 			exit_unknown(c); // says more than the number
 		} else if (error != EINTR && error != EAGAIN) {
 			char why[64];

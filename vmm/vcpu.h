@@ -14,12 +14,12 @@ struct kvm_run;
 
 struct vcpu {
 	struct vm *vm;
-	unsigned index;      // also its APIC id
-	int fd;              // -1 while there is no KVM VM
+	unsigned index;	     // also its APIC id
+	int fd;		     // -1 while there is no KVM VM
 	struct kvm_run *run; // shared with KVM
 	pthread_t thread;
-	atomic_int tid;      // of the thread, once it is there; it parks before anybody kicks it
-	atomic_bool dump;    // log the registers at the next exit
+	atomic_int tid;	  // of the thread, once it is there; it parks before anybody kicks it
+	atomic_bool dump; // log the registers at the next exit
 };
 
 // Makes the vCPU in the machine's present KVM VM and sets it up; vcpu_close() undoes it.

@@ -12,7 +12,7 @@
 #include <string.h>
 
 // Posted to the function (pci_func_post).
-#define EVENT_DIED           1u
+#define EVENT_DIED	     1u
 #define EVENT_CONFIG_CHANGED 2u
 #define EVENT_QUEUE_FAILED   4u
 
@@ -42,7 +42,8 @@ static uint64_t device_config_read(struct virtio_pci *vp, uint64_t offset, unsig
 
 static void device_config_write(struct virtio_pci *vp, uint64_t offset, unsigned size, uint64_t val)
 {
-	if (vp->state == VP_RESET || vp->state == VP_BROKEN || !range_in(offset, size, vp->backend->config_len))
+	if (vp->state == VP_RESET || vp->state == VP_BROKEN ||
+	    !range_in(offset, size, vp->backend->config_len))
 		return;
 	uint8_t bytes[8];
 	for (unsigned i = 0; i < size; i++)
@@ -132,8 +133,9 @@ static bool window_target(const struct virtio_pci *vp, uint32_t *offset, uint32_
 {
 	*offset = pci_config_get32(&vp->func, vp->window_cap + VCAP_OFFSET_OFF);
 	*len = pci_config_get32(&vp->func, vp->window_cap + VCAP_LENGTH_OFF);
-	return vp->func.config[vp->window_cap + VCAP_BAR_OFF] == VP_BAR && (*len == 1 || *len == 2 || *len == 4) &&
-	       *offset % *len == 0 && range_in(*offset, *len, VP_BAR_SIZE);
+	return vp->func.config[vp->window_cap + VCAP_BAR_OFF] == VP_BAR &&
+	       (*len == 1 || *len == 2 || *len == 4) && *offset % *len == 0 &&
+	       range_in(*offset, *len, VP_BAR_SIZE);
 }
 
 static void vp_config_read(struct pci_func *f, unsigned offset, unsigned size, uint32_t *val)
@@ -324,15 +326,18 @@ static uint32_t class_of(uint16_t virtio_type)
 	}
 }
 
-int virtio_pci_create(struct pci_func **out, struct backend *b, const struct virtio_pci_host *host, struct err *e)
+int virtio_pci_create(struct pci_func **out, struct backend *b, const struct virtio_pci_host *host,
+		      struct err *e)
 {
 	unsigned queues = b->queue_count;
 	if (queues == 0 || queues > VP_QUEUES_MAX || b->config_len > VP_DEVICE_ROOM)
-		return err_set(e, EINVAL, "%s: %u queues and %u bytes of configuration; 1 to %d and up to %d are possible",
-		               b->id, queues, b->config_len, VP_QUEUES_MAX, VP_DEVICE_ROOM);
+		return err_set(
+			e, EINVAL,
+			"%s: %u queues and %u bytes of configuration; 1 to %d and up to %d are possible",
+			b->id, queues, b->config_len, VP_QUEUES_MAX, VP_DEVICE_ROOM);
 	if (!is_power_of_two(b->queue_size_max) || b->queue_size_max > VP_QUEUE_SIZE_MAX)
-		return err_set(e, EINVAL, "%s: queues of %u entries; a power of two up to %d is possible", b->id,
-		               b->queue_size_max, VP_QUEUE_SIZE_MAX);
+		return err_set(e, EINVAL, "%s: queues of %u entries; a power of two up to %d is possible",
+			       b->id, b->queue_size_max, VP_QUEUE_SIZE_MAX);
 	struct virtio_pci *vp = calloc(1, sizeof(*vp) + queues * sizeof(vp->queue[0]));
 	uint8_t *config = calloc(1, b->config_len + 1);
 	int rc = -ENOMEM;
@@ -358,8 +363,8 @@ int virtio_pci_create(struct pci_func **out, struct backend *b, const struct vir
 	if (rc < 0)
 		goto fail_memory;
 
-	pci_func_init(&vp->func, &vp_ops, b->id, VIRTIO_PCI_VENDOR, (uint16_t)(VIRTIO_PCI_DEVICE_BASE + b->virtio_type),
-	              class_of(b->virtio_type));
+	pci_func_init(&vp->func, &vp_ops, b->id, VIRTIO_PCI_VENDOR,
+		      (uint16_t)(VIRTIO_PCI_DEVICE_BASE + b->virtio_type), class_of(b->virtio_type));
 	vp->func.config[PCI_REVISION_ID] = 1; // §4.1.2.1: not a transitional device
 	pci_func_set_subsystem(&vp->func, VIRTIO_PCI_VENDOR, (uint16_t)(0x40 + b->virtio_type));
 	pci_func_add_bar(&vp->func, VP_BAR, VP_BAR_SIZE, true, false);

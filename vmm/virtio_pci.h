@@ -21,6 +21,7 @@ struct virtio_pci_host {
 };
 
 // Makes a PCI function of a back-end, not plugged yet.  On success it owns the back-end; ops->destroy closes it.
-int virtio_pci_create(struct pci_func **out, struct backend *b, const struct virtio_pci_host *host, struct err *e);
+int virtio_pci_create(struct pci_func **out, struct backend *b, const struct virtio_pci_host *host,
+		      struct err *e);
 
 #endif

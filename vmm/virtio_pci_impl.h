@@ -19,9 +19,9 @@ enum vp_state {
 struct vp_queue {
 	uint16_t size;
 	uint16_t vector;
-	bool enabled;   // the driver enabled it: its fields are frozen until reset
-	bool started;   // the back-end has it
-	bool doorbell;  // KVM signals kick_fd
+	bool enabled;  // the driver enabled it: its fields are frozen until reset
+	bool started;  // the back-end has it
+	bool doorbell; // KVM signals kick_fd
 	int kick_fd;
 	uint64_t desc, driver, device; // gpa
 };
@@ -37,8 +37,8 @@ struct virtio_pci {
 	uint8_t status, isr, generation;
 	uint16_t queue_select, config_vector;
 	unsigned msix_cap, window_cap; // offsets in the configuration space
-	uint8_t *config;               // the device configuration as last read
-	bool config_stale;             // it has changed since
+	uint8_t *config;	       // the device configuration as last read
+	bool config_stale;	       // it has changed since
 	struct vp_queue queue[];
 };
 

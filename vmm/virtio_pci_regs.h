@@ -6,40 +6,40 @@
 #define VIRTIO_PCI_VENDOR      0x1af4
 #define VIRTIO_PCI_DEVICE_BASE 0x1040
 
-#define VP_BAR          0
-#define VP_BAR_SIZE     0x10000
-#define VP_COMMON       0x0000
-#define VP_ISR          0x1000
-#define VP_DEVICE       0x2000
-#define VP_DEVICE_ROOM  0x1000
-#define VP_NOTIFY       0x3000
-#define VP_NOTIFY_ROOM  0x1000
-#define VP_NOTIFY_STEP  4 // notify_off_multiplier
-#define VP_MSIX_TABLE   0x4000
-#define VP_MSIX_PBA     0x8000
+#define VP_BAR		 0
+#define VP_BAR_SIZE	 0x10000
+#define VP_COMMON	 0x0000
+#define VP_ISR		 0x1000
+#define VP_DEVICE	 0x2000
+#define VP_DEVICE_ROOM	 0x1000
+#define VP_NOTIFY	 0x3000
+#define VP_NOTIFY_ROOM	 0x1000
+#define VP_NOTIFY_STEP	 4 // notify_off_multiplier
+#define VP_MSIX_TABLE	 0x4000
+#define VP_MSIX_PBA	 0x8000
 #define VP_MSIX_PBA_ROOM 0x1000
 
-#define VP_QUEUES_MAX (VP_NOTIFY_ROOM / VP_NOTIFY_STEP - 1) // one vector is the configuration's
-#define VP_QUEUE_SIZE_MAX 32768 // §2.7
+#define VP_QUEUES_MAX	  (VP_NOTIFY_ROOM / VP_NOTIFY_STEP - 1) // one vector is the configuration's
+#define VP_QUEUE_SIZE_MAX 32768					// §2.7
 
 // struct virtio_pci_common_cfg
 #define VC_DEVICE_FEATURE_SELECT 0x00
-#define VC_DEVICE_FEATURE        0x04
+#define VC_DEVICE_FEATURE	 0x04
 #define VC_DRIVER_FEATURE_SELECT 0x08
-#define VC_DRIVER_FEATURE        0x0c
-#define VC_CONFIG_MSIX_VECTOR    0x10
-#define VC_NUM_QUEUES            0x12
-#define VC_DEVICE_STATUS         0x14
-#define VC_CONFIG_GENERATION     0x15
-#define VC_QUEUE_SELECT          0x16
-#define VC_QUEUE_SIZE            0x18
-#define VC_QUEUE_MSIX_VECTOR     0x1a
-#define VC_QUEUE_ENABLE          0x1c
-#define VC_QUEUE_NOTIFY_OFF      0x1e
-#define VC_QUEUE_DESC            0x20
-#define VC_QUEUE_DRIVER          0x28
-#define VC_QUEUE_DEVICE          0x30
-#define VC_SIZE                  0x38
+#define VC_DRIVER_FEATURE	 0x0c
+#define VC_CONFIG_MSIX_VECTOR	 0x10
+#define VC_NUM_QUEUES		 0x12
+#define VC_DEVICE_STATUS	 0x14
+#define VC_CONFIG_GENERATION	 0x15
+#define VC_QUEUE_SELECT		 0x16
+#define VC_QUEUE_SIZE		 0x18
+#define VC_QUEUE_MSIX_VECTOR	 0x1a
+#define VC_QUEUE_ENABLE		 0x1c
+#define VC_QUEUE_NOTIFY_OFF	 0x1e
+#define VC_QUEUE_DESC		 0x20
+#define VC_QUEUE_DRIVER		 0x28
+#define VC_QUEUE_DEVICE		 0x30
+#define VC_SIZE			 0x38
 
 // Device status, §2.1
 #define VS_ACKNOWLEDGE 0x01
@@ -57,17 +57,17 @@
 #define VF_CARRIED (UINT64_C(0xfffc001930ffffff))
 
 // struct virtio_pci_cap, §4.1.4
-#define VCAP_COMMON 1
-#define VCAP_NOTIFY 2
-#define VCAP_ISR    3
-#define VCAP_DEVICE 4
-#define VCAP_PCI    5
-#define VCAP_TYPE_OFF   3
-#define VCAP_BAR_OFF    4
+#define VCAP_COMMON	1
+#define VCAP_NOTIFY	2
+#define VCAP_ISR	3
+#define VCAP_DEVICE	4
+#define VCAP_PCI	5
+#define VCAP_TYPE_OFF	3
+#define VCAP_BAR_OFF	4
 #define VCAP_OFFSET_OFF 8
 #define VCAP_LENGTH_OFF 12
-#define VCAP_DATA_OFF   16 // notify: the multiplier; pci: the data window
-#define VCAP_LEN        16
-#define VCAP_LEN_DATA   20
+#define VCAP_DATA_OFF	16 // notify: the multiplier; pci: the data window
+#define VCAP_LEN	16
+#define VCAP_LEN_DATA	20
 
 #endif

@@ -15,7 +15,8 @@ void vp_doorbells_remove(struct virtio_pci *vp, uint64_t bar_gpa)
 	for (unsigned i = 0; i < vp_queue_count(vp); i++) {
 		struct vp_queue *q = &vp->queue[i];
 		if (q->doorbell)
-			kvm_ioeventfd(vp->host.kvm, bar_gpa + VP_NOTIFY + (uint64_t)VP_NOTIFY_STEP * i, q->kick_fd, false);
+			kvm_ioeventfd(vp->host.kvm, bar_gpa + VP_NOTIFY + (uint64_t)VP_NOTIFY_STEP * i,
+				      q->kick_fd, false);
 		q->doorbell = false;
 	}
 }
@@ -29,8 +30,9 @@ int vp_doorbells_add(struct virtio_pci *vp)
 		struct vp_queue *q = &vp->queue[i];
 		if (!q->started || q->doorbell)
 			continue;
-		int rc = kvm_ioeventfd(vp->host.kvm, bar->range.start + VP_NOTIFY + (uint64_t)VP_NOTIFY_STEP * i, q->kick_fd,
-		                       true);
+		int rc = kvm_ioeventfd(vp->host.kvm,
+				       bar->range.start + VP_NOTIFY + (uint64_t)VP_NOTIFY_STEP * i,
+				       q->kick_fd, true);
 		if (rc < 0)
 			return rc;
 		q->doorbell = true;
@@ -196,7 +198,8 @@ void vp_status_write(struct virtio_pci *vp, uint8_t val)
 	}
 	vp->status |= added & (VS_ACKNOWLEDGE | VS_DRIVER | VS_FAILED);
 	if (added & VS_FEATURES_OK) {
-		bool good = (vp->status & VS_DRIVER) && (vp->taken & VF_VERSION_1) && !(vp->taken & ~vp->offered);
+		bool good =
+			(vp->status & VS_DRIVER) && (vp->taken & VF_VERSION_1) && !(vp->taken & ~vp->offered);
 		if (!good || vp->backend->ops->negotiate(vp->backend, vp->taken) < 0)
 			return;
 		vp->status |= VS_FEATURES_OK;

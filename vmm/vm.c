@@ -46,8 +46,8 @@ static int kvm_side_build(struct vm *vm, struct err *e)
 		const struct mem_region *r = &vm->memory.ram.region[i];
 		rc = kvm_memory_slot(&vm->kvm, i, r->gpa, r->size, r->hva, 0);
 		if (rc < 0)
-			err_sys(e, -rc, "vm.memory: KVM takes no %llu MiB at %#llx", (unsigned long long)(r->size >> 20),
-			        (unsigned long long)r->gpa);
+			err_sys(e, -rc, "vm.memory: KVM takes no %llu MiB at %#llx",
+				(unsigned long long)(r->size >> 20), (unsigned long long)r->gpa);
 	}
 	if (rc == 0)
 		rc = arch_vm_setup(vm, e);
@@ -166,13 +166,15 @@ int vm_build(struct vm *vm, struct err *e)
 	int rc;
 	if ((rc = boot_files_open(vm, e)) < 0 || (rc = kvm_open(&vm->kvm, "/dev/kvm", e)) < 0 ||
 	    (rc = check_cpus(vm, e)) < 0 || (rc = arch_layout_plan(&vm->layout, c->memory, e)) < 0 ||
-	    (rc = memmap_create(&vm->memory, c->memory, c->backing, l->ram_hole_start, l->ram_high_start, e)) < 0 ||
+	    (rc = memmap_create(&vm->memory, c->memory, c->backing, l->ram_hole_start, l->ram_high_start,
+				e)) < 0 ||
 	    (rc = kvm_side_build(vm, e)) < 0 || (rc = irq_init(&vm->irq, &vm->kvm, e)) < 0 ||
 	    (rc = console_open(&vm->console, c->serial_to, e)) < 0 || (rc = arch_create(vm, e)) < 0)
 		return rc;
 	vm->console.quit = console_quit;
 	vm->console.quit_owner = vm;
-	return pci_host_init(&vm->pci, &vm->mmio, &vm->pio, l->ecam_gpa, l->window32, l->window64, l->window_io, e);
+	return pci_host_init(&vm->pci, &vm->mmio, &vm->pio, l->ecam_gpa, l->window32, l->window64,
+			     l->window_io, e);
 }
 
 int vm_prepare(struct vm *vm, struct err *e)

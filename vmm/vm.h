@@ -46,14 +46,14 @@ struct vm {
 	int kernel_fd, initrd_fd; // kept open: a reboot loads them again
 
 	struct vcpu *vcpus;
-	unsigned vcpu_count;      // those whose thread exists
+	unsigned vcpu_count;	  // those whose thread exists
 	pthread_mutex_t run_lock; // of the next five
 	pthread_cond_t run_changed;
-	bool run, leave;          // vCPU threads shall run the guest; shall end
-	unsigned generation;      // of `run`: a CPU that stopped by itself waits for the next one
-	unsigned parked;          // vCPU threads that wait
+	bool run, leave;     // vCPU threads shall run the guest; shall end
+	unsigned generation; // of `run`: a CPU that stopped by itself waits for the next one
+	unsigned parked;     // vCPU threads that wait
 
-	_Atomic int event;        // enum vm_event
+	_Atomic int event; // enum vm_event
 	struct loop_source event_source;
 };
 

@@ -21,11 +21,11 @@ enum {
 	CMOS_STATUS_D = 0x0d,
 };
 
-#define STATUS_A_32KHZ 0x26 // divider and rate as firmware sets them; never "update in progress"
-#define STATUS_B_24H   0x02
+#define STATUS_A_32KHZ	0x26 // divider and rate as firmware sets them; never "update in progress"
+#define STATUS_B_24H	0x02
 #define STATUS_B_BINARY 0x04
-#define STATUS_D_VALID 0x80
-#define INDEX_MASK     0x7f // bit 7 is the NMI mask
+#define STATUS_D_VALID	0x80
+#define INDEX_MASK	0x7f // bit 7 is the NMI mask
 
 static uint8_t clock_value(const struct cmos *c, int value)
 {
@@ -124,7 +124,11 @@ static void cmos_write(struct bus_range *r, uint64_t offset, unsigned size, uint
 void cmos_init(struct cmos *c, uint64_t port)
 {
 	*c = (struct cmos){
-		.range = { .start = port, .size = 2, .name = "CMOS clock", .read = cmos_read, .write = cmos_write },
+		.range = { .start = port,
+			   .size = 2,
+			   .name = "CMOS clock",
+			   .read = cmos_read,
+			   .write = cmos_write },
 	};
 	c->ram[CMOS_STATUS_B] = STATUS_B_24H;
 	pthread_mutex_init(&c->lock, NULL);

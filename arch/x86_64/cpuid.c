@@ -15,11 +15,11 @@
 // Feature bits that depend on the machine and not on the host.
 #define L1_ECX_TSC_DEADLINE (1u << 24)
 #define L1_ECX_HYPERVISOR   (1u << 31)
-#define L1_EDX_HTT          (1u << 28)
+#define L1_EDX_HTT	    (1u << 28)
 #define L81_ECX_CMP_LEGACY  (1u << 1)
-#define L81_ECX_PERFCTR     (1u << 23 | 1u << 24 | 1u << 28) // core, northbridge and last-level-cache counters
-#define TOPOLOGY_SMT        1u
-#define TOPOLOGY_CORE       2u
+#define L81_ECX_PERFCTR	    (1u << 23 | 1u << 24 | 1u << 28) // core, northbridge and last-level-cache counters
+#define TOPOLOGY_SMT	    1u
+#define TOPOLOGY_CORE	    2u
 #ifndef KVM_FEATURE_MSI_EXT_DEST_ID
 #define KVM_FEATURE_MSI_EXT_DEST_ID 15
 #endif
@@ -40,7 +40,8 @@ static void add_core_level(struct kvm_cpuid2 *list, uint32_t function)
 int cpuid_host(const struct kvm *k, struct kvm_cpuid2 **out, struct err *e)
 {
 	for (unsigned room = ENTRIES_FIRST; room <= ENTRIES_MAX; room *= 2) {
-		struct kvm_cpuid2 *list = calloc(1, sizeof(*list) + (room + ENTRIES_OURS) * sizeof(list->entries[0]));
+		struct kvm_cpuid2 *list =
+			calloc(1, sizeof(*list) + (room + ENTRIES_OURS) * sizeof(list->entries[0]));
 		if (!list)
 			return err_set(e, ENOMEM, "out of memory");
 		list->nent = room;
@@ -143,7 +144,7 @@ static void set_entry(struct kvm_cpuid_entry2 *x, const struct cpuid_topology *t
 	case 0x8000001e:
 		x->eax = t->index;
 		x->ebx = t->index & 0xff; // one thread a core
-		x->ecx = 0;               // one node
+		x->ecx = 0;		  // one node
 		return;
 	case 0x80000022:
 		x->eax = x->ebx = x->ecx = x->edx = 0;
@@ -158,7 +159,8 @@ static bool is_amd(const struct kvm_cpuid2 *list)
 {
 	for (unsigned i = 0; i < list->nent; i++)
 		if (list->entries[i].function == 0)
-			return list->entries[i].ebx == 0x68747541 || list->entries[i].ebx == 0x6f677948; // "Auth", "Hygo"
+			return list->entries[i].ebx == 0x68747541 ||
+			       list->entries[i].ebx == 0x6f677948; // "Auth", "Hygo"
 	return false;
 }
 

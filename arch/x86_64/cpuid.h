@@ -14,7 +14,7 @@ struct kvm_cpuid2;
 int cpuid_host(const struct kvm *k, struct kvm_cpuid2 **out, struct err *e);
 
 struct cpuid_topology {
-	unsigned cpus; // one socket, one thread a core
+	unsigned cpus;	// one socket, one thread a core
 	unsigned index; // this CPU, which is its APIC id
 	bool tsc_deadline;
 };

@@ -12,32 +12,32 @@
 
 #include <stdint.h>
 
-#define X86_HOLE_START    UINT64_C(0xc0000000)
-#define X86_HIGH_START    UINT64_C(0x100000000)
+#define X86_HOLE_START	  UINT64_C(0xc0000000)
+#define X86_HIGH_START	  UINT64_C(0x100000000)
 #define X86_WINDOW32_SIZE UINT64_C(0x28000000)
-#define X86_ECAM          UINT64_C(0xe8000000)
-#define X86_IOAPIC        UINT32_C(0xfec00000)
-#define X86_LAPIC         UINT32_C(0xfee00000)
+#define X86_ECAM	  UINT64_C(0xe8000000)
+#define X86_IOAPIC	  UINT32_C(0xfec00000)
+#define X86_LAPIC	  UINT32_C(0xfee00000)
 #define X86_IDENTITY_MAP  UINT64_C(0xfeffc000)
-#define X86_TSS           UINT64_C(0xfeffd000)
+#define X86_TSS		  UINT64_C(0xfeffd000)
 #define X86_WINDOW64_MAX  (UINT64_C(1) << 40)
 
 // Ports
-#define X86_PORT_I8042    0x60 // to 0x64
-#define X86_PORT_CMOS     0x70
-#define X86_PORT_COM1     0x3f8
+#define X86_PORT_I8042	       0x60 // to 0x64
+#define X86_PORT_CMOS	       0x70
+#define X86_PORT_COM1	       0x3f8
 #define X86_PORT_SLEEP_CONTROL 0x600
 #define X86_PORT_SLEEP_STATUS  0x601
-#define X86_PORT_RESET    0x602
-#define X86_PORT_EVENT    0x603
-#define X86_PORT_POWER_SIZE 4
-#define X86_RESET_VALUE   0x01
-#define X86_PCI_IO_START  UINT64_C(0x1000)
-#define X86_PCI_IO_SIZE   UINT64_C(0xf000)
+#define X86_PORT_RESET	       0x602
+#define X86_PORT_EVENT	       0x603
+#define X86_PORT_POWER_SIZE    4
+#define X86_RESET_VALUE	       0x01
+#define X86_PCI_IO_START       UINT64_C(0x1000)
+#define X86_PCI_IO_SIZE	       UINT64_C(0xf000)
 
 // Pins of the IOAPIC
-#define X86_GSI_COM1      4
-#define X86_GSI_RTC       8
-#define X86_GSI_EVENT     9
+#define X86_GSI_COM1  4
+#define X86_GSI_RTC   8
+#define X86_GSI_EVENT 9
 
 #endif

@@ -32,8 +32,9 @@ int arch_layout_plan(struct arch_layout *out, uint64_t ram_size, struct err *e)
 	uint64_t end = bits >= 52 ? UINT64_C(1) << 52 : UINT64_C(1) << bits;
 	uint64_t high = ram_size > X86_HOLE_START ? ram_size - X86_HOLE_START : 0;
 	if (high > end - X86_HIGH_START || (high && end <= X86_HIGH_START))
-		return err_set(e, E2BIG, "vm.memory: %llu MiB do not fit this processor's %u physical address bits",
-		               (unsigned long long)(ram_size >> 20), bits);
+		return err_set(e, E2BIG,
+			       "vm.memory: %llu MiB do not fit this processor's %u physical address bits",
+			       (unsigned long long)(ram_size >> 20), bits);
 	uint64_t start = align_up(X86_HIGH_START + high, step);
 	uint64_t room = start < end ? end - start : 0;
 	*out = (struct arch_layout){
@@ -135,10 +136,10 @@ int arch_create(struct vm *vm, struct err *e)
 		.start = X86_PORT_I8042, .size = 5, .name = "i8042", .read = i8042_read, .write = i8042_write
 	};
 	a->power = (struct bus_range){ .start = X86_PORT_SLEEP_CONTROL,
-		                       .size = X86_PORT_POWER_SIZE,
-		                       .name = "power",
-		                       .read = power_read,
-		                       .write = power_write };
+				       .size = X86_PORT_POWER_SIZE,
+				       .name = "power",
+				       .read = power_read,
+				       .write = power_write };
 	struct bus_range *all[] = { &a->uart.range, &a->cmos.range, &a->i8042, &a->power };
 	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
 		int rc = bus_add(&vm->pio, all[i]);
@@ -241,10 +242,16 @@ static int tables_write(struct vm *vm, uint64_t *rsdp, struct err *e)
 static int reset_vector_write(struct vm *vm, struct err *e)
 {
 	static const uint8_t code[] = {
-		0xba, X86_PORT_RESET & 0xff, X86_PORT_RESET >> 8, // mov $port, %dx
-		0xb0, X86_RESET_VALUE,                            // mov $value, %al
-		0xee,                                             // out %al, %dx
-		0xfa, 0xf4, 0xeb, 0xfd,                           // cli; 1: hlt; jmp 1b
+		0xba,
+		X86_PORT_RESET & 0xff,
+		X86_PORT_RESET >> 8, // mov $port, %dx
+		0xb0,
+		X86_RESET_VALUE, // mov $value, %al
+		0xee,		 // out %al, %dx
+		0xfa,
+		0xf4,
+		0xeb,
+		0xfd, // cli; 1: hlt; jmp 1b
 	};
 	_Static_assert(sizeof(code) <= 16, "the vector ends at 1 MiB");
 	void *p = memmap_ptr(&vm->memory, LAYOUT_RESET_VECTOR, sizeof(code));

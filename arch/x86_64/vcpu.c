@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The state of an x86 vCPU: how it starts, what it exits for, what it shows.
+#include "vmm/vcpu.h"
 #include "arch/x86_64/cpuid.h"
 #include "arch/x86_64/platform.h"
 #include "vmm/base/check.h"
 #include "vmm/base/log.h"
 #include "vmm/config.h"
-#include "vmm/vcpu.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -13,11 +13,11 @@
 #include <sys/ioctl.h>
 
 #define MSR_MTRR_DEF_TYPE 0x2ff
-#define MTRR_ENABLE       (1u << 11)
-#define MTRR_WRITE_BACK   6u
-#define MSR_MISC_ENABLE   0x1a0
+#define MTRR_ENABLE	  (1u << 11)
+#define MTRR_WRITE_BACK	  6u
+#define MSR_MISC_ENABLE	  0x1a0
 #define MISC_FAST_STRING  1u
-#define RFLAGS_RESERVED   2u
+#define RFLAGS_RESERVED	  2u
 
 static struct kvm_segment segment_of(const struct boot_segment *s)
 {
@@ -124,16 +124,17 @@ void arch_vcpu_dump(struct vcpu *c)
 	if (ioctl(c->fd, KVM_GET_REGS, &r) < 0 || ioctl(c->fd, KVM_GET_SREGS, &s) < 0)
 		return;
 #define LL(v) (unsigned long long)(v)
-	log_error("CPU %u: rip %016llx rflags %08llx rsp %016llx rbp %016llx", c->index, LL(r.rip), LL(r.rflags),
-	          LL(r.rsp), LL(r.rbp));
+	log_error("CPU %u: rip %016llx rflags %08llx rsp %016llx rbp %016llx", c->index, LL(r.rip),
+		  LL(r.rflags), LL(r.rsp), LL(r.rbp));
 	log_error("CPU %u: rax %016llx rbx %016llx rcx %016llx rdx %016llx", c->index, LL(r.rax), LL(r.rbx),
-	          LL(r.rcx), LL(r.rdx));
+		  LL(r.rcx), LL(r.rdx));
 	log_error("CPU %u: rsi %016llx rdi %016llx r8  %016llx r9  %016llx", c->index, LL(r.rsi), LL(r.rdi),
-	          LL(r.r8), LL(r.r9));
+		  LL(r.r8), LL(r.r9));
 	log_error("CPU %u: r10 %016llx r11 %016llx r12 %016llx r13 %016llx", c->index, LL(r.r10), LL(r.r11),
-	          LL(r.r12), LL(r.r13));
-	log_error("CPU %u: r14 %016llx r15 %016llx cs %04x base %llx efer %llx", c->index, LL(r.r14), LL(r.r15),
-	          s.cs.selector, LL(s.cs.base), LL(s.efer));
-	log_error("CPU %u: cr0 %llx cr2 %llx cr3 %llx cr4 %llx", c->index, LL(s.cr0), LL(s.cr2), LL(s.cr3), LL(s.cr4));
+		  LL(r.r12), LL(r.r13));
+	log_error("CPU %u: r14 %016llx r15 %016llx cs %04x base %llx efer %llx", c->index, LL(r.r14),
+		  LL(r.r15), s.cs.selector, LL(s.cs.base), LL(s.efer));
+	log_error("CPU %u: cr0 %llx cr2 %llx cr3 %llx cr4 %llx", c->index, LL(s.cr0), LL(s.cr2), LL(s.cr3),
+		  LL(s.cr4));
 #undef LL
 }

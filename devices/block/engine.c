@@ -32,8 +32,8 @@ enum stage {
 
 struct step {
 	uint8_t opcode; // IORING_OP_*
-	uint8_t file;   // index of engine_file()
-	uint32_t len;   // bytes, or iovecs
+	uint8_t file;	// index of engine_file()
+	uint32_t len;	// bytes, or iovecs
 	uint32_t flags; // of the operation
 	uint64_t off, range;
 	const void *buf;
@@ -55,7 +55,8 @@ static bool suits_direct(const struct blk_io *io)
 static void step_rw(const struct blk_engine *en, struct blk_io *io, struct step *s)
 {
 	bool one = io->iov_count == 1, write = io->op == BLK_WRITE;
-	s->opcode = write ? (one ? IORING_OP_WRITE : IORING_OP_WRITEV) : (one ? IORING_OP_READ : IORING_OP_READV);
+	s->opcode =
+		write ? (one ? IORING_OP_WRITE : IORING_OP_WRITEV) : (one ? IORING_OP_READ : IORING_OP_READV);
 	s->buf = one ? io->iov->iov_base : io->iov;
 	s->len = one ? (uint32_t)MIN(io->iov->iov_len, (size_t)1 << 30) : io->iov_count;
 	s->flags = write && io->durable ? RWF_DSYNC : 0;
@@ -268,11 +269,11 @@ int blk_engine_fd(const struct blk_engine *en)
 	return en->use_uring ? en->ring.fd : -1;
 }
 
-int blk_engine_open(struct blk_engine *en, const struct blk_image *img, enum blk_engine_kind kind, unsigned depth,
-                    struct err *e)
+int blk_engine_open(struct blk_engine *en, const struct blk_image *img, enum blk_engine_kind kind,
+		    unsigned depth, struct err *e)
 {
-	static const uint8_t opcodes[] = { IORING_OP_READ,  IORING_OP_READV, IORING_OP_WRITE,
-		                           IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE };
+	static const uint8_t opcodes[] = { IORING_OP_READ,   IORING_OP_READV, IORING_OP_WRITE,
+					   IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE };
 	*en = (struct blk_engine){ .img = img, .ring.fd = -1 };
 	void *zeros = mmap(NULL, ENGINE_ZEROS, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (zeros == MAP_FAILED)
@@ -283,11 +284,13 @@ int blk_engine_open(struct blk_engine *en, const struct blk_image *img, enum blk
 		return 0;
 	}
 	int files[] = { img->fd, img->direct_fd };
-	int rc = uring_open(&en->ring, MIN(depth, 64u), depth, files, img->direct_fd >= 0 ? 2 : 1, opcodes, ARRAY_LEN(opcodes));
+	int rc = uring_open(&en->ring, MIN(depth, 64u), depth, files, img->direct_fd >= 0 ? 2 : 1, opcodes,
+			    ARRAY_LEN(opcodes));
 	if (rc < 0 && kind == BLK_ENGINE_URING)
 		return err_sys(e, -rc, "io_uring");
 	en->use_uring = rc == 0;
-	log_info("engine: %s%s", rc == 0 ? "io_uring" : "plain system calls; io_uring: ", rc == 0 ? "" : strerror(-rc));
+	log_info("engine: %s%s",
+		 rc == 0 ? "io_uring" : "plain system calls; io_uring: ", rc == 0 ? "" : strerror(-rc));
 	return 0;
 }
 

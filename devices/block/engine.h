@@ -22,12 +22,13 @@ enum blk_engine_kind { BLK_ENGINE_AUTO, BLK_ENGINE_URING, BLK_ENGINE_SYNC };
 
 struct blk_io {
 	enum blk_op op;
-	bool durable;       // writes, discards, zeros: on stable storage when done
-	bool may_unmap;     // BLK_ZERO: blocks may be given back
-	uint64_t off, len;  // bytes, within the image
-	struct iovec *iov;  // reads and writes: adds up to `len`; changed by the engine
+	bool durable;	   // writes, discards, zeros: on stable storage when done
+	bool may_unmap;	   // BLK_ZERO: blocks may be given back
+	uint64_t off, len; // bytes, within the image
+	struct iovec *iov; // reads and writes: adds up to `len`; changed by the engine
 	unsigned iov_count;
-	void (*done)(struct blk_io *io, int result); // 0 or -errno; may be called by blk_engine_submit() already
+	void (*done)(struct blk_io *io,
+		     int result); // 0 or -errno; may be called by blk_engine_submit() already
 	// The engine's.
 	uint8_t stage;
 	bool buffered; // O_DIRECT did not take it
@@ -38,14 +39,14 @@ struct blk_engine {
 	const struct blk_image *img;
 	bool use_uring;
 	struct uring ring;
-	unsigned in_flight;     // submitted and not done
+	unsigned in_flight;	   // submitted and not done
 	deadline_ns at_once_after; // when the next write may be tried without io_uring
-	const uint8_t *zeros;   // ENGINE_ZEROS bytes
+	const uint8_t *zeros;	   // ENGINE_ZEROS bytes
 };
 
 // At most `depth` requests will be in flight.  `img` must outlive the engine.
-int blk_engine_open(struct blk_engine *en, const struct blk_image *img, enum blk_engine_kind kind, unsigned depth,
-                    struct err *e);
+int blk_engine_open(struct blk_engine *en, const struct blk_image *img, enum blk_engine_kind kind,
+		    unsigned depth, struct err *e);
 void blk_engine_close(struct blk_engine *en);
 
 // Begins an I/O.  Small ones are only queued until blk_engine_run().

@@ -33,7 +33,7 @@ refused:
 	if (errno != EAGAIN && errno != EACCES)
 		return err_sys(e, errno, "lock %s", path);
 	return err_set(e, EBUSY, "image %s is in use by another process (%s)", path,
-	               readonly ? "one that writes to it" : "a writable image is locked for one user");
+		       readonly ? "one that writes to it" : "a writable image is locked for one user");
 }
 
 static int image_measure(struct blk_image *img, const struct blk_image_options *o, struct err *e)
@@ -41,16 +41,18 @@ static int image_measure(struct blk_image *img, const struct blk_image_options *
 	struct stat st;
 	if (fstat(img->fd, &st) < 0)
 		return err_sys(e, errno, "fstat %s", o->path);
-	const char *kind = S_ISDIR(st.st_mode)    ? "a directory"
-	                   : S_ISFIFO(st.st_mode) ? "a FIFO"
-	                   : S_ISSOCK(st.st_mode) ? "a socket"
-	                   : S_ISCHR(st.st_mode)  ? "a character device"
-	                                          : NULL;
+	const char *kind = S_ISDIR(st.st_mode)	  ? "a directory"
+			   : S_ISFIFO(st.st_mode) ? "a FIFO"
+			   : S_ISSOCK(st.st_mode) ? "a socket"
+			   : S_ISCHR(st.st_mode)  ? "a character device"
+						  : NULL;
 	if (kind)
-		return err_set(e, EINVAL, "image %s is %s; only regular files and block devices will do", o->path, kind);
+		return err_set(e, EINVAL, "image %s is %s; only regular files and block devices will do",
+			       o->path, kind);
 	int logical = 512;
 	unsigned physical = 4096;
-	if (S_ISBLK(st.st_mode) && (ioctl(img->fd, BLKSSZGET, &logical) < 0 || ioctl(img->fd, BLKPBSZGET, &physical) < 0))
+	if (S_ISBLK(st.st_mode) &&
+	    (ioctl(img->fd, BLKSSZGET, &logical) < 0 || ioctl(img->fd, BLKPBSZGET, &physical) < 0))
 		return err_sys(e, errno, "block size of %s", o->path);
 	off_t end = lseek(img->fd, 0, SEEK_END);
 	if (end < 0)
@@ -58,14 +60,15 @@ static int image_measure(struct blk_image *img, const struct blk_image_options *
 	img->size = (uint64_t)end;
 	img->block_size = o->block_size ? o->block_size : (uint32_t)logical;
 	if (img->block_size < (uint32_t)logical)
-		return err_set(e, EINVAL, "image %s has blocks of %d bytes, not %u", o->path, logical, img->block_size);
+		return err_set(e, EINVAL, "image %s has blocks of %d bytes, not %u", o->path, logical,
+			       img->block_size);
 	img->physical_block = is_power_of_two(physical) ? MAX(img->block_size, physical) : img->block_size;
 	if (img->size == 0 || img->size % img->block_size)
 		return err_set(e, EINVAL, "image %s: its size, %llu bytes, is not a multiple of %u", o->path,
-		               (unsigned long long)img->size, img->block_size);
+			       (unsigned long long)img->size, img->block_size);
 	struct statfs fs;
 	img->in_memory = S_ISREG(st.st_mode) && fstatfs(img->fd, &fs) == 0 &&
-	                 (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+			 (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
 	return 0;
 }
 

@@ -11,20 +11,20 @@
 #include <stdint.h>
 
 struct blk_image_options {
-	const char *path;    // or "fd:N"
+	const char *path; // or "fd:N"
 	bool readonly;
-	bool direct;         // around the page cache
+	bool direct;	     // around the page cache
 	uint32_t block_size; // 512 or 4096; 0: what suits the image
 };
 
 struct blk_image {
 	int fd;
-	int direct_fd;           // the same opened with O_DIRECT, or -1
-	uint64_t size;           // bytes, a multiple of block_size
-	uint32_t block_size;     // logical
+	int direct_fd;		 // the same opened with O_DIRECT, or -1
+	uint64_t size;		 // bytes, a multiple of block_size
+	uint32_t block_size;	 // logical
 	uint32_t physical_block; // what is written without read-modify-write; >= block_size
 	bool readonly;
-	bool in_memory;          // I/O never waits for a disk (tmpfs)
+	bool in_memory; // I/O never waits for a disk (tmpfs)
 };
 
 // 0, or -errno and the sentence.  A writable image is locked for us alone, a read-only one together with other readers

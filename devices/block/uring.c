@@ -27,13 +27,14 @@ static int ring_create(unsigned entries, unsigned cq_entries, struct io_uring_pa
 {
 	static const unsigned wishes[] = {
 		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN, // 6.0
-		IORING_SETUP_COOP_TASKRUN,                              // 5.19
+		IORING_SETUP_COOP_TASKRUN,				// 5.19
 		0,
 	};
 	int rc = -EINVAL;
 	for (unsigned i = 0; i < ARRAY_LEN(wishes) && rc == -EINVAL; i++) {
 		*p = (struct io_uring_params){
-			.flags = IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | wishes[i],
+			.flags = IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP |
+				 wishes[i],
 			.cq_entries = cq_entries,
 		};
 		rc = sys_setup(entries, p);
@@ -79,7 +80,8 @@ static int ring_map(struct uring *u, const struct io_uring_params *p)
 	return 0;
 }
 
-static int ring_restrict(struct uring *u, const int *files, unsigned file_count, const uint8_t *opcodes, unsigned n)
+static int ring_restrict(struct uring *u, const int *files, unsigned file_count, const uint8_t *opcodes,
+			 unsigned n)
 {
 	struct io_uring_restriction r[16] = { 0 };
 	if (n + 2 > ARRAY_LEN(r))
@@ -101,7 +103,7 @@ static int ring_restrict(struct uring *u, const int *files, unsigned file_count,
 }
 
 int uring_open(struct uring *u, unsigned entries, unsigned cq_entries, const int *files, unsigned file_count,
-               const uint8_t *opcodes, unsigned opcode_count)
+	       const uint8_t *opcodes, unsigned opcode_count)
 {
 	struct io_uring_params p;
 	*u = (struct uring){ .fd = ring_create(entries, cq_entries, &p) };
@@ -139,7 +141,8 @@ struct io_uring_sqe *uring_get(struct uring *u)
 int uring_enter(struct uring *u, bool wait)
 {
 	__atomic_store_n(u->k_sq_tail, u->sq_tail, __ATOMIC_RELEASE);
-	long rc = syscall(SYS_io_uring_enter, u->fd, u->queued, wait ? 1 : 0, IORING_ENTER_GETEVENTS, NULL, 0);
+	long rc =
+		syscall(SYS_io_uring_enter, u->fd, u->queued, wait ? 1 : 0, IORING_ENTER_GETEVENTS, NULL, 0);
 	if (rc < 0)
 		return errno == EINTR ? 0 : -errno;
 	u->queued -= (unsigned)rc;

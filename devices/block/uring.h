@@ -16,7 +16,7 @@
 struct uring {
 	int fd; // readable when there are completions
 	unsigned sq_entries, sq_mask, cq_mask;
-	unsigned sq_tail;   // ours, ahead of the kernel's view by `queued`
+	unsigned sq_tail; // ours, ahead of the kernel's view by `queued`
 	unsigned queued;
 	unsigned *k_sq_head, *k_sq_tail, *k_sq_flags, *k_cq_head, *k_cq_tail;
 	struct io_uring_sqe *sqes;
@@ -28,7 +28,7 @@ struct uring {
 // `entries` requests can be queued at a time, `cq_entries` be in flight.  Allows the listed opcodes on files[0 .. file_count).
 // -ENOSYS or -EPERM where the host forbids io_uring.
 int uring_open(struct uring *u, unsigned entries, unsigned cq_entries, const int *files, unsigned file_count,
-               const uint8_t *opcodes, unsigned opcode_count);
+	       const uint8_t *opcodes, unsigned opcode_count);
 void uring_close(struct uring *u);
 
 // A cleared entry that goes to the kernel with the next uring_enter(), or NULL if the queue is full.

@@ -10,9 +10,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define SECTOR_SHIFT       9
-#define RANGE_SECTORS_MAX  (1u << 21) // of one discard or write of zeros: 1 GiB
-#define BIT(n)             (UINT64_C(1) << (n))
+#define SECTOR_SHIFT	  9
+#define RANGE_SECTORS_MAX (1u << 21) // of one discard or write of zeros: 1 GiB
+#define BIT(n)		  (UINT64_C(1) << (n))
 
 // ---- scatter lists ----------------------------------------------------------------------------------------------
 
@@ -74,7 +74,9 @@ static void request_finish(struct vblk_request *r, uint8_t status, uint64_t writ
 static void request_done(struct blk_io *io, int result)
 {
 	struct vblk_request *r = CONTAINER_OF(io, struct vblk_request, io);
-	uint8_t status = result == 0 ? VIRTIO_BLK_S_OK : result == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
+	uint8_t status = result == 0		 ? VIRTIO_BLK_S_OK
+			 : result == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP
+						 : VIRTIO_BLK_S_IOERR;
 	request_finish(r, status, result == 0 ? r->written : 0);
 }
 
@@ -95,7 +97,8 @@ static bool sectors_in(const struct vblk *b, uint64_t sector, uint64_t bytes)
 static void request_rw(struct vblk_request *r, enum blk_op op, uint64_t sector, uint64_t len)
 {
 	struct vblk *b = r->b;
-	if ((op == BLK_WRITE && b->img.readonly) || len % (1u << SECTOR_SHIFT) || !sectors_in(b, sector, len)) {
+	if ((op == BLK_WRITE && b->img.readonly) || len % (1u << SECTOR_SHIFT) ||
+	    !sectors_in(b, sector, len)) {
 		request_finish(r, VIRTIO_BLK_S_IOERR, 0);
 		return;
 	}
@@ -125,7 +128,8 @@ static void request_range(struct vblk_request *r, enum blk_op op, uint64_t len)
 	struct vblk *b = r->b;
 	struct virtio_blk_discard_write_zeroes range;
 	uint32_t flags_known = op == BLK_ZERO ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0;
-	if (len != sizeof(range)) { // more than the one range that the configuration space allows, or no whole one
+	if (len !=
+	    sizeof(range)) { // more than the one range that the configuration space allows, or no whole one
 		request_finish(r, VIRTIO_BLK_S_IOERR, 0);
 		return;
 	}
@@ -149,7 +153,8 @@ static void request_range(struct vblk_request *r, enum blk_op op, uint64_t len)
 	request_submit(r, op);
 }
 
-static void request_dispatch(struct vblk_request *r, const struct virtio_blk_outhdr *h, uint64_t out_len, uint64_t in_len)
+static void request_dispatch(struct vblk_request *r, const struct virtio_blk_outhdr *h, uint64_t out_len,
+			     uint64_t in_len)
 {
 	switch (h->type) {
 	case VIRTIO_BLK_T_IN:
@@ -278,7 +283,7 @@ int vblk_init(struct vblk *b, struct vdev *d, uint16_t queue_count, uint16_t que
 	b->engine.ring.fd = -1; // until blk_engine_open()
 	b->request_count = MIN((unsigned)queue_count * MIN(queue_size, VBLK_DEPTH), VBLK_REQUESTS_MAX);
 	void *p = mmap(NULL, b->request_count * sizeof(*b->requests), PROT_READ | PROT_WRITE,
-	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED)
 		return err_sys(e, errno, "memory for requests");
 	b->requests = p;
@@ -299,11 +304,12 @@ int vblk_init(struct vblk *b, struct vdev *d, uint16_t queue_count, uint16_t que
 	};
 	d->config = &b->config;
 	d->config_len = sizeof(b->config);
-	d->features = BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) | BIT(VIRTIO_RING_F_EVENT_IDX) |
-	              BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_TOPOLOGY) |
-	              BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE) | BIT(VIRTIO_BLK_F_MQ);
+	d->features = BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
+		      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) |
+		      BIT(VIRTIO_BLK_F_TOPOLOGY) | BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE) |
+		      BIT(VIRTIO_BLK_F_MQ);
 	d->features |= img->readonly ? BIT(VIRTIO_BLK_F_RO)
-	                             : BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES);
+				     : BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES);
 	return 0;
 }
 

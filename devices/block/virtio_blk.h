@@ -14,10 +14,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define VBLK_SEGS_MAX     126 // offered to the driver as seg_max
-#define VBLK_IOVECS       (VBLK_SEGS_MAX + 6) // header, status, and some that cross a region or split the header
-#define VBLK_DEPTH        256 // requests in flight for each queue; more wait in the queue
-#define VBLK_REQUESTS_MAX 1024 // for all of them
+#define VBLK_SEGS_MAX	  126		      // offered to the driver as seg_max
+#define VBLK_IOVECS	  (VBLK_SEGS_MAX + 6) // header, status, and some that cross a region or split the header
+#define VBLK_DEPTH	  256		      // requests in flight for each queue; more wait in the queue
+#define VBLK_REQUESTS_MAX 1024		      // for all of them
 
 struct vblk_request {
 	struct blk_io io;
@@ -36,9 +36,9 @@ struct vblk {
 	struct blk_engine engine;
 	struct virtio_blk_config config;
 	char serial[VIRTIO_BLK_ID_BYTES];
-	bool write_through;           // every write is durable when its status says OK
-	bool starved;                 // a queue waits for a free request
-	uint64_t dirty;               // queues with used entries to publish
+	bool write_through; // every write is durable when its status says OK
+	bool starved;	    // a queue waits for a free request
+	uint64_t dirty;	    // queues with used entries to publish
 	struct vblk_request *free;
 	struct vblk_request *requests; // request_count of them; pages are touched as depth needs them
 	unsigned request_count, request_made;

@@ -31,9 +31,9 @@ struct vdev_option {
 
 // start, drain, stop, close and config_write may be left out: there is nothing to do then, and configuration space is read-only.
 struct vdev_ops {
-	const char *program;      // "minivmm-blk"
-	const char *summary;      // one line for --help
-	const char *capabilities; // what --print-capabilities prints (vhost-user.json)
+	const char *program;		   // "minivmm-blk"
+	const char *summary;		   // one line for --help
+	const char *capabilities;	   // what --print-capabilities prints (vhost-user.json)
 	const struct vdev_option *options; // ends with a NULL name
 	const struct sandbox_rule *rules;  // system calls beyond those of the SDK
 	unsigned rule_count;
@@ -60,18 +60,18 @@ struct vdev {
 	const struct vdev_ops *ops;
 	// The device's, set by open().
 	void *priv;
-	uint64_t features;       // offered, VERSION_1 and the ring features included
-	uint16_t queue_count;    // <= VDEV_QUEUES_MAX
+	uint64_t features;	 // offered, VERSION_1 and the ring features included
+	uint16_t queue_count;	 // <= VDEV_QUEUES_MAX
 	uint16_t queue_size_max; // power of two, <= VQ_SIZE_MAX
-	void *config;            // configuration space; changed by config_write() and start() only
+	void *config;		 // configuration space; changed by config_write() and start() only
 	uint32_t config_len;
-	unsigned fds_needed;     // descriptors that the device may yet open
+	unsigned fds_needed; // descriptors that the device may yet open
 	// The SDK's.
-	struct loop loop;        // the device adds its own sources here, from open() on
+	struct loop loop; // the device adds its own sources here, from open() on
 	struct guest_mem mem;
-	struct vq *queues;       // queue_count of them
-	uint64_t negotiated;     // valid from start() to stop()
-	uint64_t again;          // a bit for each queue that wants another kick()
+	struct vq *queues;   // queue_count of them
+	uint64_t negotiated; // valid from start() to stop()
+	uint64_t again;	     // a bit for each queue that wants another kick()
 };
 
 // The whole of main().

@@ -14,7 +14,9 @@
 static uint64_t map_align(const struct stat *st)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), block = (uint64_t)st->st_blksize;
-	return st->st_blksize > 0 && is_power_of_two(block) && block > page && block <= UINT64_C(1) << 30 ? block : page;
+	return st->st_blksize > 0 && is_power_of_two(block) && block > page && block <= UINT64_C(1) << 30
+		       ? block
+		       : page;
 }
 
 static bool overlaps_any(const struct guest_mem *m, uint64_t gpa, uint64_t uva, uint64_t len)
@@ -47,7 +49,8 @@ int guest_mem_add(struct guest_mem *m, int fd, uint64_t file_off, uint64_t gpa, 
 	if (len > (UINT64_C(1) << 62))
 		return -ERANGE;
 	size_t map_len = (size_t)align_up(len + skip, align);
-	void *map = mmap(NULL, map_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)(file_off - skip));
+	void *map = mmap(NULL, map_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
+			 (off_t)(file_off - skip));
 	if (map == MAP_FAILED)
 		return -errno;
 	madvise(map, map_len, MADV_DONTDUMP);
@@ -83,7 +86,8 @@ void guest_mem_clear(struct guest_mem *m)
 	m->hint = 0;
 }
 
-void *guest_mem_translate(struct guest_mem *m, enum guest_space space, uint64_t at, uint64_t len, uint64_t *got)
+void *guest_mem_translate(struct guest_mem *m, enum guest_space space, uint64_t at, uint64_t len,
+			  uint64_t *got)
 {
 	if (len == 0)
 		return NULL;

@@ -18,14 +18,14 @@
 // Which of its two names an address uses.
 enum guest_space {
 	GUEST_PHYSICAL, // what descriptors carry
-	GUEST_USER,     // what the front-end calls it: ring addresses in vhost messages
+	GUEST_USER,	// what the front-end calls it: ring addresses in vhost messages
 };
 
 struct guest_region {
 	uint64_t base[2]; // by enum guest_space
 	uint64_t len;
-	uint8_t *host;    // of the first byte
-	void *map;        // what munmap gets
+	uint8_t *host; // of the first byte
+	void *map;     // what munmap gets
 	size_t map_len;
 };
 
@@ -46,7 +46,8 @@ void guest_mem_clear(struct guest_mem *m);
 
 // THE translation: a pointer to `at`, and in *got how many of the `len` bytes lie behind it in one piece (>= 1).
 // NULL if `at` is no guest memory or `len` is 0.
-void *guest_mem_translate(struct guest_mem *m, enum guest_space space, uint64_t at, uint64_t len, uint64_t *got);
+void *guest_mem_translate(struct guest_mem *m, enum guest_space space, uint64_t at, uint64_t len,
+			  uint64_t *got);
 
 // A pointer to `len` bytes in one piece, or NULL.
 void *guest_mem_at(struct guest_mem *m, enum guest_space space, uint64_t at, uint64_t len);

@@ -18,7 +18,8 @@ static void barrier(void)
 static void clear_batch(struct inflight *f, uint16_t count)
 {
 	struct inflight_region *g = f->region;
-	uint16_t head = __atomic_load_n(&g->last_batch_head, __ATOMIC_RELAXED); // read once: the peer may write it
+	uint16_t head =
+		__atomic_load_n(&g->last_batch_head, __ATOMIC_RELAXED); // read once: the peer may write it
 	for (unsigned i = 0; i < MIN(count, f->size) && head < f->size; i++) {
 		g->desc[head].inflight = 0;
 		head = __atomic_load_n(&g->desc[head].next, __ATOMIC_RELAXED);

@@ -13,7 +13,7 @@
 struct inflight_desc {
 	uint8_t inflight;
 	uint8_t padding[5];
-	uint16_t next;    // of the last batch given back
+	uint16_t next;	  // of the last batch given back
 	uint64_t counter; // order in which requests were taken
 };
 
@@ -31,7 +31,7 @@ struct inflight {
 	uint16_t size;
 	uint64_t counter; // for the next request taken
 	uint64_t redone;  // counter of the last one handed out again
-	unsigned redo;    // how many are still to be done again
+	unsigned redo;	  // how many are still to be done again
 };
 
 // Bytes of the region of a queue of `size` entries.

@@ -66,9 +66,9 @@ static const struct vdev_option common_options[] = {
 struct settings {
 	const struct carrier *carrier;
 	const char *path; // to listen at, or NULL
-	int fd;           // to serve on, or -1
+	int fd;		  // to serve on, or -1
 	bool insecure;
-	int level;        // enum log_level
+	int level; // enum log_level
 };
 
 int vdev_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out, struct err *e)
@@ -76,12 +76,13 @@ int vdev_number(const char *name, const char *text, uint64_t min, uint64_t max, 
 	uint64_t v = 0;
 	const char *p = text;
 	for (; *p >= '0' && *p <= '9'; p++) {
-		if (__builtin_mul_overflow(v, UINT64_C(10), &v) || __builtin_add_overflow(v, (uint64_t)(*p - '0'), &v))
+		if (__builtin_mul_overflow(v, UINT64_C(10), &v) ||
+		    __builtin_add_overflow(v, (uint64_t)(*p - '0'), &v))
 			break;
 	}
 	if (*p || p == text || v < min || v > max)
 		return err_set(e, EINVAL, "--%s: \"%s\" is not a number from %llu to %llu", name, text,
-		               (unsigned long long)min, (unsigned long long)max);
+			       (unsigned long long)min, (unsigned long long)max);
 	*out = v;
 	return 0;
 }
@@ -90,7 +91,8 @@ static void help_options(const struct vdev_option *o)
 {
 	for (; o->name; o++) {
 		char left[64];
-		snprintf(left, sizeof(left), "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
+		snprintf(left, sizeof(left), "--%s%s%s", o->name, o->value ? " " : "",
+			 o->value ? o->value : "");
 		if (o->help)
 			printf("  %-22s %s\n", left, o->help);
 	}
@@ -181,7 +183,9 @@ static int rules_collect(const struct vdev_ops *ops, struct sandbox_spec *spec)
 		return -E2BIG;
 	memcpy(rules, sdk_rules, sizeof(sdk_rules));
 	memcpy(rules + n, ops->rules, ops->rule_count * sizeof(rules[0]));
-	*spec = (struct sandbox_spec){ .program = ops->program, .rules = rules, .rule_count = n + ops->rule_count };
+	*spec = (struct sandbox_spec){ .program = ops->program,
+				       .rules = rules,
+				       .rule_count = n + ops->rule_count };
 	return 0;
 }
 
@@ -215,7 +219,9 @@ static bool answer_and_leave(const struct vdev_ops *ops, int argc, char **argv)
 static int parse_options(struct vdev *d, struct settings *s, int argc, char **argv, struct err *e)
 {
 	for (int i = 1; i < argc; i++) {
-		const char *arg = strcmp(argv[i], "-v") == 0 ? "--verbose" : strcmp(argv[i], "-q") == 0 ? "--quiet" : argv[i];
+		const char *arg = strcmp(argv[i], "-v") == 0   ? "--verbose"
+				  : strcmp(argv[i], "-q") == 0 ? "--quiet"
+							       : argv[i];
 		if (strncmp(arg, "--", 2) != 0)
 			return err_set(e, EINVAL, "\"%s\": not an option (see --help)", arg);
 		const char *name = arg + 2, *value = strchr(name, '=');
@@ -258,7 +264,8 @@ static int seal(struct vdev *d, const struct settings *s, int sock, struct err *
 	if (rc < 0)
 		return err_set(e, -rc, "sandbox: too many rules");
 	// Ours, three for each queue, and those of one message.
-	spec.nofile = 64 + (uint64_t)MAX(sock, 0) + d->fds_needed + 3 * (uint64_t)d->queue_count + MSG_FDS_MAX;
+	spec.nofile =
+		64 + (uint64_t)MAX(sock, 0) + d->fds_needed + 3 * (uint64_t)d->queue_count + MSG_FDS_MAX;
 	if (s->insecure)
 		log_warn("--insecure: running with whatever part of the sandbox this host allows");
 	rc = sandbox_confine(&spec, !s->insecure, e);
@@ -297,7 +304,8 @@ static void client_waits(struct loop_source *src, uint32_t events)
 	l->accepted = accept4(src->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (l->accepted < 0 && errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
 		log_limited(LOG_WARN, "accept: %s", strerror(errno));
-		poll(NULL, 0, ACCEPT_PAUSE_MS); // there is no front-end to keep waiting, only a loop to keep from spinning
+		poll(NULL, 0,
+		     ACCEPT_PAUSE_MS); // there is no front-end to keep waiting, only a loop to keep from spinning
 	}
 }
 
@@ -318,7 +326,8 @@ static int serve_listener(struct vdev *d, const struct settings *s, int fd, cons
 }
 
 // The device itself.  `sock` is connected or listening; consumed.  `stops`: signals that end it, blocked.
-static int device_run(struct vdev *d, const struct settings *s, int sock, const sigset_t *stops, struct err *e)
+static int device_run(struct vdev *d, const struct settings *s, int sock, const sigset_t *stops,
+		      struct err *e)
 {
 	int listening = 0;
 	socklen_t len = sizeof(listening);
@@ -330,7 +339,8 @@ static int device_run(struct vdev *d, const struct settings *s, int sock, const 
 	for (unsigned i = 0; i < d->queue_count; i++)
 		d->queues[i] = (struct vq){ .index = (uint16_t)i, .call_fd = -1, .err_fd = -1 };
 
-	struct stopper st = { .source = { .fd = signalfd(-1, stops, SFD_CLOEXEC | SFD_NONBLOCK), .ready = stop_asked } };
+	struct stopper st = { .source = { .fd = signalfd(-1, stops, SFD_CLOEXEC | SFD_NONBLOCK),
+					  .ready = stop_asked } };
 	int rc = st.source.fd < 0 ? -errno : loop_add(&d->loop, &st.source, EPOLLIN);
 	if (rc < 0)
 		return err_sys(e, -rc, "signalfd");

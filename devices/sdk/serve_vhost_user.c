@@ -13,7 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static int request_receive(struct server *s, struct request *rq, const struct vhost_user_row **row, const char **why)
+static int request_receive(struct server *s, struct request *rq, const struct vhost_user_row **row,
+			   const char **why)
 {
 	deadline_ns deadline = deadline_in_ms(DEADLINE_CONTROL_MS);
 	rq->fds.count = 0;
@@ -48,7 +49,8 @@ static int reply_send(struct server *s, struct request *rq)
 		.size = rq->reply_len,
 	};
 	struct iovec iov[] = { { &h, sizeof(h) }, { &rq->p, rq->reply_len } };
-	return msg_send(s->sock.fd, iov, rq->reply_len ? 2 : 1, &rq->reply_fd, rq->reply_fd >= 0, deadline_in_ms(DEADLINE_CONTROL_MS));
+	return msg_send(s->sock.fd, iov, rq->reply_len ? 2 : 1, &rq->reply_fd, rq->reply_fd >= 0,
+			deadline_in_ms(DEADLINE_CONTROL_MS));
 }
 
 // Receives, acts on and answers one message.
@@ -65,7 +67,8 @@ static int serve_one(struct server *s, const char **why)
 	log_debug("%s", row->name);
 	int result = vu_handlers[rq.h.request](s, &rq);
 	msg_fds_close(&rq.fds);
-	bool acked = (s->protocol_features & VHOST_USER_PF_BIT(REPLY_ACK)) && (rq.h.flags & VHOST_USER_NEED_REPLY);
+	bool acked =
+		(s->protocol_features & VHOST_USER_PF_BIT(REPLY_ACK)) && (rq.h.flags & VHOST_USER_NEED_REPLY);
 	if (result < 0) {
 		log_limited(LOG_WARN, "%s refused: %s", row->name, strerror(-result));
 		if (row->reply == VHOST_USER_REPLY_DEFINED || !acked) {
@@ -110,7 +113,9 @@ static void serve(struct vdev *d, int sock, const bool *stop)
 	s->d = d;
 	s->sock = (struct loop_source){ .fd = sock, .ready = message_ready };
 	for (unsigned i = 0; i < d->queue_count; i++) {
-		s->ring[i] = (struct ring){ .server = s, .vq = &d->queues[i], .kick = { .fd = -1, .ready = vu_ring_kicked } };
+		s->ring[i] = (struct ring){ .server = s,
+					    .vq = &d->queues[i],
+					    .kick = { .fd = -1, .ready = vu_ring_kicked } };
 		d->queues[i].carrier = &s->ring[i];
 		d->queues[i].on_fail = vu_ring_failed;
 	}

@@ -14,10 +14,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define OFFERED_PROTOCOL_FEATURES                                                                            \
-	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) |                  \
-	 VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS) | \
-	 VHOST_USER_PF_BIT(INFLIGHT_SHMFD))
+#define OFFERED_PROTOCOL_FEATURES                                                           \
+	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) | \
+	 VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) |         \
+	 VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(INFLIGHT_SHMFD))
 
 struct ring {
 	struct server *server;
@@ -31,7 +31,7 @@ struct ring {
 struct server {
 	struct vdev *d;
 	struct loop_source sock;
-	uint64_t features;          // negotiated, with the vhost-user bit
+	uint64_t features;	    // negotiated, with the vhost-user bit
 	uint64_t protocol_features; // negotiated
 	uint8_t status;
 	bool has_features, started, closing;
@@ -53,10 +53,10 @@ union payload {
 
 struct request {
 	struct vhost_user_header h;
-	union payload p;     // of the request; a handler with a reply of its own writes that here
-	struct msg_fds fds;  // what a handler leaves in it is closed
+	union payload p;    // of the request; a handler with a reply of its own writes that here
+	struct msg_fds fds; // what a handler leaves in it is closed
 	uint32_t reply_len;
-	int reply_fd;        // -1, or travels with the reply and is closed
+	int reply_fd; // -1, or travels with the reply and is closed
 };
 
 // ---- vhost_user_ring.c ------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ int vu_ring_start(struct ring *r)
 	if (r->vq->running || !s->has_features || !r->has_size || !r->has_addr || r->kick.fd < 0)
 		return 0;
 	if (!s->started) {
-		int rc = s->d->ops->start(s->d, s->features & ~(UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES));
+		int rc = s->d->ops->start(s->d,
+					  s->features & ~(UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES));
 		if (rc < 0)
 			return rc;
 		s->d->negotiated = s->features;

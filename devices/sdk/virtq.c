@@ -73,7 +73,8 @@ int vq_start(struct vq *q, struct guest_mem *mem, const struct vq_place *at, uin
 	q->log.region = NULL;
 	// With a record, what was taken is known better than by a front-end whose back-end was killed.
 	if (at->log && at->log_size >= at->size)
-		q->next_avail = (uint16_t)(q->next_used + inflight_open(&q->log, at->log, at->size, q->next_used));
+		q->next_avail =
+			(uint16_t)(q->next_used + inflight_open(&q->log, at->log, at->size, q->next_used));
 	q->seen_avail = q->next_avail;
 	q->in_flight = 0;
 	q->failed = false;
@@ -137,7 +138,8 @@ struct table {
 	bool indirect;
 };
 
-static int add_segment(struct vq *q, const struct vring_desc *d, struct vq_chain *c, struct iovec *iov, unsigned iov_max)
+static int add_segment(struct vq *q, const struct vring_desc *d, struct vq_chain *c, struct iovec *iov,
+		       unsigned iov_max)
 {
 	bool writable = d->flags & VRING_DESC_F_WRITE;
 	if (!writable && c->writable)
@@ -149,7 +151,8 @@ static int add_segment(struct vq *q, const struct vring_desc *d, struct vq_chain
 	if (n == -ENOBUFS)
 		return vq_fail(q, "request of more than %u segments", iov_max);
 	if (n < 0)
-		return vq_fail(q, "descriptor outside guest memory: %#llx + %#x", (unsigned long long)d->addr, d->len);
+		return vq_fail(q, "descriptor outside guest memory: %#llx + %#x", (unsigned long long)d->addr,
+			       d->len);
 	*(writable ? &c->writable : &c->readable) += (unsigned)n;
 	*(writable ? &c->writable_len : &c->readable_len) += d->len;
 	return 0;
@@ -164,12 +167,15 @@ static int enter_indirect(struct vq *q, const struct vring_desc *d, struct table
 		return vq_fail(q, "indirect descriptor in an indirect table");
 	if (d->flags & VRING_DESC_F_NEXT)
 		return vq_fail(q, "indirect descriptor with NEXT");
-	if (d->len == 0 || d->len % sizeof(struct vring_desc) != 0 || d->len / sizeof(struct vring_desc) > limit)
+	if (d->len == 0 || d->len % sizeof(struct vring_desc) != 0 ||
+	    d->len / sizeof(struct vring_desc) > limit)
 		return vq_fail(q, "indirect table of %u bytes", d->len);
 	const void *p = guest_mem_at(q->mem, GUEST_PHYSICAL, d->addr, d->len);
 	if (!p)
 		return vq_fail(q, "indirect table outside guest memory: %#llx", (unsigned long long)d->addr);
-	*t = (struct table){ .desc = p, .count = d->len / (unsigned)sizeof(struct vring_desc), .indirect = true };
+	*t = (struct table){ .desc = p,
+			     .count = d->len / (unsigned)sizeof(struct vring_desc),
+			     .indirect = true };
 	return 0;
 }
 

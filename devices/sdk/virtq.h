@@ -30,16 +30,16 @@ struct vq {
 	const struct vring_desc *desc;
 	struct vring_avail *avail;
 	struct vring_used *used;
-	uint16_t next_avail;  // the next avail entry to take
-	uint16_t seen_avail;  // avail.idx as last read
-	uint16_t next_used;   // the next used entry to write
-	uint16_t published;   // used.idx as the driver sees it
-	uint16_t signalled;   // used.idx when the driver was last considered for an interrupt
-	unsigned in_flight;   // popped and not yet pushed
-	struct inflight log;  // what is in flight, if the front-end wants that recorded
-	int call_fd, err_fd;  // eventfds or -1; the carrier's
+	uint16_t next_avail; // the next avail entry to take
+	uint16_t seen_avail; // avail.idx as last read
+	uint16_t next_used;  // the next used entry to write
+	uint16_t published;  // used.idx as the driver sees it
+	uint16_t signalled;  // used.idx when the driver was last considered for an interrupt
+	unsigned in_flight;  // popped and not yet pushed
+	struct inflight log; // what is in flight, if the front-end wants that recorded
+	int call_fd, err_fd; // eventfds or -1; the carrier's
 	void (*on_fail)(struct vq *q);
-	void *carrier;        // the carrier's own
+	void *carrier; // the carrier's own
 };
 
 // Where the ring lies: addresses in the GUEST_USER space.

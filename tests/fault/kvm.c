@@ -98,7 +98,8 @@ __attribute__((constructor)) static void kernel_make(void)
 		Elf64_Phdr load;
 		uint8_t code[16];
 	} image = {
-		.head = { .e_ident = { ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
+		.head = { .e_ident = { ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB,
+				       EV_CURRENT },
 			  .e_type = ET_EXEC,
 			  .e_machine = EM_X86_64,
 			  .e_version = EV_CURRENT,
@@ -297,7 +298,8 @@ TEST(every_request_of_the_build_fails_in_turn)
 			int rc = build();
 			bool failed = fake.calls >= n;
 			unsigned long request = fake.failed;
-			if (failed && rc == 0 && !optional(request) && !(request == KVM_CREATE_VM && errors[e] == EINTR))
+			if (failed && rc == 0 && !optional(request) &&
+			    !(request == KVM_CREATE_VM && errors[e] == EINTR))
 				printf("call %u, request %#lx: not noticed\n", n, request);
 			CHECK(!failed || rc < 0 || optional(request) || request == KVM_CREATE_VM);
 			CHECK(rc == 0 || one_sentence());
@@ -334,8 +336,10 @@ TEST(boot_files_that_are_not_there)
 {
 	static const struct {
 		const char *kernel, *initrd, *says;
-	} cases[] = { { "/nonexistent/k", NULL, "boot.kernel: open /nonexistent/k: No such file or directory" },
-		      { kernel_name, "/nonexistent/i", "boot.initrd: open /nonexistent/i: No such file or directory" },
+	} cases[] = { { "/nonexistent/k", NULL,
+			"boot.kernel: open /nonexistent/k: No such file or directory" },
+		      { kernel_name, "/nonexistent/i",
+			"boot.initrd: open /nonexistent/i: No such file or directory" },
 		      { "/dev/null", NULL, NULL },
 		      { "/proc", NULL, NULL } };
 	char fifo[64];
@@ -455,13 +459,13 @@ TEST(running_allocates_nothing)
 
 // ---- K03 --------------------------------------------------------------------------------------------------------
 
-static atomic_uint runs;     // of CPU 0
-static unsigned script;      // which of the cases
+static atomic_uint runs; // of CPU 0
+static unsigned script;	 // which of the cases
 static uint64_t seen_value;
 
 struct way_out {
 	const char *name;
-	int error;           // of KVM_RUN, 0: returns
+	int error;	     // of KVM_RUN, 0: returns
 	uint32_t reason;     // exit_reason
 	uint32_t detail;     // what the reason carries
 	enum vm_event event; // that the machine ends with
@@ -472,8 +476,10 @@ static const struct way_out ways[] = {
 	{ "EFAULT", EFAULT, 0, 0, VM_CRASH, "CPU 0: KVM_RUN: Bad address" },
 	{ "EIO", EIO, 0, 0, VM_CRASH, "CPU 0: KVM_RUN: Input/output error" },
 	{ "ENOSYS", ENOSYS, 0, 0, VM_CRASH, "KVM_RUN: Function not implemented" },
-	{ "memory fault", EFAULT, KVM_EXIT_MEMORY_FAULT, 0, VM_CRASH, "guest memory that the host could not provide" },
-	{ "fail entry", 0, KVM_EXIT_FAIL_ENTRY, 0x80000021, VM_CRASH, "refused to enter the guest, reason 0x80000021" },
+	{ "memory fault", EFAULT, KVM_EXIT_MEMORY_FAULT, 0, VM_CRASH,
+	  "guest memory that the host could not provide" },
+	{ "fail entry", 0, KVM_EXIT_FAIL_ENTRY, 0x80000021, VM_CRASH,
+	  "refused to enter the guest, reason 0x80000021" },
 	{ "internal error", 0, KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_EMULATION, VM_CRASH,
 	  "KVM internal error 1 (an instruction that this host's KVM cannot emulate)" },
 	{ "unknown exit", 0, KVM_EXIT_UNKNOWN, 0, VM_CRASH, "KVM exit 0, which this monitor does not know" },
@@ -482,7 +488,8 @@ static const struct way_out ways[] = {
 	{ "triple fault", 0, KVM_EXIT_SHUTDOWN, 0, VM_REBOOT, NULL },
 	{ "shutdown event", 0, KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_SHUTDOWN, VM_POWEROFF, NULL },
 	{ "reset event", 0, KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_RESET, VM_REBOOT, NULL },
-	{ "crash event", 0, KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_CRASH, VM_CRASH, "the guest reported a crash" },
+	{ "crash event", 0, KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_CRASH, VM_CRASH,
+	  "the guest reported a crash" },
 };
 
 static int way_run(unsigned index, struct kvm_run *r)
@@ -564,7 +571,7 @@ static int access_run(unsigned index, struct kvm_run *r)
 		uint64_t gpa;
 		unsigned len;
 		bool write;
-	} accesses[] = { { 0x10, 4, false }, { UINT64_MAX, 8, true }, { UINT64_MAX - 7, 8, false },
+	} accesses[] = { { 0x10, 4, false },	   { UINT64_MAX, 8, true },  { UINT64_MAX - 7, 8, false },
 			 { 0xe8000000, 4, false }, { 0xe8008000, 2, false }, { 0xdeadbeef, 1, true } };
 	if (index != 0)
 		return fake_wait(r);

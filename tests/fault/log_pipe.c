@@ -58,7 +58,9 @@ static int closed(void)
 	int from = pipe_as_stderr();
 	char text[128] = "";
 	log_warn("this");
-	return read(from, text, sizeof(text) - 1) > 0 && strcmp(text, "minivmm: (2 lines lost) this\n") == 0 ? 0 : 1;
+	return read(from, text, sizeof(text) - 1) > 0 && strcmp(text, "minivmm: (2 lines lost) this\n") == 0
+		       ? 0
+		       : 1;
 }
 
 TEST(a_pipe_without_a_reader_is_no_end)

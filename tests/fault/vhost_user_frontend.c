@@ -19,10 +19,10 @@
 #include <sys/socket.h>
 
 #define IMAGE_SIZE (1u << 20)
-#define PF_ALL                                                                                               \
-	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) |                  \
-	 VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS) | \
-	 VHOST_USER_PF_BIT(INFLIGHT_SHMFD))
+#define PF_ALL                                                                              \
+	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) | \
+	 VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) |         \
+	 VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(INFLIGHT_SHMFD))
 #define PF_VIRTIO_BIT (UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES)
 #define FEATURES      (PF_VIRTIO_BIT | UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_BLK_F_FLUSH)
 
@@ -84,7 +84,11 @@ static int dev_config_write(struct vdev *d, uint32_t off, const void *p, uint32_
 }
 
 static const struct vdev_ops ops = {
-	.program = "test", .start = dev_start, .kick = dev_kick, .drain = dev_drain, .stop = dev_stop,
+	.program = "test",
+	.start = dev_start,
+	.kick = dev_kick,
+	.drain = dev_drain,
+	.stop = dev_stop,
 	.config_write = dev_config_write,
 };
 
@@ -120,8 +124,8 @@ static bool set_up(void)
 	strcpy(fx.path, "/tmp/minivmm-fe.XXXXXX");
 	FD_AUTO fd = mkstemp(fx.path);
 	struct blk_image_options o = { .path = fx.path };
-	if (fd < 0 || ftruncate(fd, IMAGE_SIZE) < 0 || blk_image_open(&fx.b.img, &o, &e) < 0 || loop_init(&fx.d.loop) < 0 ||
-	    vblk_init(&fx.b, &fx.d, 2, 64, &e) < 0 || !driver_open(&fx.dr) ||
+	if (fd < 0 || ftruncate(fd, IMAGE_SIZE) < 0 || blk_image_open(&fx.b.img, &o, &e) < 0 ||
+	    loop_init(&fx.d.loop) < 0 || vblk_init(&fx.b, &fx.d, 2, 64, &e) < 0 || !driver_open(&fx.dr) ||
 	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return false;
 	fx.d.ops = &ops;
@@ -164,7 +168,8 @@ static void tear_down(void)
 
 // ---- the front-end ----------------------------------------------------------------------------------------------
 
-static int send_raw(uint32_t request, uint32_t flags, uint32_t size, const void *p, uint32_t len, const int *fds, unsigned n)
+static int send_raw(uint32_t request, uint32_t flags, uint32_t size, const void *p, uint32_t len,
+		    const int *fds, unsigned n)
 {
 	struct vhost_user_header h = { .request = request, .flags = flags, .size = size };
 	struct iovec iov[] = { { &h, sizeof(h) }, { (void *)(uintptr_t)p, len } };
@@ -176,8 +181,8 @@ static bool reply(uint32_t request, void *p, uint32_t len)
 {
 	struct vhost_user_header h;
 	struct msg_fds fds = { 0 };
-	return msg_recv(fx.sock, &h, sizeof(h), &fds, deadline_in_ms(2000)) == 0 && h.request == request && h.size == len &&
-	       h.flags == (VHOST_USER_VERSION | VHOST_USER_REPLY) &&
+	return msg_recv(fx.sock, &h, sizeof(h), &fds, deadline_in_ms(2000)) == 0 && h.request == request &&
+	       h.size == len && h.flags == (VHOST_USER_VERSION | VHOST_USER_REPLY) &&
 	       (len == 0 || msg_recv(fx.sock, p, len, &fds, deadline_in_ms(2000)) == 0) && fds.count == 0;
 }
 
@@ -198,7 +203,8 @@ static int set_u64(uint32_t request, uint64_t v)
 
 static bool get_u64(uint32_t request, uint64_t *v)
 {
-	return send_raw(request, VHOST_USER_VERSION, 0, NULL, 0, NULL, 0) == 0 && reply(request, v, sizeof(*v));
+	return send_raw(request, VHOST_USER_VERSION, 0, NULL, 0, NULL, 0) == 0 &&
+	       reply(request, v, sizeof(*v));
 }
 
 static int set_state(uint32_t request, uint32_t index, uint32_t num)
@@ -229,20 +235,24 @@ static bool negotiate(void)
 	return get_u64(VHOST_USER_GET_FEATURES, &v) && (v & FEATURES) == FEATURES &&
 	       get_u64(VHOST_USER_GET_PROTOCOL_FEATURES, &v) && (v & PF_ALL) == PF_ALL &&
 	       send_raw(VHOST_USER_SET_PROTOCOL_FEATURES, VHOST_USER_VERSION, 8, &pf, 8, NULL, 0) == 0 &&
-	       set(VHOST_USER_SET_OWNER, NULL, 0, NULL, 0) == 0 && set_u64(VHOST_USER_SET_FEATURES, FEATURES) == 0;
+	       set(VHOST_USER_SET_OWNER, NULL, 0, NULL, 0) == 0 &&
+	       set_u64(VHOST_USER_SET_FEATURES, FEATURES) == 0;
 }
 
 static int share_memory(void)
 {
-	struct vhost_user_mem_table m = { .count = 1,
-		                          .region = { { .gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_UVA } } };
+	struct vhost_user_mem_table m = {
+		.count = 1, .region = { { .gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_UVA } }
+	};
 	return set(VHOST_USER_SET_MEM_TABLE, &m, 8 + 32, &fx.dr.fd, 1);
 }
 
 static int set_addresses(uint32_t index)
 {
-	struct vhost_user_vring_addr a = { .index = index, .desc_user = fx.dr.place.desc, .avail_user = fx.dr.place.avail,
-		                           .used_user = fx.dr.place.used };
+	struct vhost_user_vring_addr a = { .index = index,
+					   .desc_user = fx.dr.place.desc,
+					   .avail_user = fx.dr.place.avail,
+					   .used_user = fx.dr.place.used };
 	return set(VHOST_USER_SET_VRING_ADDR, &a, sizeof(a), NULL, 0);
 }
 
@@ -250,8 +260,10 @@ static bool ring_up(void)
 {
 	return share_memory() == 0 && set_state(VHOST_USER_SET_VRING_NUM, 0, DRIVER_SIZE) == 0 &&
 	       set_state(VHOST_USER_SET_VRING_BASE, 0, 0) == 0 && set_addresses(0) == 0 &&
-	       set_fd(VHOST_USER_SET_VRING_CALL, 0, fx.call) == 0 && set_fd(VHOST_USER_SET_VRING_ERR, 0, fx.err) == 0 &&
-	       set_fd(VHOST_USER_SET_VRING_KICK, 0, fx.kick) == 0 && set_state(VHOST_USER_SET_VRING_ENABLE, 0, 1) == 0;
+	       set_fd(VHOST_USER_SET_VRING_CALL, 0, fx.call) == 0 &&
+	       set_fd(VHOST_USER_SET_VRING_ERR, 0, fx.err) == 0 &&
+	       set_fd(VHOST_USER_SET_VRING_KICK, 0, fx.kick) == 0 &&
+	       set_state(VHOST_USER_SET_VRING_ENABLE, 0, 1) == 0;
 }
 
 static bool queue_up(void)
@@ -284,13 +296,12 @@ static bool disk_works(void)
 	return wait_for(fx.call) && fx.dr.ram[DRIVER_DATA + 1024] == VIRTIO_BLK_S_OK;
 }
 
-#define SERVED(name, ...)                                                                                    \
-	static void name##_body(void) { __VA_ARGS__ }                                                        \
-	TEST(name)                                                                                           \
-	{                                                                                                    \
-		CHECK(set_up());                                                                             \
-		name##_body();                                                                               \
-		tear_down();                                                                                 \
+#define SERVED(name, ...)                                       \
+	static void name##_body(void){ __VA_ARGS__ } TEST(name) \
+	{                                                       \
+		CHECK(set_up());                                \
+		name##_body();                                  \
+		tear_down();                                    \
 	}
 
 // ---- front-ends that keep the rules -----------------------------------------------------------------------------
@@ -352,7 +363,8 @@ SERVED(memory_changes_under_a_running_queue, {
 	struct vhost_user_mem_reg more = { .region = { .gpa = 0x1000, .size = 4096, .user = 0x1000 } };
 	CHECK_EQ(set(VHOST_USER_ADD_MEM_REG, &more, sizeof(more), &fx.dr.fd, 1), 0);
 	CHECK(disk_works());
-	CHECK_EQ(set(VHOST_USER_REM_MEM_REG, &more, sizeof(more), &fx.dr.fd, 1), 0); // with a descriptor, as old ones do
+	CHECK_EQ(set(VHOST_USER_REM_MEM_REG, &more, sizeof(more), &fx.dr.fd, 1),
+		 0); // with a descriptor, as old ones do
 	CHECK_EQ(set(VHOST_USER_REM_MEM_REG, &more, sizeof(more), NULL, 0), 1);
 	CHECK(disk_works());
 })
@@ -397,7 +409,8 @@ SERVED(a_record_of_what_is_in_flight, {
 	struct vhost_user_inflight i = { .queue_count = 2, .queue_size = DRIVER_SIZE };
 	struct vhost_user_header h;
 	struct msg_fds fds = { 0 };
-	CHECK_EQ(send_raw(VHOST_USER_GET_INFLIGHT_FD, VHOST_USER_VERSION, sizeof(i), &i, sizeof(i), NULL, 0), 0);
+	CHECK_EQ(send_raw(VHOST_USER_GET_INFLIGHT_FD, VHOST_USER_VERSION, sizeof(i), &i, sizeof(i), NULL, 0),
+		 0);
 	CHECK_EQ(msg_recv(fx.sock, &h, sizeof(h), &fds, deadline_in_ms(2000)), 0);
 	CHECK_EQ(msg_recv(fx.sock, &i, sizeof(i), &fds, deadline_in_ms(2000)), 0);
 	FD_AUTO fd = msg_fds_take_one(&fds);
@@ -441,10 +454,12 @@ SERVED(a_record_of_what_is_in_flight, {
 SERVED(an_old_front_end, {
 	uint64_t f = FEATURES & ~PF_VIRTIO_BIT;
 	struct vhost_user_vring_state n = { 0, DRIVER_SIZE };
-	struct vhost_user_mem_table m = { .count = 1,
-		                          .region = { { .gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_UVA } } };
-	struct vhost_user_vring_addr a = { .desc_user = fx.dr.place.desc, .avail_user = fx.dr.place.avail,
-		                           .used_user = fx.dr.place.used };
+	struct vhost_user_mem_table m = {
+		.count = 1, .region = { { .gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_UVA } }
+	};
+	struct vhost_user_vring_addr a = { .desc_user = fx.dr.place.desc,
+					   .avail_user = fx.dr.place.avail,
+					   .used_user = fx.dr.place.used };
 	uint64_t zero = 0;
 	CHECK_EQ(send_raw(VHOST_USER_SET_FEATURES, VHOST_USER_VERSION, 8, &f, 8, NULL, 0), 0);
 	CHECK_EQ(send_raw(VHOST_USER_SET_VRING_KICK, VHOST_USER_VERSION, 8, &zero, 8, &fx.kick, 1), 0);
@@ -487,7 +502,7 @@ SERVED(values_that_are_refused, {
 	CHECK_EQ(set_state(VHOST_USER_SET_VRING_ENABLE, 9, 1), 1);
 	CHECK_EQ(set_addresses(2), 1);
 	CHECK_EQ(set_fd(VHOST_USER_SET_VRING_KICK, 7, fx.kick), 1);
-	CHECK_EQ(set_fd(VHOST_USER_SET_VRING_KICK, 0, -1), 1); // polling
+	CHECK_EQ(set_fd(VHOST_USER_SET_VRING_KICK, 0, -1), 1);	     // polling
 	CHECK_EQ(set_fd(VHOST_USER_SET_VRING_KICK, 0, fx.dr.fd), 1); // no eventfd
 	CHECK_EQ(set_fd(VHOST_USER_SET_VRING_CALL, 255, fx.call), 1);
 	uint64_t both = VHOST_USER_VRING_NO_FD;
@@ -498,9 +513,11 @@ SERVED(values_that_are_refused, {
 
 SERVED(memory_tables_that_are_refused, {
 	CHECK(negotiate());
-	struct vhost_user_mem_table m = { .count = 2,
-		                          .region = { { .gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_UVA },
-		                                      { .gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_UVA } } };
+	struct vhost_user_mem_table m = {
+		.count = 2,
+		.region = { { .gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_UVA },
+			    { .gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_UVA } }
+	};
 	int two[] = { fx.dr.fd, fx.dr.fd };
 	CHECK_EQ(set(VHOST_USER_SET_MEM_TABLE, &m, 72, two, 2), 1); // overlap
 	CHECK_EQ(set(VHOST_USER_SET_MEM_TABLE, &m, 72, two, 1), 1); // a descriptor is missing
@@ -557,30 +574,36 @@ SERVED(changes_that_a_running_ring_does_not_take, {
 
 // ---- dropped ----------------------------------------------------------------------------------------------------
 
-#define DROPPED(name, ...)                                                                                   \
-	SERVED(name, {                                                                                       \
-		CHECK(negotiate());                                                                          \
-		__VA_ARGS__;                                                                                 \
-		CHECK(closed());                                                                             \
+#define DROPPED(name, ...)          \
+	SERVED(name, {              \
+		CHECK(negotiate()); \
+		__VA_ARGS__;        \
+		CHECK(closed());    \
 	})
 
 DROPPED(wrong_version, send_raw(VHOST_USER_GET_FEATURES, 2, 0, NULL, 0, NULL, 0))
 DROPPED(a_reply_where_a_request_is_due, send_raw(VHOST_USER_GET_FEATURES, 5, 0, NULL, 0, NULL, 0))
 DROPPED(unknown_request, send_raw(99, 1, 0, NULL, 0, NULL, 0))
 DROPPED(request_zero, send_raw(0, 1, 0, NULL, 0, NULL, 0))
-DROPPED(request_of_a_feature_that_is_not_offered, send_raw(VHOST_USER_SEND_RARP, 1, 8, "12345678", 8, NULL, 0))
+DROPPED(request_of_a_feature_that_is_not_offered,
+	send_raw(VHOST_USER_SEND_RARP, 1, 8, "12345678", 8, NULL, 0))
 DROPPED(postcopy_is_not_offered, send_raw(VHOST_USER_POSTCOPY_ADVISE, 1, 0, NULL, 0, NULL, 0))
-DROPPED(iotlb_without_an_iommu, send_raw(VHOST_USER_IOTLB_MSG, 1, 32, "12345678901234567890123456789012", 32, NULL, 0))
+DROPPED(iotlb_without_an_iommu,
+	send_raw(VHOST_USER_IOTLB_MSG, 1, 32, "12345678901234567890123456789012", 32, NULL, 0))
 DROPPED(size_too_small, send_raw(VHOST_USER_SET_FEATURES, 1, 4, "1234", 4, NULL, 0))
 DROPPED(size_too_large, send_raw(VHOST_USER_SET_FEATURES, 1, 16, "1234567812345678", 16, NULL, 0))
 DROPPED(size_absurd, send_raw(VHOST_USER_SET_FEATURES, 1, UINT32_MAX, NULL, 0, NULL, 0))
-DROPPED(descriptors_where_none_are_due, send_raw(VHOST_USER_GET_FEATURES, 1, 0, NULL, 0, (int[]){ fx.kick, fx.call }, 2))
-DROPPED(descriptor_missing, send_raw(VHOST_USER_ADD_MEM_REG, 1, 40, &(struct vhost_user_mem_reg){ 0 }, 40, NULL, 0))
-DROPPED(a_refusal_without_reply_ack, send_raw(VHOST_USER_SET_VRING_NUM, 1, 8, &(struct vhost_user_vring_state){ 0, 3 }, 8, NULL, 0))
+DROPPED(descriptors_where_none_are_due,
+	send_raw(VHOST_USER_GET_FEATURES, 1, 0, NULL, 0, (int[]){ fx.kick, fx.call }, 2))
+DROPPED(descriptor_missing,
+	send_raw(VHOST_USER_ADD_MEM_REG, 1, 40, &(struct vhost_user_mem_reg){ 0 }, 40, NULL, 0))
+DROPPED(a_refusal_without_reply_ack,
+	send_raw(VHOST_USER_SET_VRING_NUM, 1, 8, &(struct vhost_user_vring_state){ 0, 3 }, 8, NULL, 0))
 DROPPED(bad_index_where_a_reply_is_due,
-        send_raw(VHOST_USER_GET_VRING_BASE, 1, 8, &(struct vhost_user_vring_state){ 2, 0 }, 8, NULL, 0))
+	send_raw(VHOST_USER_GET_VRING_BASE, 1, 8, &(struct vhost_user_vring_state){ 2, 0 }, 8, NULL, 0))
 DROPPED(end_within_a_header, CHECK_EQ(send(fx.sock, "abc", 3, MSG_NOSIGNAL), 3); shutdown(fx.sock, SHUT_WR))
-DROPPED(end_within_a_payload, send_raw(VHOST_USER_SET_FEATURES, 1, 8, "1234", 4, NULL, 0); shutdown(fx.sock, SHUT_WR))
+DROPPED(end_within_a_payload, send_raw(VHOST_USER_SET_FEATURES, 1, 8, "1234", 4, NULL, 0);
+	shutdown(fx.sock, SHUT_WR))
 DROPPED(half_a_message_and_silence, CHECK_EQ(send(fx.sock, "abc", 3, MSG_NOSIGNAL), 3)) // 2 s
 
 SERVED(more_descriptors_than_a_message_can_have, {
@@ -590,9 +613,12 @@ SERVED(more_descriptors_than_a_message_can_have, {
 	} c = { { 0 } };
 	struct vhost_user_header h = { .request = VHOST_USER_SET_MEM_TABLE, .flags = 1, .size = 8 };
 	struct iovec iov = { &h, sizeof(h) };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = sizeof(c) };
-	*CMSG_FIRSTHDR(&m) = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
-		                               .cmsg_len = CMSG_LEN(40 * sizeof(int)) };
+	struct msghdr m = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = sizeof(c)
+	};
+	*CMSG_FIRSTHDR(&m) = (struct cmsghdr){ .cmsg_level = SOL_SOCKET,
+					       .cmsg_type = SCM_RIGHTS,
+					       .cmsg_len = CMSG_LEN(40 * sizeof(int)) };
 	for (size_t i = 0; i < 40; i++)
 		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)) + i * sizeof(int), &fx.kick, sizeof(int));
 	CHECK(negotiate());

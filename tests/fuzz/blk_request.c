@@ -11,12 +11,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct disk k;
-	static const struct vq_place place = { .size = GUEST_QUEUE, .desc = GUEST_UVA, .avail = GUEST_UVA + GUEST_AVAIL,
-		                               .used = GUEST_UVA + GUEST_USED };
+	static const struct vq_place place = { .size = GUEST_QUEUE,
+					       .desc = GUEST_UVA,
+					       .avail = GUEST_UVA + GUEST_AVAIL,
+					       .used = GUEST_UVA + GUEST_USED };
 	if (!k.ram) {
 		log_init("fuzz", LOG_ERROR);
 		disk_open(&k);
-		disk_must(guest_mem_add(&k.d.mem, k.guest_fd, 0, 0, GUEST_UVA, GUEST_LEN) == 0, "guest memory");
+		disk_must(guest_mem_add(&k.d.mem, k.guest_fd, 0, 0, GUEST_UVA, GUEST_LEN) == 0,
+			  "guest memory");
 	}
 	if (size < 1)
 		return 0;

@@ -46,10 +46,11 @@ static inline void disk_open(struct disk *k)
 	k->ram = mmap(NULL, GUEST_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, k->guest_fd, 0);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", k->image_fd);
 	struct blk_image_options o = { .path = path };
-	disk_must(k->ram != MAP_FAILED && loop_init(&k->d.loop) == 0 && blk_image_open(&k->b.img, &o, &e) == 0 &&
-	                  vblk_init(&k->b, &k->d, 2, 64, &e) == 0 &&
-	                  blk_engine_open(&k->b.engine, &k->b.img, BLK_ENGINE_SYNC, k->b.request_count, &e) == 0,
-	          e.text);
+	disk_must(k->ram != MAP_FAILED && loop_init(&k->d.loop) == 0 &&
+			  blk_image_open(&k->b.img, &o, &e) == 0 && vblk_init(&k->b, &k->d, 2, 64, &e) == 0 &&
+			  blk_engine_open(&k->b.engine, &k->b.img, BLK_ENGINE_SYNC, k->b.request_count, &e) ==
+				  0,
+		  e.text);
 	k->d.queues = k->q;
 	k->d.queue_count = 2;
 	k->d.queue_size_max = 64;

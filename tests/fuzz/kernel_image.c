@@ -52,8 +52,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	};
 	int rc = firmware_load(&out, &rq, &e);
 	if (rc) {
-		if (rc != -EINVAL ||
-		    (strncmp(e.text, "kernel kernel: ", 15) != 0 && strncmp(e.text, "initrd initrd: ", 15) != 0))
+		if (rc != -EINVAL || (strncmp(e.text, "kernel kernel: ", 15) != 0 &&
+				      strncmp(e.text, "initrd initrd: ", 15) != 0))
 			abort();
 		return 0;
 	}

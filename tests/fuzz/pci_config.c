@@ -11,12 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ECAM  UINT64_C(0xe8000000)
-#define WIN32 UINT64_C(0xc0000000)
+#define ECAM	   UINT64_C(0xe8000000)
+#define WIN32	   UINT64_C(0xc0000000)
 #define WIN32_SIZE UINT64_C(0x1000000)
-#define WIN64 UINT64_C(0x4000000000)
+#define WIN64	   UINT64_C(0x4000000000)
 #define WIN64_SIZE UINT64_C(0x100000000)
-#define FUNCTIONS 3
+#define FUNCTIONS  3
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -136,7 +136,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	make();
 	for (; size >= 8; data += 8, size -= 8) {
 		unsigned width = sizes[data[0] & 3];
-		uint64_t where = data[1] | (uint64_t)(data[2] & 7) << 15 | (uint64_t)(data[2] & 0xc0) << 2, val = 0;
+		uint64_t where = data[1] | (uint64_t)(data[2] & 7) << 15 | (uint64_t)(data[2] & 0xc0) << 2,
+			 val = 0;
 		for (unsigned i = 0; i < 4; i++)
 			val |= (uint64_t)data[4 + i] << (8 * i);
 		if (data[3] & 1) // the top of a window, for short

@@ -51,7 +51,11 @@ static int dev_config_write(struct vdev *d, uint32_t off, const void *p, uint32_
 }
 
 static const struct vdev_ops ops = {
-	.start = dev_start, .kick = dev_kick, .drain = dev_drain, .stop = dev_stop, .config_write = dev_config_write,
+	.start = dev_start,
+	.kick = dev_kick,
+	.drain = dev_drain,
+	.stop = dev_stop,
+	.config_write = dev_config_write,
 };
 
 // A disk with one good request waiting in queue 0.
@@ -91,7 +95,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		log_init("fuzz", LOG_ERROR);
 		disk_open(&k);
 		k.d.ops = &ops;
-		signal(SIGPIPE, SIG_IGN); // as vdev_main() does: what is called a call eventfd may be a socket
+		signal(SIGPIPE,
+		       SIG_IGN); // as vdev_main() does: what is called a call eventfd may be a socket
 	}
 	guest_prepare();
 	int pair[2], lowest = dup(k.guest_fd);

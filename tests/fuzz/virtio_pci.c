@@ -3,11 +3,11 @@
 // that must not, KVM is never asked for what it would refuse, and a reset always brings the device back to rest.
 //
 // An input is a list of commands: one byte says which, its operands follow.
+#include "vmm/virtio_pci.h"
 #include "tests/unit/fake_backend.h"
 #include "tests/unit/fake_kvm.h"
 #include "vmm/base/log.h"
 #include "vmm/pci_host.h"
-#include "vmm/virtio_pci.h"
 #include "vmm/virtio_pci_regs.h"
 
 #include <linux/pci_regs.h>
@@ -165,7 +165,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		command((uint8_t)take(1));
 	fb.fail = FB_NONE;
 	pci_host_reset(&host);
-	require(fake.doorbell_count == 0 && fake.irqfd_count == 0 && !fb.started[0] && !fb.started[1] && !fb.started[2]);
+	require(fake.doorbell_count == 0 && fake.irqfd_count == 0 && !fb.started[0] && !fb.started[1] &&
+		!fb.started[2]);
 	pci_host_destroy(&host);
 	require(fb.closed && fb.mistakes == 0 && fake.mistakes == 0);
 	irq_destroy(&irq);

@@ -16,8 +16,9 @@ static void check_pieces(const struct guest_mem *m, const struct vq_chain *c, co
 	uint64_t readable = 0, writable = 0;
 	for (unsigned i = 0; i < c->readable + c->writable; i++) {
 		uintptr_t at = (uintptr_t)iov[i].iov_base, ram = (uintptr_t)m->region[0].host;
-		disk_must(at >= ram && iov[i].iov_len <= GUEST_LEN && at - ram <= GUEST_LEN - iov[i].iov_len && iov[i].iov_len,
-		          "a piece outside guest memory");
+		disk_must(at >= ram && iov[i].iov_len <= GUEST_LEN &&
+				  at - ram <= GUEST_LEN - iov[i].iov_len && iov[i].iov_len,
+			  "a piece outside guest memory");
 		*(i < c->readable ? &readable : &writable) += iov[i].iov_len;
 	}
 	disk_must(readable == c->readable_len && writable == c->writable_len, "lengths do not add up");
@@ -26,12 +27,15 @@ static void check_pieces(const struct guest_mem *m, const struct vq_chain *c, co
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct disk k;
-	static const struct vq_place place = { .size = GUEST_QUEUE, .desc = GUEST_UVA, .avail = GUEST_UVA + GUEST_AVAIL,
-		                               .used = GUEST_UVA + GUEST_USED };
+	static const struct vq_place place = { .size = GUEST_QUEUE,
+					       .desc = GUEST_UVA,
+					       .avail = GUEST_UVA + GUEST_AVAIL,
+					       .used = GUEST_UVA + GUEST_USED };
 	if (!k.ram) {
 		log_init("fuzz", LOG_ERROR);
 		disk_open(&k);
-		disk_must(guest_mem_add(&k.d.mem, k.guest_fd, 0, 0, GUEST_UVA, GUEST_LEN) == 0, "guest memory");
+		disk_must(guest_mem_add(&k.d.mem, k.guest_fd, 0, 0, GUEST_UVA, GUEST_LEN) == 0,
+			  "guest memory");
 	}
 	if (size < 1)
 		return 0;
@@ -46,7 +50,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		vq_notify_disable(q);
 		if (vq_pop(q, &c, iov, IOVECS) <= 0)
 			break;
-		disk_must(++taken <= 64 && c.head < GUEST_QUEUE && c.readable + c.writable <= IOVECS, "a chain too long");
+		disk_must(++taken <= 64 && c.head < GUEST_QUEUE && c.readable + c.writable <= IOVECS,
+			  "a chain too long");
 		check_pieces(&k.d.mem, &c, iov);
 		if (data[0] & 4 && c.writable) // the device's own writes may hit the rings
 			memset(iov[c.readable].iov_base, data[0], iov[c.readable].iov_len);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Ranges in order, accesses that no range covers, and readers beside a thread that adds and removes.
+#include "vmm/bus.h"
 #include "tests/unit/test.h"
 #include "vmm/base/check.h"
-#include "vmm/bus.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -33,7 +33,9 @@ static void range_write(struct bus_range *r, uint64_t offset, unsigned size, uin
 
 static struct bus_range range_of(uint64_t start, uint64_t size)
 {
-	return (struct bus_range){ .start = start, .size = size, .name = "r", .read = range_read, .write = range_write };
+	return (struct bus_range){
+		.start = start, .size = size, .name = "r", .read = range_read, .write = range_write
+	};
 }
 
 static bool in_order(void)
@@ -73,8 +75,8 @@ TEST(overlaps_are_refused)
 		int rc;
 	} cases[] = {
 		{ 0x1000, 0x100, -EEXIST }, // the same
-		{ 0x0fff, 1, 0 },           // touches from below
-		{ 0x1100, 1, 0 },           // and from above
+		{ 0x0fff, 1, 0 },	    // touches from below
+		{ 0x1100, 1, 0 },	    // and from above
 		{ 0x0fff, 2, -EEXIST },
 		{ 0x10ff, 1, -EEXIST },
 		{ 0x10ff, 0x100, -EEXIST },
@@ -136,7 +138,8 @@ TEST(a_full_bus_says_so)
 	static struct bus_range r[BUS_RANGES_MAX + 1];
 	bus_init(&bus);
 	for (unsigned i = 0; i < BUS_RANGES_MAX; i++) {
-		r[i] = range_of(UINT64_C(0x1000) * ((i * 7) % BUS_RANGES_MAX), 0x800); // 7 and 512 share no factor
+		r[i] = range_of(UINT64_C(0x1000) * ((i * 7) % BUS_RANGES_MAX),
+				0x800); // 7 and 512 share no factor
 		CHECK_EQ(bus_add(&bus, &r[i]), 0);
 	}
 	CHECK(in_order());

@@ -17,15 +17,15 @@
 
 #define SELF "/proc/self/exe"
 
-#define CHILD(name_)                                                                                         \
-	static void child_##name_(int argc, char **argv);                                                    \
-	__attribute__((constructor)) static void child_if_##name_(int argc, char **argv)                     \
-	{                                                                                                    \
-		if (argc < 2 || strcmp(argv[1], "child:" #name_) != 0)                                       \
-			return;                                                                              \
-		child_##name_(argc, argv);                                                                   \
-		_exit(0);                                                                                    \
-	}                                                                                                    \
+#define CHILD(name_)                                                                     \
+	static void child_##name_(int argc, char **argv);                                \
+	__attribute__((constructor)) static void child_if_##name_(int argc, char **argv) \
+	{                                                                                \
+		if (argc < 2 || strcmp(argv[1], "child:" #name_) != 0)                   \
+			return;                                                          \
+		child_##name_(argc, argv);                                               \
+		_exit(0);                                                                \
+	}                                                                                \
 	static void child_##name_(__attribute__((unused)) int argc, __attribute__((unused)) char **argv)
 
 // What this program has open: one bit a descriptor, for the first 64.

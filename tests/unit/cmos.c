@@ -55,8 +55,9 @@ static bool agrees(int64_t when, bool binary)
 		uint8_t reg;
 		int value;
 	} want[] = {
-		{ 0x00, tm.tm_sec },	 { 0x02, tm.tm_min },	   { 0x04, tm.tm_hour },
-		{ 0x06, tm.tm_wday + 1 }, { 0x07, tm.tm_mday },	   { 0x08, tm.tm_mon + 1 },
+		{ 0x00, tm.tm_sec },	    { 0x02, tm.tm_min },
+		{ 0x04, tm.tm_hour },	    { 0x06, tm.tm_wday + 1 },
+		{ 0x07, tm.tm_mday },	    { 0x08, tm.tm_mon + 1 },
 		{ 0x09, tm.tm_year % 100 }, { 0x32, tm.tm_year / 100 + 19 },
 	};
 	bool good = true;
@@ -92,7 +93,8 @@ TEST(ends_of_days_in_leap_years)
 					1735603200 };
 	start();
 	for (size_t i = 0; i < sizeof(days) / sizeof(days[0]); i++)
-		for (int64_t second = -2; second <= DAY + 2; second += second < 3 || second > DAY - 3 ? 1 : 1021) {
+		for (int64_t second = -2; second <= DAY + 2;
+		     second += second < 3 || second > DAY - 3 ? 1 : 1021) {
 			set(0x0b, 0);
 			CHECK(agrees(days[i] + second, false));
 			set(0x0b, 4);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The host's side of the serial port: every kind of it, readers that block, leave or were never there.
+#include "vmm/console.h"
 #include "tests/unit/child.h"
 #include "tests/unit/test.h"
 #include "vmm/base/check.h"
-#include "vmm/console.h"
 #include "vmm/terminal.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -89,10 +89,10 @@ static void turn(int ms)
 }
 
 // Runs the loop until something that takes the kernel's workers has come about; a test that waits in vain fails by what it checks next.
-#define TURN_UNTIL(cond)                                                                                     \
-	do {                                                                                                 \
-		for (int64_t end_ = now_ms() + 5000; !(cond) && now_ms() < end_;)                            \
-			loop_once(&loop, 1);                                                                 \
+#define TURN_UNTIL(cond)                                                          \
+	do {                                                                      \
+		for (int64_t end_ = now_ms() + 5000; !(cond) && now_ms() < end_;) \
+			loop_once(&loop, 1);                                      \
 	} while (0)
 
 static bool folder(void)
@@ -260,7 +260,9 @@ TEST(a_blocked_pipe_drops_and_counts)
 	CHECK(took < 1000); // a vCPU never waits
 	CHECK(!told_early);
 	unsigned long dropped = 0;
-	CHECK_EQ(sscanf(log, "minivmm: serial: the reader was too slow or is gone: %lu bytes dropped", &dropped), 1);
+	CHECK_EQ(sscanf(log, "minivmm: serial: the reader was too slow or is gone: %lu bytes dropped",
+			&dropped),
+		 1);
 	CHECK_EQ(dropped + len, BYTES);
 	CHECK(len >= CONSOLE_RING);
 	CHECK(memcmp(text, "123456789\n123456789\n", 20) == 0);

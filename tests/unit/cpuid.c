@@ -12,12 +12,16 @@ static const struct kvm kvm = { .fd = -1, .vm_fd = -1 };
 static struct err err;
 static struct kvm_cpuid2 *host, *list;
 
-static void host_add(uint32_t function, uint32_t index, uint32_t flags, uint32_t eax, uint32_t ebx, uint32_t ecx,
-		     uint32_t edx)
+static void host_add(uint32_t function, uint32_t index, uint32_t flags, uint32_t eax, uint32_t ebx,
+		     uint32_t ecx, uint32_t edx)
 {
-	host->entries[host->nent++] = (struct kvm_cpuid_entry2){
-		.function = function, .index = index, .flags = flags, .eax = eax, .ebx = ebx, .ecx = ecx, .edx = edx
-	};
+	host->entries[host->nent++] = (struct kvm_cpuid_entry2){ .function = function,
+								 .index = index,
+								 .flags = flags,
+								 .eax = eax,
+								 .ebx = ebx,
+								 .ecx = ecx,
+								 .edx = edx };
 }
 
 static void host_new(void)
@@ -98,7 +102,8 @@ static bool topology_reads(uint32_t function, unsigned cpus, unsigned index)
 	return (smt->flags & INDEXED) && (core->flags & INDEXED) && smt->edx == index && core->edx == index &&
 	       (smt->ecx >> 8 & 0xff) == 1 && (core->ecx >> 8 & 0xff) == 2 && (smt->ecx & 0xff) == 0 &&
 	       (core->ecx & 0xff) == 1 && (smt->eax & 31) == 0 && (smt->ebx & 0xffff) == 1 &&
-	       (core->ebx & 0xffff) == cpus && index >> (core->eax & 31) == 0 && (cpus - 1) >> (core->eax & 31) == 0 &&
+	       (core->ebx & 0xffff) == cpus && index >> (core->eax & 31) == 0 &&
+	       (cpus - 1) >> (core->eax & 31) == 0 &&
 	       (core->eax & 31 ? (cpus - 1) >> ((core->eax & 31) - 1) != 0 : cpus == 1) &&
 	       (leaf(function, 2)->ecx >> 8 & 0xff) == 0; // no further level
 }

@@ -58,16 +58,21 @@ static inline void driver_close(struct driver *dr)
 }
 
 // Sets a descriptor; `off` counts from the start of guest memory.
-static inline void driver_desc(struct driver *dr, unsigned i, uint64_t off, uint32_t len, unsigned flags, unsigned next)
+static inline void driver_desc(struct driver *dr, unsigned i, uint64_t off, uint32_t len, unsigned flags,
+			       unsigned next)
 {
-	dr->desc[i] = (struct vring_desc){ .addr = DRIVER_GPA + off, .len = len, .flags = (uint16_t)flags, .next = (uint16_t)next };
+	dr->desc[i] = (struct vring_desc){
+		.addr = DRIVER_GPA + off, .len = len, .flags = (uint16_t)flags, .next = (uint16_t)next
+	};
 }
 
 // The same in an indirect table at `table` in guest memory.
-static inline void driver_indirect(struct driver *dr, uint32_t table, unsigned i, uint64_t off, uint32_t len, unsigned flags,
-                                   unsigned next)
+static inline void driver_indirect(struct driver *dr, uint32_t table, unsigned i, uint64_t off, uint32_t len,
+				   unsigned flags, unsigned next)
 {
-	struct vring_desc d = { .addr = DRIVER_GPA + off, .len = len, .flags = (uint16_t)flags, .next = (uint16_t)next };
+	struct vring_desc d = {
+		.addr = DRIVER_GPA + off, .len = len, .flags = (uint16_t)flags, .next = (uint16_t)next
+	};
 	memcpy(dr->ram + table + i * sizeof(d), &d, sizeof(d));
 }
 

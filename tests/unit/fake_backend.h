@@ -17,17 +17,29 @@
 #define FB_QUEUES 8
 #define FB_CONFIG 64
 
-enum fb_op { FB_NONE, FB_FEATURES, FB_NEGOTIATE, FB_CONFIG_READ, FB_CONFIG_WRITE, FB_MEMORY, FB_START, FB_STOP, FB_RUN, FB_IDLE, FB_OPS };
+enum fb_op {
+	FB_NONE,
+	FB_FEATURES,
+	FB_NEGOTIATE,
+	FB_CONFIG_READ,
+	FB_CONFIG_WRITE,
+	FB_MEMORY,
+	FB_START,
+	FB_STOP,
+	FB_RUN,
+	FB_IDLE,
+	FB_OPS
+};
 
 struct fake_backend {
 	struct backend b;
 	uint64_t features, negotiated;
 	uint8_t config[FB_CONFIG];
 	const struct memmap *memory;
-	char log[1024];          // one letter an operation; those of a queue with its number
-	enum fb_op fail;         // this operation is refused
-	unsigned fail_queue;     // FB_START, FB_STOP: of this queue
-	bool die_on_fail;        // and the back-end is dead then
+	char log[1024];	     // one letter an operation; those of a queue with its number
+	enum fb_op fail;     // this operation is refused
+	unsigned fail_queue; // FB_START, FB_STOP: of this queue
+	bool die_on_fail;    // and the back-end is dead then
 	bool dead, running, closed, has_memory;
 	bool started[FB_QUEUES];
 	struct vring_cfg ring[FB_QUEUES];
@@ -195,7 +207,8 @@ static const struct backend_ops fb_ops = {
 	.close = fb_close,
 };
 
-static inline void fb_init(struct fake_backend *f, const struct memmap *memory, unsigned queues, uint32_t config_len)
+static inline void fb_init(struct fake_backend *f, const struct memmap *memory, unsigned queues,
+			   uint32_t config_len)
 {
 	*f = (struct fake_backend){
 		.b = { .ops = &fb_ops,

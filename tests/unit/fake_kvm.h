@@ -19,9 +19,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define FAKE_ITEMS 2048
+#define FAKE_ITEMS    2048
 #define FAKE_VCPU_MAP 12288
-#define FAKE_FDS 1024
+#define FAKE_FDS      1024
 
 struct fake_item {
 	int fd;
@@ -32,9 +32,9 @@ static struct fake_kvm {
 	pthread_mutex_t lock;
 	unsigned calls, fail_call; // fail_call: the one that fails, from 1
 	int fail_error;
-	unsigned long failed;       // the request that it was
+	unsigned long failed;	    // the request that it was
 	unsigned long fail_request; // every one of this kind fails
-	int fail_capability;        // KVM does not have this one; -1: has all
+	int fail_capability;	    // KVM does not have this one; -1: has all
 
 	unsigned mistakes;
 	unsigned doorbell_count, irqfd_count, route_sets, slots, irqchips, x2apic_formats, pins_set;

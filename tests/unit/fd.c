@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Descriptors: owned, stolen, handed over by number and by name.
+#include "vmm/base/fd.h"
 #include "tests/unit/child.h"
 #include "tests/unit/test.h"
-#include "vmm/base/fd.h"
 
 static struct err err;
 
@@ -79,7 +79,8 @@ TEST(references_by_number)
 	ro = open(link, O_RDONLY);
 	path_only = open("/", O_PATH);
 	snprintf(ref, sizeof(ref), "fd:%d", one);
-	CHECK(fd_is_reference(ref) && !fd_is_reference("fd") && !fd_is_reference("/fd:3") && !fd_is_reference(""));
+	CHECK(fd_is_reference(ref) && !fd_is_reference("fd") && !fd_is_reference("/fd:3") &&
+	      !fd_is_reference(""));
 	CHECK_EQ(inode_of(ref, O_RDWR), 1);
 	CHECK_EQ(inode_of(ref, O_RDONLY), 1);
 	CHECK_EQ(inode_of(ref, O_WRONLY | O_CREAT | O_TRUNC), 1);
@@ -94,7 +95,7 @@ TEST(references_by_number)
 	CHECK_EQ(inode_of(ref, O_RDONLY), (unsigned long long)-EACCES);
 	CHECK_EQ(inode_of("fd:987654", O_RDONLY), (unsigned long long)-EBADF);
 	CHECK_STR(err.text, "fd:987654: Bad file descriptor");
-	static const char *const no_name[] = { "fd:",   "fd:-1",	 "fd:+1",  "fd: 1",
+	static const char *const no_name[] = { "fd:",	"fd:-1",	  "fd:+1",  "fd: 1",
 					       "fd:1x", "fd:99999999999", "fd:0x1", "fd:4294967299" };
 	for (size_t i = 0; i < sizeof(no_name) / sizeof(no_name[0]); i++) {
 		CHECK_EQ(inode_of(no_name[i], O_RDONLY), (unsigned long long)-ENOENT);

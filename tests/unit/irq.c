@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // GSIs and routes, in front of a KVM that keeps what it was told.
+#include "vmm/irq.h"
 #include "tests/unit/fake_kvm.h"
 #include "tests/unit/test.h"
-#include "vmm/irq.h"
 
 static struct kvm kvm = { .fd = -1, .vm_fd = -1 };
 static struct irq irq;
@@ -41,7 +41,8 @@ TEST(routes_reach_kvm_with_the_pins)
 	CHECK_EQ(r->u.msi.address_lo, 0xfee01000);
 	CHECK_EQ(r->u.msi.address_hi, 0);
 	CHECK_EQ(r->u.msi.data, 0x4021);
-	CHECK_EQ(irq_msi_route(&irq, (uint32_t)gsi, LAPIC | 0x1000, 0x4021), 0); // nothing new: KVM is not asked
+	CHECK_EQ(irq_msi_route(&irq, (uint32_t)gsi, LAPIC | 0x1000, 0x4021),
+		 0); // nothing new: KVM is not asked
 	CHECK_EQ(fake.route_sets, 1);
 	CHECK_EQ(irq_msi_route(&irq, (uint32_t)gsi, LAPIC | 0x1000, 0x4022), 0);
 	CHECK_EQ(fake.route_count, 24 + 16 + 1); // in its place
@@ -70,7 +71,7 @@ TEST(every_gsi_has_room_for_its_route)
 
 TEST(addresses_that_are_no_lapic_never_reach_kvm)
 {
-	static const uint64_t bad[] = { 0,          4,          0xfed00000, 0xfef00000,
+	static const uint64_t bad[] = { 0,	    4,		 0xfed00000, 0xfef00000,
 					0xfec00000, 0x1fee00000, UINT64_MAX, UINT64_C(0xfee0000000000000) };
 	CHECK_EQ(start(), 0);
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
@@ -110,7 +111,8 @@ TEST(wide_destinations)
 		uint64_t address = LAPIC | (cpu & 0xff) << 12 | (cpu >> 8) << 5;
 		CHECK_EQ(irq_msi_route(&irq, 24, address, 0x40), 0);
 		const struct kvm_irq_routing_entry *r = fake_route(24);
-		uint32_t destination = (r->u.msi.address_lo >> 12 & 0xff) | (r->u.msi.address_hi & 0xffffff00);
+		uint32_t destination =
+			(r->u.msi.address_lo >> 12 & 0xff) | (r->u.msi.address_hi & 0xffffff00);
 		CHECK_EQ(destination, cpu);
 		CHECK_EQ(r->u.msi.address_lo & 0xfe0, 0);
 		CHECK_EQ(r->u.msi.address_hi & 0xff, 0);

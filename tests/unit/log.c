@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Lines on standard error: whole, never waiting, counted when lost, limited when repeated (R06).
+#include "vmm/base/log.h"
 #include "tests/unit/child.h"
 #include "tests/unit/test.h"
 #include "vmm/base/err.h"
-#include "vmm/base/log.h"
 
 #include <pthread.h>
 #include <signal.h>

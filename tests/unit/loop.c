@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The event loop: sources that vanish inside callbacks, one-shot sources, stale events, signals (K07).
+#include "vmm/base/loop.h"
 #include "tests/unit/child.h"
 #include "tests/unit/test.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
-#include "vmm/base/loop.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -17,7 +17,7 @@ struct counted {
 	struct loop_source source;
 	unsigned count;
 	uint32_t events;
-	bool keep;               // leave the eventfd signalled
+	bool keep; // leave the eventfd signalled
 	struct counted *remove[3];
 };
 
@@ -226,7 +226,8 @@ TEST(survives_signals_and_stops)
 	const struct sigaction action = { .sa_handler = on_alarm };
 	struct sigaction old;
 	CHECK_EQ(sigaction(SIGALRM, &action, &old), 0);
-	const struct itimerval every = { .it_interval.tv_usec = 2000, .it_value.tv_usec = 2000 }, never = { 0 };
+	const struct itimerval every = { .it_interval.tv_usec = 2000, .it_value.tv_usec = 2000 },
+			       never = { 0 };
 	setitimer(ITIMER_REAL, &every, NULL);
 	int rc = loop_once(&loop, 500); // EINTR: nothing delivered, no error
 	struct loop_source s = { .fd = fd_eventfd(), .ready = stop_in_time };

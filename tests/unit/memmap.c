@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Guest RAM: where it lies, what a holder of its descriptor can do to it, and every edge of the one function that makes pointers.
+#include "vmm/memmap.h"
 #include "tests/unit/child.h"
 #include "tests/unit/test.h"
-#include "vmm/memmap.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -128,7 +128,9 @@ TEST(clear_gives_zeros_to_all)
 TEST(bad_sizes_are_refused)
 {
 	uint64_t before = fds_open();
-	static const uint64_t sizes[] = { 0, 1, 4095, 4097, UINT64_MAX, UINT64_MAX - 4095, UINT64_C(1) << 63 };
+	static const uint64_t sizes[] = {
+		0, 1, 4095, 4097, UINT64_MAX, UINT64_MAX - 4095, UINT64_C(1) << 63
+	};
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		err.text[0] = '\0';
 		CHECK(make(sizes[i]) < 0);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The MSI-X table: what the guest's accesses do, and that a vector is bound in KVM exactly when the guest wants it.
+#include "vmm/msix.h"
 #include "tests/unit/child.h"
 #include "tests/unit/fake_kvm.h"
 #include "tests/unit/test.h"
 #include "vmm/base/fd.h"
-#include "vmm/msix.h"
 
 #include <sys/resource.h>
 
-#define LAPIC   UINT64_C(0xfee00000)
+#define LAPIC	UINT64_C(0xfee00000)
 #define ENABLED MSIX_CONTROL_ENABLE
 #define VECTORS 70 // more than one word of pending bits
 
@@ -89,7 +89,8 @@ TEST(table_accesses_of_every_size_and_place)
 	CHECK_EQ(msix_table_read(&m, 0, 8), UINT64_C(0xaabbccdd55667788));
 	msix_table_write(&m, 0, 4, 0xffffffff); // bits 1-0 of an address are 0
 	CHECK_EQ(msix_table_read(&m, 0, 4), 0xfffffffc);
-	msix_table_write(&m, 8, 8, UINT64_C(0xffffffff12345678)); // of the vector control only the mask bit is there
+	msix_table_write(&m, 8, 8,
+			 UINT64_C(0xffffffff12345678)); // of the vector control only the mask bit is there
 	CHECK_EQ(msix_table_read(&m, 8, 8), UINT64_C(0x112345678));
 	msix_table_write(&m, 12, 4, 0xfffffffe);
 	CHECK_EQ(msix_table_read(&m, 12, 4), 0);

@@ -170,7 +170,7 @@ TEST(identity)
 	CHECK_EQ(rd(1, PCI_CLASS_REVISION, 4), 0x0180aa00);
 	CHECK_EQ(rd(1, PCI_SUBSYSTEM_VENDOR_ID, 4), 0x22221111);
 	CHECK_EQ(rd(1, PCI_HEADER_TYPE, 1), 0); // one function
-	CHECK_EQ(rd(1, 0xf0, 4), 0x600df00d);   // the function's own word on it
+	CHECK_EQ(rd(1, 0xf0, 4), 0x600df00d);	// the function's own word on it
 	CHECK(finish());
 	CHECK_EQ(n.destroyed, 1);
 }
@@ -198,7 +198,8 @@ TEST(absent_or_beyond_reads_as_ones)
 	wr(5, 0x104, 4, 0xffffffff);
 	static const struct {
 		unsigned offset, size;
-	} odd[] = { { 0, 8 }, { 1, 2 }, { 2, 4 }, { 3, 2 }, { 0, 3 }, { 253, 4 }, { 254, 4 }, { 255, 2 }, { 248, 8 }, { 0xffe, 4 } };
+	} odd[] = { { 0, 8 },	{ 1, 2 },   { 2, 4 },	{ 3, 2 },   { 0, 3 },
+		    { 253, 4 }, { 254, 4 }, { 255, 2 }, { 248, 8 }, { 0xffe, 4 } };
 	for (size_t i = 0; i < ARRAY_LEN(odd); i++) {
 		CHECK_EQ(rd(5, odd[i].offset, odd[i].size), size_mask(odd[i].size));
 		wr(5, odd[i].offset, odd[i].size, 0);
@@ -226,12 +227,17 @@ TEST(write_mask)
 			wr(1, i, 1, pass ? 0 : 0xff);
 		for (unsigned i = 0; i < 256; i++) {
 			after[i] = (uint8_t)rd(1, i, 1);
-			uint8_t may = i == 4		? 6 :    // MASTER, MEMORY
-				      i == 5		? 4 :    // INTX_DISABLE
-				      i == 0x0c		? 0xff : // cache line size
-				      i == 0x3c		? 0xff : // interrupt line
-				      i == 0x11		? 0xc0 : // the BAR
-				      i == 0x12 || i == 0x13 ? 0xff : 0;
+			uint8_t may = i == 4 ? 6 : // MASTER, MEMORY
+					      i == 5 ? 4
+						     : // INTX_DISABLE
+					      i == 0x0c ? 0xff
+							: // cache line size
+					      i == 0x3c ? 0xff
+							: // interrupt line
+					      i == 0x11 ? 0xc0
+							: // the BAR
+					      i == 0x12 || i == 0x13 ? 0xff
+								     : 0;
 			CHECK_EQ((before[i] ^ after[i]) & ~may, 0);
 			CHECK_EQ(after[i] & may, pass ? 0 : may);
 		}
@@ -344,7 +350,8 @@ static int start_bars(void)
 	pci_func_add_bar(&n.func, 4, UINT64_C(1) << 30, true, true);
 	note_init(&other, "other");
 	pci_func_add_bar(&other.func, 0, 0x10000, false, false);
-	return rc < 0 || pci_host_plug(&host, &n.func, 1, &err) < 0 || pci_host_plug(&host, &other.func, 2, &err) < 0;
+	return rc < 0 || pci_host_plug(&host, &n.func, 1, &err) < 0 ||
+	       pci_host_plug(&host, &other.func, 2, &err) < 0;
 }
 
 static uint64_t bar64(unsigned slot, unsigned index)

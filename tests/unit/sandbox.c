@@ -24,7 +24,11 @@ static const struct sandbox_rule rules[] = {
 	SANDBOX_CALL(dup, "always"),
 };
 static const struct sandbox_spec spec = {
-	.program = "test", .rules = rules, .rule_count = ARRAY_LEN(rules), .nofile = 40, .even_sanitized = true,
+	.program = "test",
+	.rules = rules,
+	.rule_count = ARRAY_LEN(rules),
+	.nofile = 40,
+	.even_sanitized = true,
 };
 
 // _exit() asks for an alternate stack under AddressSanitizer, which the filter would not let it.
@@ -54,19 +58,58 @@ static int outcome(long (*call)(void))
 
 #define KILLED (1000 + SIGSYS)
 
-static long call_read(void) { return syscall(SYS_read, -1, NULL, 0); }
-static long call_unlisted(void) { return syscall(SYS_getppid); }
-static long call_equal(void) { return syscall(SYS_getpriority, PRIO_PROCESS, 0); }
-static long call_equal_too(void) { return syscall(SYS_getpriority, PRIO_USER, 0); }
-static long call_unequal(void) { return syscall(SYS_getpriority, PRIO_PGRP, 0); }
-static long call_high_bits(void) { return syscall(SYS_getpriority, UINT64_C(0xabcdef0000000000) | PRIO_USER, 0); }
-static long call_wide(void) { return syscall(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0); }
-static long call_wide_high_bits(void) { return syscall(SYS_prctl, UINT64_C(0x100000000) | PR_GET_DUMPABLE, 0, 0, 0); }
-static long call_bits(void) { return syscall(SYS_lseek, -1, 0xf2f, 0); }
-static long call_bits_wrong(void) { return syscall(SYS_lseek, -1, 0xf3f, 0); }
-static long call_lifted(void) { return syscall(SYS_dup, -1); }
-static long call_common(void) { return syscall(SYS_write, 2, "", 0); }
-static long call_common_wrong(void) { return syscall(SYS_write, 1, "", 0); }
+static long call_read(void)
+{
+	return syscall(SYS_read, -1, NULL, 0);
+}
+static long call_unlisted(void)
+{
+	return syscall(SYS_getppid);
+}
+static long call_equal(void)
+{
+	return syscall(SYS_getpriority, PRIO_PROCESS, 0);
+}
+static long call_equal_too(void)
+{
+	return syscall(SYS_getpriority, PRIO_USER, 0);
+}
+static long call_unequal(void)
+{
+	return syscall(SYS_getpriority, PRIO_PGRP, 0);
+}
+static long call_high_bits(void)
+{
+	return syscall(SYS_getpriority, UINT64_C(0xabcdef0000000000) | PRIO_USER, 0);
+}
+static long call_wide(void)
+{
+	return syscall(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0);
+}
+static long call_wide_high_bits(void)
+{
+	return syscall(SYS_prctl, UINT64_C(0x100000000) | PR_GET_DUMPABLE, 0, 0, 0);
+}
+static long call_bits(void)
+{
+	return syscall(SYS_lseek, -1, 0xf2f, 0);
+}
+static long call_bits_wrong(void)
+{
+	return syscall(SYS_lseek, -1, 0xf3f, 0);
+}
+static long call_lifted(void)
+{
+	return syscall(SYS_dup, -1);
+}
+static long call_common(void)
+{
+	return syscall(SYS_write, 2, "", 0);
+}
+static long call_common_wrong(void)
+{
+	return syscall(SYS_write, 1, "", 0);
+}
 
 TEST(rules_mean_what_they_say)
 {
@@ -119,7 +162,7 @@ TEST(a_table_is_printed)
 	sandbox_print(&spec, "x\t", f);
 	fclose(f);
 	bool good = strstr(text, "x\texit_group\t-\t-\t") && strstr(text, "\nx\tread\t-\t-\tany\n") &&
-	            strstr(text, "\nx\tprctl\targ0 & 0xffffffffffffffff == 0x3\trare\t64 bits\n");
+		    strstr(text, "\nx\tprctl\targ0 & 0xffffffffffffffff == 0x3\trare\t64 bits\n");
 	if (!good)
 		printf("%s", text);
 	free(text);
@@ -128,12 +171,13 @@ TEST(a_table_is_printed)
 
 // ---- inside ----------------------------------------------------------------------------------------------------
 
-#define REQUIRE(cond)                                                                                        \
-	do {                                                                                                 \
-		if (!(cond)) {                                                                               \
-			printf("%s:%d: %s: not true: %s (%s)\n", __FILE__, __LINE__, __func__, #cond, strerror(errno)); \
-			return 1;                                                                            \
-		}                                                                                            \
+#define REQUIRE(cond)                                                                                 \
+	do {                                                                                          \
+		if (!(cond)) {                                                                        \
+			printf("%s:%d: %s: not true: %s (%s)\n", __FILE__, __LINE__, __func__, #cond, \
+			       strerror(errno));                                                      \
+			return 1;                                                                     \
+		}                                                                                     \
 	} while (0)
 
 static bool no_capability(void)
@@ -143,7 +187,7 @@ static bool no_capability(void)
 	memset(data, 0xff, sizeof(data));
 	return syscall(SYS_capget, &header, data) == 0 &&
 	       !(data[0].effective | data[0].permitted | data[0].inheritable | data[1].effective |
-	         data[1].permitted | data[1].inheritable);
+		 data[1].permitted | data[1].inheritable);
 }
 
 static int privileges_gone(bool bounding_too)
@@ -191,7 +235,8 @@ TEST(a_confined_process)
 static bool host_lacks(int call, int error)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
-	bool good = ctx && seccomp_rule_add(ctx, SCMP_ACT_ERRNO((unsigned)error), call, 0) == 0 && seccomp_load(ctx) == 0;
+	bool good = ctx && seccomp_rule_add(ctx, SCMP_ACT_ERRNO((unsigned)error), call, 0) == 0 &&
+		    seccomp_load(ctx) == 0;
 	seccomp_release(ctx);
 	return good;
 }
@@ -224,17 +269,26 @@ static int refused(int call, int error, const char *sentence)
 
 TEST(refusals_of_the_host_are_told)
 {
-	CHECK_EQ(refused(SCMP_SYS(unshare), EPERM, "sandbox: make name spaces: Operation not permitted "
-	         "(a chroot, container or security module around this process forbids them)"), 0);
-	CHECK_EQ(refused(SCMP_SYS(unshare), ENOSPC, "sandbox: make name spaces: No space left on device "
-	         "(raise sysctl user.max_user_namespaces)"), 0);
-	CHECK_EQ(refused(SCMP_SYS(unshare), EINVAL, "sandbox: make name spaces: Invalid argument "
-	         "(this kernel is built without user name spaces)"), 0);
+	CHECK_EQ(refused(SCMP_SYS(unshare), EPERM,
+			 "sandbox: make name spaces: Operation not permitted "
+			 "(a chroot, container or security module around this process forbids them)"),
+		 0);
+	CHECK_EQ(refused(SCMP_SYS(unshare), ENOSPC,
+			 "sandbox: make name spaces: No space left on device "
+			 "(raise sysctl user.max_user_namespaces)"),
+		 0);
+	CHECK_EQ(refused(SCMP_SYS(unshare), EINVAL,
+			 "sandbox: make name spaces: Invalid argument "
+			 "(this kernel is built without user name spaces)"),
+		 0);
 	CHECK_EQ(refused(SCMP_SYS(mount), EACCES, "sandbox: make mounts private: Permission denied"), 0);
 	CHECK_EQ(refused(SCMP_SYS(pivot_root), EPERM, "sandbox: pivot_root: Operation not permitted"), 0);
-	CHECK_EQ(refused(SCMP_SYS(umount2), EPERM, "sandbox: detach the old root: Operation not permitted"), 0);
+	CHECK_EQ(refused(SCMP_SYS(umount2), EPERM, "sandbox: detach the old root: Operation not permitted"),
+		 0);
 	CHECK_EQ(refused(SCMP_SYS(capset), EPERM, "sandbox: drop capabilities: Operation not permitted"), 0);
-	CHECK_EQ(refused(SCMP_SYS(landlock_restrict_self), E2BIG, "sandbox: enforce Landlock: Argument list too long"), 0);
+	CHECK_EQ(refused(SCMP_SYS(landlock_restrict_self), E2BIG,
+			 "sandbox: enforce Landlock: Argument list too long"),
+		 0);
 	CHECK_EQ(refused(SCMP_SYS(seccomp), EINVAL, "sandbox: load the seccomp filter: Invalid argument"), 0);
 }
 

@@ -81,7 +81,8 @@ static int monitor(void)
 	event = fd_eventfd();
 	done = fd_eventfd();
 	seal_even_sanitized = true;
-	if (loop_init(&loop) < 0 || spawn_start(&child, &rq, &e) < 0 || spawn_watch(&child, &loop, note_exit, NULL) < 0)
+	if (loop_init(&loop) < 0 || spawn_start(&child, &rq, &e) < 0 ||
+	    spawn_watch(&child, &loop, note_exit, NULL) < 0)
 		return 1;
 	if (seal_process(&e) < 0) {
 		printf("%s\n", e.text);
@@ -164,25 +165,79 @@ TEST(a_sealed_monitor_notices_a_device_s_death)
 
 // ---- what a thread dies of -------------------------------------------------------------------------------------
 
-static int do_open(void) { return (int)syscall(SYS_openat, AT_FDCWD, "/etc/passwd", O_RDONLY); }
-static int do_socket(void) { return (int)syscall(SYS_socket, AF_UNIX, SOCK_STREAM, 0); }
-static int do_connect(void) { return (int)syscall(SYS_connect, 0, NULL, 0); }
-static int do_exec(void) { return (int)syscall(SYS_execve, "/bin/true", NULL, NULL); }
-static int do_fork(void) { return (int)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0); }
-static int do_ptrace(void) { return (int)syscall(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0); }
-static int do_kill(void) { return (int)syscall(SYS_kill, outside, 0); }
-static int do_tgkill(void) { return (int)syscall(SYS_tgkill, outside, outside, 0); }
-static int do_exec_mapping(void) { return mmap(NULL, 4096, PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED; }
-static int do_mprotect(void) { return (int)syscall(SYS_mprotect, 0, 0, PROT_EXEC); }
-static int do_type_ahead(void) { return ioctl(0, 0x5412UL /* TIOCSTI */, "x"); }
-static int do_unshare(void) { return (int)syscall(SYS_unshare, 0x10000000); }
-static int do_prctl(void) { return prctl(PR_SET_DUMPABLE, 1L); }
-static int do_setfl(void) { return fcntl(event, F_SETOWN, outside); }
+static int do_open(void)
+{
+	return (int)syscall(SYS_openat, AT_FDCWD, "/etc/passwd", O_RDONLY);
+}
+static int do_socket(void)
+{
+	return (int)syscall(SYS_socket, AF_UNIX, SOCK_STREAM, 0);
+}
+static int do_connect(void)
+{
+	return (int)syscall(SYS_connect, 0, NULL, 0);
+}
+static int do_exec(void)
+{
+	return (int)syscall(SYS_execve, "/bin/true", NULL, NULL);
+}
+static int do_fork(void)
+{
+	return (int)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+}
+static int do_ptrace(void)
+{
+	return (int)syscall(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0);
+}
+static int do_kill(void)
+{
+	return (int)syscall(SYS_kill, outside, 0);
+}
+static int do_tgkill(void)
+{
+	return (int)syscall(SYS_tgkill, outside, outside, 0);
+}
+static int do_exec_mapping(void)
+{
+	return mmap(NULL, 4096, PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED;
+}
+static int do_mprotect(void)
+{
+	return (int)syscall(SYS_mprotect, 0, 0, PROT_EXEC);
+}
+static int do_type_ahead(void)
+{
+	return ioctl(0, 0x5412UL /* TIOCSTI */, "x");
+}
+static int do_unshare(void)
+{
+	return (int)syscall(SYS_unshare, 0x10000000);
+}
+static int do_prctl(void)
+{
+	return prctl(PR_SET_DUMPABLE, 1L);
+}
+static int do_setfl(void)
+{
+	return fcntl(event, F_SETOWN, outside);
+}
 // Allowed to the other thread only.
-static int do_create_vm(void) { return ioctl(event, KVM_CREATE_VM, 0); }
-static int do_map(void) { return mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED; }
-static int do_run(void) { return ioctl(event, KVM_RUN, 0); }
-static int do_signal_device(void) { return (int)syscall(SYS_pidfd_send_signal, child.pidfd, 0, NULL, 0); }
+static int do_create_vm(void)
+{
+	return ioctl(event, KVM_CREATE_VM, 0);
+}
+static int do_map(void)
+{
+	return mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED;
+}
+static int do_run(void)
+{
+	return ioctl(event, KVM_RUN, 0);
+}
+static int do_signal_device(void)
+{
+	return (int)syscall(SYS_pidfd_send_signal, child.pidfd, 0, NULL, 0);
+}
 
 static const struct {
 	const char *name;
@@ -214,8 +269,10 @@ TEST(threads_die_of_what_they_may_not)
 	for (unsigned i = 0; i < ARRAY_LEN(forbidden); i++) {
 		int on_vcpu = run(forbidden[i].run, NULL);
 		int on_loop = run(NULL, forbidden[i].run);
-		if ((on_vcpu == KILLED) == forbidden[i].loop_only || (on_loop == KILLED) == forbidden[i].vcpu_only) {
-			printf("%s: %d on a vCPU thread, %d on the loop's\n", forbidden[i].name, on_vcpu, on_loop);
+		if ((on_vcpu == KILLED) == forbidden[i].loop_only ||
+		    (on_loop == KILLED) == forbidden[i].vcpu_only) {
+			printf("%s: %d on a vCPU thread, %d on the loop's\n", forbidden[i].name, on_vcpu,
+			       on_loop);
 			test_failed = true;
 		}
 	}
@@ -241,7 +298,8 @@ TEST(both_tables_are_printed)
 	FILE *f = open_memstream(&text, &len);
 	seal_print(f);
 	fclose(f);
-	bool good = strstr(text, "loop\tepoll_wait\t-\t-\t") && strstr(text, "vcpu\tioctl\targ1 & 0xffffffff == 0xae80\t-\trun the guest\n");
+	bool good = strstr(text, "loop\tepoll_wait\t-\t-\t") &&
+		    strstr(text, "vcpu\tioctl\targ1 & 0xffffffff == 0xae80\t-\trun the guest\n");
 	free(text);
 	CHECK(good);
 }

@@ -2,10 +2,10 @@
 // A socket's file goes with its owner, whatever way that ends, and nobody else's file ever does.
 //
 // The keeper is forked twice, to be init's; here the test is the subreaper in init's place, which shows how it ends.
+#include "vmm/base/socket_file.h"
 #include "tests/unit/child.h"
 #include "tests/unit/test.h"
 #include "vmm/base/fd.h"
-#include "vmm/base/socket_file.h"
 
 #include <dirent.h>
 #include <signal.h>

@@ -29,7 +29,9 @@ static void note_exit(struct child *c, const char *how)
 static int start_self(const char *mode, bool isolate, const int *fds, unsigned count, struct err *e)
 {
 	const char *argv[] = { "child", mode, NULL };
-	struct spawn_request rq = { .id = "disk0", .program = SELF, .argv = argv, .isolate = isolate, .fd_count = count };
+	struct spawn_request rq = {
+		.id = "disk0", .program = SELF, .argv = argv, .isolate = isolate, .fd_count = count
+	};
 	for (unsigned i = 0; i < count; i++)
 		rq.fds[i] = fds[i];
 	return spawn_start(&child, &rq, e);
@@ -55,7 +57,7 @@ CHILD(fds)
 	for (int fd = 3; fd < 64; fd++)
 		if (fstat(fd, &st) == 0)
 			dprintf(2, " %llu%s", (unsigned long long)st.st_ino,
-			        fcntl(fd, F_GETFD) & FD_CLOEXEC ? "(cloexec)" : "");
+				fcntl(fd, F_GETFD) & FD_CLOEXEC ? "(cloexec)" : "");
 	dprintf(2, "\n");
 }
 
@@ -81,7 +83,7 @@ static void check_fds_arrive(unsigned first, unsigned second, unsigned third)
 	}
 	CHECK_EQ(start_self("child:fds", true, fds, 3, &e), 0);
 	snprintf(expect, sizeof(expect), "fds=0x3f env=0 %llu %llu %llu", (unsigned long long)st[0].st_ino,
-	         (unsigned long long)st[1].st_ino, (unsigned long long)st[2].st_ino);
+		 (unsigned long long)st[1].st_ino, (unsigned long long)st[2].st_ino);
 	CHECK_STR(spawn_last_words(&child, 5000), expect);
 	spawn_stop(&child, 1000);
 	fd_close_all(files, 3);
@@ -112,9 +114,10 @@ CHILD(self)
 	sigaction(SIGPIPE, NULL, &pipe_action);
 	getrlimit(RLIMIT_CORE, &core);
 	prctl(PR_GET_PDEATHSIG, &death);
-	n = snprintf(line, sizeof(line), "pid1=%d uid=%u death=%d core=%llu blocked=%d pipe=%s leader=%d", getpid() == 1,
-	             getuid(), death, (unsigned long long)core.rlim_max, sigismember(&blocked, SIGTERM),
-	             pipe_action.sa_handler == SIG_DFL ? "default" : "other", getsid(0) == getpid());
+	n = snprintf(line, sizeof(line), "pid1=%d uid=%u death=%d core=%llu blocked=%d pipe=%s leader=%d",
+		     getpid() == 1, getuid(), death, (unsigned long long)core.rlim_max,
+		     sigismember(&blocked, SIGTERM), pipe_action.sa_handler == SIG_DFL ? "default" : "other",
+		     getsid(0) == getpid());
 	for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {
 		snprintf(name, sizeof(name), "/proc/self/ns/%s", kinds[i]);
 		ssize_t len = readlink(name, link, sizeof(link) - 1);
@@ -269,7 +272,9 @@ TEST(scripts)
 	if (!test_failed)
 		check_script("#!/bin/sh\n", 0600, "Permission denied", "");
 	if (!test_failed)
-		check_script("\x7f" "ELF but not really", 0700, "Exec format error", "");
+		check_script("\x7f"
+			     "ELF but not really",
+			     0700, "Exec format error", "");
 }
 
 TEST(too_few_descriptors_at_any_step)
@@ -327,7 +332,8 @@ static int refused_by_host(void)
 	int rc = without_namespaces(false, &words);
 	if (rc >= 0)
 		return rc + 1;
-	const char *expect = "start child: make its name spaces: No space left on device (raise sysctl user.max_user_namespaces)";
+	const char *expect =
+		"start child: make its name spaces: No space left on device (raise sysctl user.max_user_namespaces)";
 	if (strcmp(words, expect) != 0 || !no_children()) {
 		printf("%s\n", words);
 		return 2;
@@ -443,7 +449,8 @@ TEST(a_killed_child_is_noticed_within_100_ms)
 
 TEST(ends_are_described)
 {
-	check_end("kill -SEGV $$; exec sleep 100", SIGKILL, "killed by signal 9 (Killed)"); // process 1 does not die of its own
+	check_end("kill -SEGV $$; exec sleep 100", SIGKILL,
+		  "killed by signal 9 (Killed)"); // process 1 does not die of its own
 	if (!test_failed)
 		check_end("exit 3", 0, "exit status 3");
 	if (!test_failed)
@@ -477,7 +484,9 @@ TEST(stop_waits_for_a_handler_and_no_longer)
 {
 	struct err e = { "" };
 	char word[8] = "";
-	CHECK_EQ(start_shell("trap 'echo bye >&2; exit 0' TERM; echo up >&2; while :; do sleep 0.01; done", true, &e), 0);
+	CHECK_EQ(start_shell("trap 'echo bye >&2; exit 0' TERM; echo up >&2; while :; do sleep 0.01; done",
+			     true, &e),
+		 0);
 	for (int64_t start = now_ms(); !strcmp(word, "") && now_ms() - start < 5000;)
 		snprintf(word, sizeof(word), "%.7s", spawn_last_words(&child, 10));
 	CHECK_STR(word, "up");
@@ -538,7 +547,8 @@ static const char *log_of(const char *script)
 	struct loop l;
 	struct err e = { "" };
 	exits = 0;
-	if (loop_init(&l) < 0 || start_shell(script, true, &e) < 0 || spawn_watch(&child, &l, note_exit, NULL) < 0)
+	if (loop_init(&l) < 0 || start_shell(script, true, &e) < 0 ||
+	    spawn_watch(&child, &l, note_exit, NULL) < 0)
 		return "could not start";
 	capture();
 	for (int64_t start = now_ms(); !exits && now_ms() - start < 10000;)
@@ -550,7 +560,7 @@ static const char *log_of(const char *script)
 TEST(log_lines_are_harmless)
 {
 	CHECK_STR(log_of("printf 'a\\033[2Jb\\r\\n\\n\\tc\\001\\377' >&2"),
-	          "minivmm: disk0: a\\x1b[2Jb\nminivmm: disk0:  c\\x01\\xff\n");
+		  "minivmm: disk0: a\\x1b[2Jb\nminivmm: disk0:  c\\x01\\xff\n");
 	CHECK_STR(child.last, " c\\x01\\xff");
 }
 

@@ -22,24 +22,24 @@ static struct test *test_first, **test_last = &test_first;
 static bool test_failed;
 static const char *test_skipped;
 
-#define TEST(name_)                                                                                          \
-	static void test_##name_(void);                                                                      \
-	__attribute__((constructor)) static void test_add_##name_(void)                                      \
-	{                                                                                                    \
-		static struct test t = { .name = #name_, .run = test_##name_ };                              \
-		*test_last = &t;                                                                             \
-		test_last = &t.next;                                                                         \
-	}                                                                                                    \
+#define TEST(name_)                                                             \
+	static void test_##name_(void);                                         \
+	__attribute__((constructor)) static void test_add_##name_(void)         \
+	{                                                                       \
+		static struct test t = { .name = #name_, .run = test_##name_ }; \
+		*test_last = &t;                                                \
+		test_last = &t.next;                                            \
+	}                                                                       \
 	static void test_##name_(void)
 
 // Says what was expected and leaves the test.
-#define CHECK(cond)                                                                                          \
-	do {                                                                                                 \
-		if (!(cond)) {                                                                               \
-			printf("%s:%d: %s: not true: %s\n", __FILE__, __LINE__, __func__, #cond);            \
-			test_failed = true;                                                                  \
-			return;                                                                              \
-		}                                                                                            \
+#define CHECK(cond)                                                                               \
+	do {                                                                                      \
+		if (!(cond)) {                                                                    \
+			printf("%s:%d: %s: not true: %s\n", __FILE__, __LINE__, __func__, #cond); \
+			test_failed = true;                                                       \
+			return;                                                                   \
+		}                                                                                 \
 	} while (0)
 
 #define CHECK_EQ(a, b)                                                                                       \
@@ -53,21 +53,22 @@ static const char *test_skipped;
 		}                                                                                            \
 	} while (0)
 
-#define CHECK_STR(a, b)                                                                                      \
-	do {                                                                                                 \
-		const char *a_ = (a), *b_ = (b);                                                             \
-		if (strcmp(a_, b_) != 0) {                                                                   \
-			printf("%s:%d: %s: \"%s\", expected \"%s\"\n", __FILE__, __LINE__, __func__, a_, b_); \
-			test_failed = true;                                                                  \
-			return;                                                                              \
-		}                                                                                            \
+#define CHECK_STR(a, b)                                                                                  \
+	do {                                                                                             \
+		const char *a_ = (a), *b_ = (b);                                                         \
+		if (strcmp(a_, b_) != 0) {                                                               \
+			printf("%s:%d: %s: \"%s\", expected \"%s\"\n", __FILE__, __LINE__, __func__, a_, \
+			       b_);                                                                      \
+			test_failed = true;                                                              \
+			return;                                                                          \
+		}                                                                                        \
 	} while (0)
 
 // Leaves the test as skipped; the reason is printed.
-#define SKIP(reason)                                                                                         \
-	do {                                                                                                 \
-		test_skipped = (reason);                                                                     \
-		return;                                                                                      \
+#define SKIP(reason)                     \
+	do {                             \
+		test_skipped = (reason); \
+		return;                  \
 	} while (0)
 
 int main(int argc, char **argv)

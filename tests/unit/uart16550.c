@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The serial port from the guest's side; the host's side is a pipe.
+#include "vmm/uart16550.h"
 #include "tests/unit/child.h"
 #include "tests/unit/test.h"
 #include "vmm/bus.h"
-#include "vmm/uart16550.h"
 
 #include <linux/serial_reg.h>
 #include <pthread.h>
@@ -96,7 +96,7 @@ static const char *read_all(void)
 {
 	static char text[4096];
 	size_t n = 0;
-	for (turn(); in(UART_LSR) & UART_LSR_DR; turn())
+	for (turn(); in(UART_LSR)&UART_LSR_DR; turn())
 		text[n++] = (char)in(UART_RX);
 	text[n] = '\0';
 	return text;
@@ -105,8 +105,14 @@ static const char *read_all(void)
 // Checks are made after finish(): it gives standard output back.
 TEST(registers_after_reset)
 {
-	static const uint8_t want[] = { 0, 0, UART_IIR_NO_INT, 0, UART_MCR_OUT2, UART_LSR_THRE | UART_LSR_TEMT,
-					UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS, 0 };
+	static const uint8_t want[] = { 0,
+					0,
+					UART_IIR_NO_INT,
+					0,
+					UART_MCR_OUT2,
+					UART_LSR_THRE | UART_LSR_TEMT,
+					UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS,
+					0 };
 	uint8_t got[8];
 	int rc = start();
 	for (unsigned i = 0; i < 8; i++)
@@ -167,16 +173,16 @@ TEST(loop_back)
 {
 	start();
 	outb(UART_MCR, UART_MCR_LOOP | UART_MCR_RTS | UART_MCR_OUT2);
-	uint8_t msr = in(UART_MSR) & 0xf0;
+	uint8_t msr = in(UART_MSR)&0xf0;
 	outb(UART_MCR, UART_MCR_LOOP | UART_MCR_DTR | UART_MCR_OUT1);
-	uint8_t other = in(UART_MSR) & 0xf0;
+	uint8_t other = in(UART_MSR)&0xf0;
 	outb(UART_TX, 'l');
-	bool there = in(UART_LSR) & UART_LSR_DR;
+	bool there = in(UART_LSR)&UART_LSR_DR;
 	uint8_t back = in(UART_RX);
 	for (int i = 0; i < 40; i++)
 		outb(UART_TX, (uint8_t)i); // more than the FIFO holds: lost
 	unsigned n = 0;
-	while (in(UART_LSR) & UART_LSR_DR)
+	while (in(UART_LSR)&UART_LSR_DR)
 		n += in(UART_RX) == n;
 	outb(UART_MCR, UART_MCR_OUT2);
 	outb(UART_TX, 'o');
@@ -313,7 +319,7 @@ static void *guest_reads(void *arg)
 	size_t *count = arg;
 	char c = 0;
 	while (c != '$') {
-		if (!(in(UART_LSR) & UART_LSR_DR)) {
+		if (!(in(UART_LSR)&UART_LSR_DR)) {
 			sched_yield();
 			continue;
 		}

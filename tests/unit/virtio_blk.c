@@ -13,14 +13,14 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#define NEXT       VRING_DESC_F_NEXT
-#define WRITE      VRING_DESC_F_WRITE
+#define NEXT	   VRING_DESC_F_NEXT
+#define WRITE	   VRING_DESC_F_WRITE
 #define IMAGE_SIZE (1u << 20)
-#define HEADER     DRIVER_DATA
-#define STATUS     (DRIVER_DATA + 64)
-#define DATA       (DRIVER_DATA + 4096)
+#define HEADER	   DRIVER_DATA
+#define STATUS	   (DRIVER_DATA + 64)
+#define DATA	   (DRIVER_DATA + 4096)
 #define UNTOUCHED  0xee
-#define F_FLUSH    (UINT64_C(1) << VIRTIO_BLK_F_FLUSH)
+#define F_FLUSH	   (UINT64_C(1) << VIRTIO_BLK_F_FLUSH)
 
 struct rig {
 	struct driver dr;
@@ -53,7 +53,8 @@ static bool set_up(bool readonly)
 	r.d.queues = &r.q;
 	r.d.queue_count = 1;
 	vblk_start(&r.b, F_FLUSH);
-	return driver_open(&r.dr) && guest_mem_add(&r.d.mem, r.dr.fd, 0, DRIVER_GPA, DRIVER_UVA, DRIVER_MEM) == 0 &&
+	return driver_open(&r.dr) &&
+	       guest_mem_add(&r.d.mem, r.dr.fd, 0, DRIVER_GPA, DRIVER_UVA, DRIVER_MEM) == 0 &&
 	       vq_start(&r.q, &r.d.mem, &r.dr.place, UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC) == 0;
 }
 
@@ -177,7 +178,8 @@ static void zeros_and_discards(void)
 	CHECK(image_is(3 * 512, 0, 5 * 512));
 	CHECK(image_is(2 * 512, 0xff, 512));
 	CHECK(image_is(8 * 512, 0xff, 512));
-	CHECK_EQ(range(VIRTIO_BLK_T_WRITE_ZEROES, 128, 1024, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP), VIRTIO_BLK_S_OK);
+	CHECK_EQ(range(VIRTIO_BLK_T_WRITE_ZEROES, 128, 1024, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP),
+		 VIRTIO_BLK_S_OK);
 	CHECK(image_is(65536, 0, 4096));
 	CHECK(image_is(65536 + 1024 * 512 - 512, 0, 512));
 	struct stat before, after;
@@ -326,7 +328,8 @@ static void many_at_a_time(void)
 		unsigned n = 1 + round % (DRIVER_SIZE / 3);
 		r.b.engine.at_once_after = round % 2 ? INT64_MAX : 0; // small writes through io_uring, too
 		for (unsigned i = 0; i < n; i++) {
-			struct virtio_blk_outhdr h = { .type = VIRTIO_BLK_T_OUT, .sector = (round * 7 + i) % 1000 };
+			struct virtio_blk_outhdr h = { .type = VIRTIO_BLK_T_OUT,
+						       .sector = (round * 7 + i) % 1000 };
 			uint32_t at = DRIVER_DATA + 4096 * (i + 1);
 			memcpy(r.dr.ram + at, &h, sizeof(h));
 			memset(r.dr.ram + at + 512, (int)(round + i) & 0xff, 512);
@@ -349,18 +352,18 @@ static void many_at_a_time(void)
 	tear_down();
 }
 
-#define BOTH_ENGINES(name)                                                                                   \
-	TEST(name##_uring)                                                                                   \
-	{                                                                                                    \
-		engine_kind = BLK_ENGINE_URING;                                                              \
-		if (!uring_allowed())                                                                        \
-			SKIP("this host forbids io_uring");                                                  \
-		name();                                                                                      \
-	}                                                                                                    \
-	TEST(name##_sync)                                                                                    \
-	{                                                                                                    \
-		engine_kind = BLK_ENGINE_SYNC;                                                               \
-		name();                                                                                      \
+#define BOTH_ENGINES(name)                                  \
+	TEST(name##_uring)                                  \
+	{                                                   \
+		engine_kind = BLK_ENGINE_URING;             \
+		if (!uring_allowed())                       \
+			SKIP("this host forbids io_uring"); \
+		name();                                     \
+	}                                                   \
+	TEST(name##_sync)                                   \
+	{                                                   \
+		engine_kind = BLK_ENGINE_SYNC;              \
+		name();                                     \
 	}
 
 static bool uring_allowed(void)
@@ -420,10 +423,8 @@ TEST(the_ring_does_nothing_else)
 		uint8_t opcode, flags;
 		int32_t result;
 	} t[] = {
-		{ IORING_OP_READ, IOSQE_FIXED_FILE, sizeof(buf) },
-		{ IORING_OP_READ, 0, -EACCES },
-		{ IORING_OP_WRITE, IOSQE_FIXED_FILE, -EACCES },
-		{ IORING_OP_OPENAT, 0, -EACCES },
+		{ IORING_OP_READ, IOSQE_FIXED_FILE, sizeof(buf) }, { IORING_OP_READ, 0, -EACCES },
+		{ IORING_OP_WRITE, IOSQE_FIXED_FILE, -EACCES },	   { IORING_OP_OPENAT, 0, -EACCES },
 		{ IORING_OP_SOCKET, IOSQE_FIXED_FILE, -EACCES },
 	};
 	for (unsigned i = 0; i < 5; i++) {

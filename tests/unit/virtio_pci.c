@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The virtio transport register by register, between a fake KVM and a recording back-end, through a real PCI bus.
+#include "vmm/virtio_pci.h"
 #include "tests/unit/child.h"
 #include "tests/unit/fake_backend.h"
 #include "tests/unit/fake_kvm.h"
@@ -7,7 +8,6 @@
 #include "vmm/base/fd.h"
 #include "vmm/msix.h"
 #include "vmm/pci_host.h"
-#include "vmm/virtio_pci.h"
 #include "vmm/virtio_pci_regs.h"
 
 #include <linux/pci_regs.h>
@@ -15,11 +15,11 @@
 #include <stdatomic.h>
 #include <sys/resource.h>
 
-#define ECAM  UINT64_C(0xe8000000)
-#define WIN32 UINT64_C(0xc0000000)
-#define HIGH  (UINT64_C(1) << 32)
-#define LOW   (UINT64_C(1) << 20)
-#define LAPIC 0xfee00000u
+#define ECAM	   UINT64_C(0xe8000000)
+#define WIN32	   UINT64_C(0xc0000000)
+#define HIGH	   (UINT64_C(1) << 32)
+#define LOW	   (UINT64_C(1) << 20)
+#define LAPIC	   0xfee00000u
 #define CONFIG_LEN 26
 
 static struct bus mmio, pio;
@@ -58,7 +58,8 @@ static int start_with(unsigned queues, uint32_t config_len, uint64_t features)
 	fds_before = fds_open();
 	bus_init(&mmio);
 	bus_init(&pio);
-	if (memmap_create(&memory, 2 * LOW, MEM_BACKING_MEMFD, LOW, HIGH, &err) < 0 || irq_init(&irq, &kvm, &err) < 0 ||
+	if (memmap_create(&memory, 2 * LOW, MEM_BACKING_MEMFD, LOW, HIGH, &err) < 0 ||
+	    irq_init(&irq, &kvm, &err) < 0 ||
 	    pci_host_init(&host, &mmio, &pio, ECAM, win32, none, none, &err) < 0)
 		return -1;
 	fb_init(&fb, &memory, queues, config_len);
@@ -213,7 +214,8 @@ TEST(refused_when_made)
 	for (size_t i = 0; i < ARRAY_LEN(queues); i++) {
 		fb_init(&fb, &memory, queues[i], 8);
 		CHECK_EQ(create(&f), (unsigned long long)-EINVAL);
-		CHECK(strstr(err.text, "queues and 8 bytes of configuration; 1 to 1023 and up to 4096") != NULL);
+		CHECK(strstr(err.text, "queues and 8 bytes of configuration; 1 to 1023 and up to 4096") !=
+		      NULL);
 	}
 	fb_init(&fb, &memory, 1, VP_DEVICE_ROOM + 1);
 	CHECK_EQ(create(&f), (unsigned long long)-EINVAL);
@@ -229,7 +231,8 @@ TEST(refused_when_made)
 		fb_init(&fb, &memory, 1, 8);
 		fb.fail = ops[i];
 		CHECK_EQ(create(&f), (unsigned long long)-EIO);
-		CHECK_STR(err.text, "dev0: asking the back-end for features and configuration: Input/output error");
+		CHECK_STR(err.text,
+			  "dev0: asking the back-end for features and configuration: Input/output error");
 		CHECK(!fb.closed); // stays its maker's
 	}
 	fb = keep;
@@ -327,12 +330,13 @@ TEST(features_ok)
 	} cases[] = {
 		{ VF_VERSION_1 | 7, VF_VERSION_1 | 7, true },
 		{ VF_VERSION_1 | 7, VF_VERSION_1, true },
-		{ VF_VERSION_1 | 7, VF_VERSION_1 | 8, false },              // not offered
-		{ VF_VERSION_1 | 7, 7, false },                             // not modern
+		{ VF_VERSION_1 | 7, VF_VERSION_1 | 8, false }, // not offered
+		{ VF_VERSION_1 | 7, 7, false },		       // not modern
 		{ VF_VERSION_1 | 7, 0, false },
-		{ 7, VF_VERSION_1 | 7, false },                             // nor the back-end
-		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 34, false },    // packed: the transport does not carry it
-		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 40, false },    // nor ring reset
+		{ 7, VF_VERSION_1 | 7, false }, // nor the back-end
+		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 34,
+		  false }, // packed: the transport does not carry it
+		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 40, false }, // nor ring reset
 		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 50, true },
 		{ UINT64_MAX, UINT64_MAX, false },
 		{ UINT64_MAX, VF_CARRIED, true },
@@ -403,8 +407,8 @@ TEST(status_transitions)
 				CHECK_EQ(now, 0);
 				continue;
 			}
-			CHECK_EQ(old & ~now, 0);                       // nothing is cleared but by 0
-			CHECK_EQ(now & ~(old | v), 0);                 // nothing appears by itself
+			CHECK_EQ(old & ~now, 0);			   // nothing is cleared but by 0
+			CHECK_EQ(now & ~(old | v), 0);			   // nothing appears by itself
 			CHECK_EQ(now & (0x10 | 0x20 | VS_NEEDS_RESET), 0); // not the driver's
 			CHECK(!(now & D) || (now & A));
 			CHECK(!(now & F) || (now & D));
@@ -499,12 +503,12 @@ TEST(queue_sizes)
 	CHECK(finish());
 }
 
-static bool queue_registers_are(uint16_t size, uint16_t vector, uint16_t enabled, uint64_t desc, uint64_t driver,
-				uint64_t device)
+static bool queue_registers_are(uint16_t size, uint16_t vector, uint16_t enabled, uint64_t desc,
+				uint64_t driver, uint64_t device)
 {
 	return rd(VC_QUEUE_SIZE, 2) == size && rd(VC_QUEUE_MSIX_VECTOR, 2) == vector &&
-	       rd(VC_QUEUE_ENABLE, 2) == enabled && rd(VC_QUEUE_DESC, 8) == desc && rd(VC_QUEUE_DRIVER, 8) == driver &&
-	       rd(VC_QUEUE_DEVICE, 8) == device;
+	       rd(VC_QUEUE_ENABLE, 2) == enabled && rd(VC_QUEUE_DESC, 8) == desc &&
+	       rd(VC_QUEUE_DRIVER, 8) == driver && rd(VC_QUEUE_DEVICE, 8) == device;
 }
 
 // G10
@@ -558,10 +562,12 @@ TEST(access_widths)
 	CHECK_EQ(rd(VC_QUEUE_DESC, 8), UINT64_C(0x3333444411112222));
 	CHECK_EQ(rd(VC_QUEUE_DESC + 4, 4), 0x33334444);
 	static const unsigned own[VC_SIZE] = {
-		[VC_DEVICE_FEATURE_SELECT] = 4, [VC_DEVICE_FEATURE] = 4,     [VC_DRIVER_FEATURE_SELECT] = 4,
-		[VC_DRIVER_FEATURE] = 4,	[VC_CONFIG_MSIX_VECTOR] = 2, [VC_NUM_QUEUES] = 2,
-		[VC_DEVICE_STATUS] = 1,		[VC_CONFIG_GENERATION] = 1,  [VC_QUEUE_SELECT] = 2,
-		[VC_QUEUE_SIZE] = 2,		[VC_QUEUE_MSIX_VECTOR] = 2,  [VC_QUEUE_ENABLE] = 2,
+		[VC_DEVICE_FEATURE_SELECT] = 4, [VC_DEVICE_FEATURE] = 4,
+		[VC_DRIVER_FEATURE_SELECT] = 4, [VC_DRIVER_FEATURE] = 4,
+		[VC_CONFIG_MSIX_VECTOR] = 2,	[VC_NUM_QUEUES] = 2,
+		[VC_DEVICE_STATUS] = 1,		[VC_CONFIG_GENERATION] = 1,
+		[VC_QUEUE_SELECT] = 2,		[VC_QUEUE_SIZE] = 2,
+		[VC_QUEUE_MSIX_VECTOR] = 2,	[VC_QUEUE_ENABLE] = 2,
 		[VC_QUEUE_NOTIFY_OFF] = 2,
 	};
 	wr(VC_QUEUE_SELECT, 2, 1);
@@ -592,25 +598,25 @@ TEST(rings_are_checked_at_driver_ok)
 		uint16_t size;
 		uint64_t desc, driver, device;
 	} bad[] = {
-		{ 128, 0, 0, 0 },                                  // no addresses: the parts overlap
-		{ 128, 0x1008, 0x3000, 0x5000 },                   // misaligned
+		{ 128, 0, 0, 0 },		 // no addresses: the parts overlap
+		{ 128, 0x1008, 0x3000, 0x5000 }, // misaligned
 		{ 128, 0x1000, 0x3001, 0x5000 },
 		{ 128, 0x1000, 0x3000, 0x5002 },
-		{ 128, LOW, 0x3000, 0x5000 },                      // in the hole
+		{ 128, LOW, 0x3000, 0x5000 }, // in the hole
 		{ 128, 0x1000, LOW, 0x5000 },
 		{ 128, 0x1000, 0x3000, LOW },
-		{ 128, LOW - 2047 + 15, 0x3000, 0x5000 },          // over the end of a region
+		{ 128, LOW - 2047 + 15, 0x3000, 0x5000 }, // over the end of a region
 		{ 128, LOW - 2032, 0x3000, 0x5000 },
 		{ 128, 0x1000, LOW - 260, 0x5000 },
 		{ 128, 0x1000, 0x3000, LOW - 1028 },
 		{ 128, HIGH - 16, 0x3000, 0x5000 },
 		{ 128, HIGH + LOW - 2032, 0x3000, 0x5000 },
-		{ 128, WIN32, 0x3000, 0x5000 },                    // in the BAR
+		{ 128, WIN32, 0x3000, 0x5000 }, // in the BAR
 		{ 128, ECAM, 0x3000, 0x5000 },
-		{ 128, UINT64_MAX - 15, 0x3000, 0x5000 },          // wraps
+		{ 128, UINT64_MAX - 15, 0x3000, 0x5000 }, // wraps
 		{ 128, 0x1000, UINT64_MAX - 1, 0x5000 },
 		{ 128, 0x1000, 0x3000, UINT64_MAX - 3 },
-		{ 128, 0x1000, 0x1000, 0x5000 },                   // overlaps
+		{ 128, 0x1000, 0x1000, 0x5000 }, // overlaps
 		{ 128, 0x1000, 0x17fe, 0x5000 },
 		{ 128, 0x1000, 0x3000, 0x17fc },
 		{ 128, 0x1000, 0x3000, 0x3000 },
@@ -646,7 +652,7 @@ TEST(rings_at_the_edges_are_good)
 		uint16_t size;
 		uint64_t desc, driver, device;
 	} good[] = {
-		{ 128, 0, 0x800, 0x1000 },                               // address 0 is RAM like any other
+		{ 128, 0, 0x800, 0x1000 }, // address 0 is RAM like any other
 		{ 128, LOW - 2048, LOW - 4096, LOW - 8192 },
 		{ 128, 0x1000, LOW - 262, LOW - 2060 },
 		{ 128, HIGH, HIGH + LOW - 262, HIGH + LOW - 2048 - 1030 + 2 }, // 4-aligned
@@ -699,7 +705,8 @@ TEST(interrupts_reach_kvm)
 	for (unsigned q = 0; q <= 2; q += 2) {
 		bool found = false;
 		for (unsigned i = 0; i < fake.irqfd_count; i++)
-			found |= fake.irqfd[i].fd == fb.ring[q].call_fd && fake.irqfd[i].where == IRQ_MSI_FIRST + q + 1;
+			found |= fake.irqfd[i].fd == fb.ring[q].call_fd &&
+				 fake.irqfd[i].where == IRQ_MSI_FIRST + q + 1;
 		CHECK(found);
 		CHECK_EQ(fake_route(IRQ_MSI_FIRST + q + 1)->u.msi.data, 0x31 + q);
 	}
@@ -1061,10 +1068,21 @@ TEST(window_into_the_bar)
 		uint8_t bar;
 		uint32_t offset, len;
 	} bad[] = {
-		{ 1, VC_DEVICE_STATUS, 1 }, { 6, 0x14, 1 },	     { 0xff, 0x14, 1 },	       { 0, VC_DEVICE_STATUS, 0 },
-		{ 0, VC_DEVICE_STATUS, 3 }, { 0, 0x10, 8 },	     { 0, 0x14, 0xffffffff },  { 0, VP_BAR_SIZE, 1 },
-		{ 0, VP_BAR_SIZE - 1, 2 },  { 0, 0xffffffff, 1 },    { 0, 0xfffffffc, 4 },     { 0, 1, 2 },
-		{ 0, 2, 4 },		    { 0, 0x80000014, 1 },    { 0, VP_BAR_SIZE, 4 },
+		{ 1, VC_DEVICE_STATUS, 1 },
+		{ 6, 0x14, 1 },
+		{ 0xff, 0x14, 1 },
+		{ 0, VC_DEVICE_STATUS, 0 },
+		{ 0, VC_DEVICE_STATUS, 3 },
+		{ 0, 0x10, 8 },
+		{ 0, 0x14, 0xffffffff },
+		{ 0, VP_BAR_SIZE, 1 },
+		{ 0, VP_BAR_SIZE - 1, 2 },
+		{ 0, 0xffffffff, 1 },
+		{ 0, 0xfffffffc, 4 },
+		{ 0, 1, 2 },
+		{ 0, 2, 4 },
+		{ 0, 0x80000014, 1 },
+		{ 0, VP_BAR_SIZE, 4 },
 	};
 	decode(true);
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {

@@ -11,10 +11,10 @@
 
 #define F_INDIRECT  (UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC)
 #define F_EVENT_IDX (UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX)
-#define NEXT        VRING_DESC_F_NEXT
-#define WRITE       VRING_DESC_F_WRITE
+#define NEXT	    VRING_DESC_F_NEXT
+#define WRITE	    VRING_DESC_F_WRITE
 #define INDIRECT    VRING_DESC_F_INDIRECT
-#define IOVECS      20
+#define IOVECS	    20
 
 struct rig {
 	struct driver dr;
@@ -29,8 +29,11 @@ static struct rig r;
 static bool set_up(uint64_t features)
 {
 	log_init("virtq", LOG_ERROR);
-	r = (struct rig){ .q = { .index = 0, .enabled = true, .call_fd = fd_eventfd(), .err_fd = fd_eventfd() } };
-	return driver_open(&r.dr) && guest_mem_add(&r.mem, r.dr.fd, 0, DRIVER_GPA, DRIVER_UVA, DRIVER_MEM) == 0 &&
+	r = (struct rig){
+		.q = { .index = 0, .enabled = true, .call_fd = fd_eventfd(), .err_fd = fd_eventfd() }
+	};
+	return driver_open(&r.dr) &&
+	       guest_mem_add(&r.mem, r.dr.fd, 0, DRIVER_GPA, DRIVER_UVA, DRIVER_MEM) == 0 &&
 	       vq_start(&r.q, &r.mem, &r.dr.place, features) == 0;
 }
 
@@ -48,20 +51,20 @@ static int pop(void)
 }
 
 // One hostile layout in descriptor 0: popped, it must fail the queue, signal the error eventfd and leave the ring alone.
-#define REFUSED(features, ...)                                                                               \
-	do {                                                                                                 \
-		CHECK(set_up(features));                                                                     \
-		__VA_ARGS__;                                                                                 \
-		driver_offer(&r.dr, 0);                                                                      \
-		CHECK_EQ(pop(), -EPROTO);                                                                    \
-		CHECK(r.q.failed);                                                                           \
-		CHECK(fd_event_take(r.q.err_fd));                                                            \
-		CHECK_EQ(pop(), -EPROTO);                                                                    \
-		vq_publish(&r.q);                                                                            \
-		CHECK_EQ(r.dr.used->idx, 0);                                                                 \
-		CHECK(!vq_notify_enable(&r.q));                                                              \
-		CHECK_EQ(vq_stop(&r.q), 0);                                                                  \
-		tear_down();                                                                                 \
+#define REFUSED(features, ...)                    \
+	do {                                      \
+		CHECK(set_up(features));          \
+		__VA_ARGS__;                      \
+		driver_offer(&r.dr, 0);           \
+		CHECK_EQ(pop(), -EPROTO);         \
+		CHECK(r.q.failed);                \
+		CHECK(fd_event_take(r.q.err_fd)); \
+		CHECK_EQ(pop(), -EPROTO);         \
+		vq_publish(&r.q);                 \
+		CHECK_EQ(r.dr.used->idx, 0);      \
+		CHECK(!vq_notify_enable(&r.q));   \
+		CHECK_EQ(vq_stop(&r.q), 0);       \
+		tear_down();                      \
 	} while (0)
 
 TEST(empty_queue_gives_nothing)
@@ -154,15 +157,16 @@ TEST(indirect_table_longer_than_the_queue)
 
 TEST(descriptor_loop)
 {
-	REFUSED(0, driver_desc(&r.dr, 0, DRIVER_DATA, 1, NEXT, 1), driver_desc(&r.dr, 1, DRIVER_DATA, 1, NEXT, 0));
+	REFUSED(0, driver_desc(&r.dr, 0, DRIVER_DATA, 1, NEXT, 1),
+		driver_desc(&r.dr, 1, DRIVER_DATA, 1, NEXT, 0));
 	REFUSED(0, driver_desc(&r.dr, 0, DRIVER_DATA, 1, NEXT, 0));
 }
 
 TEST(loop_in_an_indirect_table)
 {
 	REFUSED(F_INDIRECT, driver_desc(&r.dr, 0, 0x8000, 32, INDIRECT, 0),
-	        driver_indirect(&r.dr, 0x8000, 0, DRIVER_DATA, 1, NEXT, 1),
-	        driver_indirect(&r.dr, 0x8000, 1, DRIVER_DATA, 1, NEXT, 0));
+		driver_indirect(&r.dr, 0x8000, 0, DRIVER_DATA, 1, NEXT, 1),
+		driver_indirect(&r.dr, 0x8000, 1, DRIVER_DATA, 1, NEXT, 0));
 }
 
 TEST(next_beyond_the_table)
@@ -170,7 +174,7 @@ TEST(next_beyond_the_table)
 	REFUSED(0, driver_desc(&r.dr, 0, DRIVER_DATA, 1, NEXT, DRIVER_SIZE));
 	REFUSED(0, driver_desc(&r.dr, 0, DRIVER_DATA, 1, NEXT, 0xffff));
 	REFUSED(F_INDIRECT, driver_desc(&r.dr, 0, 0x8000, 32, INDIRECT, 0),
-	        driver_indirect(&r.dr, 0x8000, 0, DRIVER_DATA, 1, NEXT, 2));
+		driver_indirect(&r.dr, 0x8000, 0, DRIVER_DATA, 1, NEXT, 2));
 }
 
 TEST(head_beyond_the_table)
@@ -205,12 +209,13 @@ TEST(bad_indirect_descriptors)
 	REFUSED(F_INDIRECT, driver_desc(&r.dr, 0, 0x8000, 32, INDIRECT | NEXT, 1));
 	REFUSED(F_INDIRECT, driver_desc(&r.dr, 0, DRIVER_MEM - 16, 32, INDIRECT, 0));
 	REFUSED(F_INDIRECT, driver_desc(&r.dr, 0, 0x8000, 16, INDIRECT, 0),
-	        driver_indirect(&r.dr, 0x8000, 0, 0x8000, 16, INDIRECT, 0));
+		driver_indirect(&r.dr, 0x8000, 0, 0x8000, 16, INDIRECT, 0));
 }
 
 TEST(readable_after_writable)
 {
-	REFUSED(0, driver_desc(&r.dr, 0, DRIVER_DATA, 1, NEXT | WRITE, 1), driver_desc(&r.dr, 1, DRIVER_DATA, 1, 0, 0));
+	REFUSED(0, driver_desc(&r.dr, 0, DRIVER_DATA, 1, NEXT | WRITE, 1),
+		driver_desc(&r.dr, 1, DRIVER_DATA, 1, 0, 0));
 }
 
 TEST(more_segments_than_there_is_room)
@@ -344,7 +349,7 @@ TEST(interrupts_by_event_index)
 	CHECK(fd_event_take(r.q.call_fd));
 	one_round();
 	CHECK(!fd_event_take(r.q.call_fd)); // the index lies behind
-	*used_event = 0x8000; // far off
+	*used_event = 0x8000;		    // far off
 	for (unsigned i = 0; i < 1000; i++)
 		one_round();
 	CHECK(!fd_event_take(r.q.call_fd));
@@ -401,7 +406,8 @@ TEST(a_disabled_queue_rests)
 
 // ---- what is in flight, recorded for a back-end that comes after this one -------------------------------------------
 
-static _Alignas(64) uint8_t record[sizeof(struct inflight_region) + DRIVER_SIZE * sizeof(struct inflight_desc)];
+static _Alignas(
+	64) uint8_t record[sizeof(struct inflight_region) + DRIVER_SIZE * sizeof(struct inflight_desc)];
 
 static struct inflight_region *record_fresh(void)
 {
