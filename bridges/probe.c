@@ -210,10 +210,10 @@ static void say_queues(struct probe *p, uint64_t own, uint64_t most)
 static void say_memory(struct probe *p)
 {
 	if (p->mem_slots == UINT64_MAX)
-		fprintf(p->out, "memory    %u regions in one table, guest RAM has up to %u\n",
+		fprintf(p->out, "memory    %d regions in one table, guest RAM has up to %d\n",
 			VHOST_USER_MEM_TABLE_MAX, MEM_REGIONS_MAX);
 	else
-		fprintf(p->out, "memory    up to %" PRIu64 " regions, guest RAM has up to %u\n", p->mem_slots,
+		fprintf(p->out, "memory    up to %" PRIu64 " regions, guest RAM has up to %d\n", p->mem_slots,
 			MEM_REGIONS_MAX);
 	if (p->mem_slots == 0)
 		refuse(p, "it says that it takes no memory");

@@ -211,7 +211,6 @@ TEST(wrong_buffers_stop_their_queue)
 TEST(messages_to_the_driver_in_their_order_each_once)
 {
 	CHECK(set_up(2, true));
-	struct virtio_console_control *m = (void *)(r.dr.ram + DRIVER_DATA);
 	r.c.port[1].tell = 0x1f; // all that there is
 	r.c.config.cols = 80;
 	r.c.config.rows = 25;
@@ -230,7 +229,7 @@ TEST(messages_to_the_driver_in_their_order_each_once)
 			 { VIRTIO_CONSOLE_PORT_NAME, 0, 13 },
 			 { VIRTIO_CONSOLE_PORT_OPEN, 1, 8 } };
 	for (unsigned i = 0; i < 5; i++) {
-		m = (void *)(r.dr.ram + DRIVER_DATA + 100 * i);
+		const struct virtio_console_control *m = (void *)(r.dr.ram + DRIVER_DATA + 100 * i);
 		CHECK_EQ(m->id, 1);
 		CHECK_EQ(m->event, expected[i].event);
 		CHECK_EQ(m->value, expected[i].value);
