@@ -2,18 +2,28 @@
 // The seam between a device and the interface over which it is served.
 //
 // A carrier owns guest memory and the virtqueues' set-up; a device sees neither messages nor sockets.  main.c picks one by the
-// command line.  Today there is vhost-user.
+// command line.  Today there is vhost-user.  A device that serves many front-ends at a time (vdev_ops.serve) has a struct vdev for
+// each.
 #ifndef MINIVMM_SDK_CARRIER_H
 #define MINIVMM_SDK_CARRIER_H
 
 #include "devices/sdk/dev.h"
 
+struct session; // one front-end's connection
+
 struct carrier {
 	const char *option; // its command line option, with a path or "fd:N"
-	// Serves one front-end over a connected socket (which it closes) until that leaves or breaks the protocol.  After it:
-	// nothing in flight, no queue running, no guest memory mapped.
-	void (*serve)(struct vdev *d, int sock, const bool *stop);
+	// Begins to serve a front-end over a connected socket, which it takes (and closes on failure).  What it needs is in the
+	// device's loop from then on; nothing that a front-end does or leaves undone makes a turn of that wait.  NULL: logged.
+	struct session *(*open)(struct vdev *d, int sock);
+	// False: the front-end left, broke the protocol, or let a deadline pass.  *wake_ms: when to ask again at the latest, -1: never.
+	bool (*alive)(struct session *s, int *wake_ms);
+	// After it: nothing in flight, no queue running, no guest memory mapped.
+	void (*close)(struct session *s);
 };
+
+// Serves one front-end over a connected socket (which it closes) until that is gone or *stop.
+void carrier_serve(const struct carrier *c, struct vdev *d, int sock, const bool *stop);
 
 extern const struct carrier carrier_vhost_user;
 

@@ -21,6 +21,7 @@
 #define VDEV_QUEUES_MAX 64
 
 struct vdev;
+struct carrier;
 
 // A command line option of the device: "--name VALUE" or "--name=VALUE"; without `value` a flag.
 struct vdev_option {
@@ -54,6 +55,10 @@ struct vdev_ops {
 	void (*close)(struct vdev *d);
 	// The driver wrote configuration space; within config_len.  d->config is the device's to change.
 	int (*config_write)(struct vdev *d, uint32_t off, const void *p, uint32_t len);
+	// For a device that serves many front-ends at a time (carrier.h), with a struct vdev of its own for each: the whole life after
+	// the seal.  `sock` is listening or connected, *stop is set by a source in d->loop.  0, or -errno: the event loop failed.
+	// Left out, as it mostly is, the SDK serves them one after the other.
+	int (*serve)(struct vdev *d, const struct carrier *c, int sock, bool listening, const bool *stop);
 };
 
 struct vdev {

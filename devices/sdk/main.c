@@ -32,7 +32,7 @@ static const struct sandbox_rule sdk_rules[] = {
 	SANDBOX_CALL(epoll_ctl, "a front-end's eventfds come and go"),
 	SANDBOX_CALL(recvmsg, "messages of the front-end, with descriptors"),
 	SANDBOX_CALL(sendmsg, "replies to the front-end"),
-	SANDBOX_RARE(poll, "a message that comes in pieces is awaited by a deadline"),
+	SANDBOX_RARE(poll, "is there room for a reply; a pause after accept4 failed"),
 	SANDBOX_CALL(close, "descriptors of a front-end that replaces them or leaves"),
 	SANDBOX_CALL(fcntl, "access mode of a memory file; eventfds become non-blocking"),
 	SANDBOX_RARE(fstat, "size and kind of a memory file"),
@@ -309,6 +309,19 @@ static void client_waits(struct loop_source *src, uint32_t events)
 	}
 }
 
+void carrier_serve(const struct carrier *c, struct vdev *d, int sock, const bool *stop)
+{
+	struct session *s = c->open(d, sock);
+	int wake_ms, rc = 0;
+	if (!s)
+		return;
+	while (rc >= 0 && c->alive(s, &wake_ms) && !*stop)
+		rc = vdev_turn(d, wake_ms);
+	if (rc < 0)
+		log_error("event loop: %s", strerror(-rc));
+	c->close(s);
+}
+
 static int serve_listener(struct vdev *d, const struct settings *s, int fd, const bool *stop)
 {
 	while (!*stop) {
@@ -320,7 +333,7 @@ static int serve_listener(struct vdev *d, const struct settings *s, int fd, cons
 		if (rc < 0)
 			return rc;
 		if (l.accepted >= 0)
-			s->carrier->serve(d, l.accepted, stop);
+			carrier_serve(s->carrier, d, l.accepted, stop);
 	}
 	return 0;
 }
@@ -348,10 +361,12 @@ static int device_run(struct vdev *d, const struct settings *s, int sock, const 
 	if (rc < 0)
 		return rc;
 	log_info("ready");
-	if (listening)
+	if (d->ops->serve)
+		rc = d->ops->serve(d, s->carrier, sock, listening, &st.stop);
+	else if (listening)
 		rc = serve_listener(d, s, sock, &st.stop);
 	else
-		s->carrier->serve(d, sock, &st.stop);
+		carrier_serve(s->carrier, d, sock, &st.stop);
 	return rc < 0 ? err_sys(e, -rc, "event loop") : 0;
 }
 

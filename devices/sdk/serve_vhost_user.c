@@ -13,24 +13,38 @@
 #include <string.h>
 #include <unistd.h>
 
-static int request_receive(struct server *s, struct request *rq, const struct vhost_user_row **row,
-			   const char **why)
+// The header is complete: what follows it?  0, or -EPROTO and why.
+static int header_check(const struct server *s, const struct vhost_user_row **row, const char **why)
 {
-	deadline_ns deadline = deadline_in_ms(DEADLINE_CONTROL_MS);
-	rq->fds.count = 0;
-	rq->reply_len = 0;
-	rq->reply_fd = -1;
-	int rc = msg_recv(s->sock.fd, &rq->h, sizeof(rq->h), &rq->fds, deadline);
-	if (rc < 0)
-		return rc;
-	*row = vhost_user_request_row(rq->h.request);
+	const struct vhost_user_header *h = &s->rq.h;
+	*row = vhost_user_request_row(h->request);
 	// GET_QUEUE_NUM is good as soon as the feature was offered.
-	*why = vhost_user_request_error(&rq->h, *row, s->protocol_features | VHOST_USER_PF_BIT(MQ));
-	if (*why)
-		return -EPROTO;
-	rc = rq->h.size ? msg_recv(s->sock.fd, &rq->p, rq->h.size, &rq->fds, deadline) : 0;
-	if (rc < 0)
-		return rc;
+	*why = vhost_user_request_error(h, *row, s->protocol_features | VHOST_USER_PF_BIT(MQ));
+	return *why ? -EPROTO : 0;
+}
+
+// Takes what is there of a message.  1: it is complete, 0: the rest is to come, -errno.
+static int request_receive(struct server *s, const struct vhost_user_row **row, const char **why)
+{
+	struct request *rq = &s->rq;
+	if (s->got == 0)
+		s->due = deadline_in_ms(DEADLINE_CONTROL_MS);
+	for (;;) {
+		size_t head = sizeof(rq->h), len = head;
+		if (s->got >= head) {
+			int rc = header_check(s, row, why);
+			if (rc < 0)
+				return rc;
+			len += rq->h.size;
+		}
+		if (s->got >= head && s->got == len)
+			break;
+		char *to = s->got < head ? (char *)&rq->h + s->got : (char *)&rq->p + (s->got - head);
+		int n = msg_recv_now(s->sock.fd, to, len - s->got, &rq->fds);
+		if (n < 0)
+			return n == -EAGAIN ? 0 : n;
+		s->got += (size_t)n;
+	}
 	*why = vhost_user_request_fds_error(*row, rq->fds.count);
 	if (*why)
 		return -EPROTO;
@@ -38,9 +52,10 @@ static int request_receive(struct server *s, struct request *rq, const struct vh
 		*why = "belongs to something that was not offered";
 		return -EPROTO;
 	}
-	return 0;
+	return 1;
 }
 
+// Some hundred of them find room in the socket: a front-end for which one does not has stopped reading.
 static int reply_send(struct server *s, struct request *rq)
 {
 	struct vhost_user_header h = {
@@ -50,40 +65,35 @@ static int reply_send(struct server *s, struct request *rq)
 	};
 	struct iovec iov[] = { { &h, sizeof(h) }, { &rq->p, rq->reply_len } };
 	return msg_send(s->sock.fd, iov, rq->reply_len ? 2 : 1, &rq->reply_fd, rq->reply_fd >= 0,
-			deadline_in_ms(DEADLINE_CONTROL_MS));
+			deadline_now());
 }
 
-// Receives, acts on and answers one message.
-static int serve_one(struct server *s, const char **why)
+// Acts on and answers the message that was received.
+static int request_do(struct server *s, const struct vhost_user_row *row)
 {
-	struct request rq;
-	const struct vhost_user_row *row = NULL;
-	rq.fds.count = 0;
-	int rc = request_receive(s, &rq, &row, why);
-	if (rc < 0) {
-		msg_fds_close(&rq.fds);
-		return rc;
-	}
+	struct request *rq = &s->rq;
 	log_debug("%s", row->name);
-	int result = vu_handlers[rq.h.request](s, &rq);
-	msg_fds_close(&rq.fds);
-	bool acked =
-		(s->protocol_features & VHOST_USER_PF_BIT(REPLY_ACK)) && (rq.h.flags & VHOST_USER_NEED_REPLY);
+	rq->reply_len = 0;
+	rq->reply_fd = -1;
+	int result = vu_handlers[rq->h.request](s, rq);
+	msg_fds_close(&rq->fds);
+	bool acked = (s->protocol_features & VHOST_USER_PF_BIT(REPLY_ACK)) &&
+		     (rq->h.flags & VHOST_USER_NEED_REPLY);
 	if (result < 0) {
 		log_limited(LOG_WARN, "%s refused: %s", row->name, strerror(-result));
 		if (row->reply == VHOST_USER_REPLY_DEFINED || !acked) {
-			fd_close(&rq.reply_fd);
+			fd_close(&rq->reply_fd);
 			return result;
 		}
 	}
 	if (row->reply == VHOST_USER_REPLY_ACK_ONLY) {
 		if (!acked)
 			return 0;
-		rq.p.u64 = result < 0;
-		rq.reply_len = sizeof(rq.p.u64);
+		rq->p.u64 = result < 0;
+		rq->reply_len = sizeof(rq->p.u64);
 	}
-	rc = reply_send(s, &rq);
-	fd_close(&rq.reply_fd);
+	int rc = reply_send(s, rq);
+	fd_close(&rq->reply_fd);
 	return rc;
 }
 
@@ -92,23 +102,30 @@ static void message_ready(struct loop_source *src, uint32_t events)
 	(void)events;
 	struct server *s = CONTAINER_OF(src, struct server, sock);
 	const char *why = NULL;
-	int rc = serve_one(s, &why);
+	const struct vhost_user_row *row = NULL;
+	int rc = request_receive(s, &row, &why);
+	if (rc > 0) {
+		s->got = 0;
+		rc = request_do(s, row);
+	}
 	if (rc == 0)
 		return;
 	if (rc == -ECONNRESET || rc == -EPIPE)
 		log_info("the front-end left");
+	else if (rc == -ETIMEDOUT)
+		log_limited(LOG_WARN, "front-end dropped: it does not read its replies");
 	else
 		log_limited(LOG_WARN, "front-end dropped: %s", why ? why : strerror(-rc));
 	s->closing = true;
 }
 
-static void serve(struct vdev *d, int sock, const bool *stop)
+static struct session *server_open(struct vdev *d, int sock)
 {
 	struct server *s = calloc(1, sizeof(*s) + d->queue_count * sizeof(s->ring[0]));
 	if (!s) {
-		log_error("out of memory for a front-end");
+		log_limited(LOG_ERROR, "out of memory for a front-end");
 		close(sock);
-		return;
+		return NULL;
 	}
 	s->d = d;
 	s->sock = (struct loop_source){ .fd = sock, .ready = message_ready };
@@ -120,10 +137,33 @@ static void serve(struct vdev *d, int sock, const bool *stop)
 		d->queues[i].on_fail = vu_ring_failed;
 	}
 	int rc = loop_add(&d->loop, &s->sock, EPOLLIN | EPOLLRDHUP);
-	while (rc >= 0 && !s->closing && !*stop)
-		rc = vdev_turn(d, -1);
-	if (rc < 0)
-		log_error("event loop: %s", strerror(-rc));
+	if (rc < 0) {
+		log_limited(LOG_ERROR, "epoll: %s", strerror(-rc));
+		close(sock);
+		free(s);
+		return NULL;
+	}
+	return (struct session *)s;
+}
+
+static bool server_alive(struct session *session, int *wake_ms)
+{
+	struct server *s = (struct server *)session;
+	*wake_ms = -1;
+	if (s->got > 0 && !s->closing) {
+		*wake_ms = deadline_left_ms(s->due);
+		if (*wake_ms == 0) {
+			log_limited(LOG_WARN, "front-end dropped: it began a message and did not end it");
+			s->closing = true;
+		}
+	}
+	return !s->closing;
+}
+
+static void server_close(struct session *session)
+{
+	struct server *s = (struct server *)session;
+	struct vdev *d = s->d;
 	loop_remove(&d->loop, &s->sock);
 	vu_stop_all(s);
 	guest_mem_clear(&d->mem);
@@ -132,8 +172,11 @@ static void serve(struct vdev *d, int sock, const bool *stop)
 		fd_close(&d->queues[i].call_fd);
 		fd_close(&d->queues[i].err_fd);
 	}
-	close(sock);
+	msg_fds_close(&s->rq.fds);
+	close(s->sock.fd);
 	free(s);
 }
 
-const struct carrier carrier_vhost_user = { .option = "vhost-user", .serve = serve };
+const struct carrier carrier_vhost_user = {
+	.option = "vhost-user", .open = server_open, .alive = server_alive, .close = server_close
+};

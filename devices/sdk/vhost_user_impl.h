@@ -28,18 +28,6 @@ struct ring {
 	struct loop_source kick;
 };
 
-struct server {
-	struct vdev *d;
-	struct loop_source sock;
-	uint64_t features;	    // negotiated, with the vhost-user bit
-	uint64_t protocol_features; // negotiated
-	uint8_t status;
-	bool has_features, started, closing;
-	uint8_t *log; // mapped record of what is in flight, or NULL
-	size_t log_len;
-	struct ring ring[];
-};
-
 union payload {
 	uint64_t u64;
 	struct vhost_user_vring_state state;
@@ -57,6 +45,21 @@ struct request {
 	struct msg_fds fds; // what a handler leaves in it is closed
 	uint32_t reply_len;
 	int reply_fd; // -1, or travels with the reply and is closed
+};
+
+struct server {
+	struct vdev *d;
+	struct loop_source sock;
+	uint64_t features;	    // negotiated, with the vhost-user bit
+	uint64_t protocol_features; // negotiated
+	uint8_t status;
+	bool has_features, started, closing;
+	struct request rq; // being received
+	size_t got;	   // bytes of it
+	deadline_ns due;   // when it is to be complete, once it has begun
+	uint8_t *log;	   // mapped record of what is in flight, or NULL
+	size_t log_len;
+	struct ring ring[];
 };
 
 // ---- vhost_user_ring.c ------------------------------------------------------------------------------------------

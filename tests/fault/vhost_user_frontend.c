@@ -109,7 +109,7 @@ static void *serve_thread(void *arg)
 	fx.completions = (struct loop_source){ .fd = blk_engine_fd(&fx.b.engine), .ready = completed };
 	if (fx.completions.fd >= 0)
 		loop_add(&fx.d.loop, &fx.completions, EPOLLIN);
-	carrier_vhost_user.serve(&fx.d, fx.peer, &fx.stop);
+	carrier_serve(&carrier_vhost_user, &fx.d, fx.peer, &fx.stop);
 	loop_remove(&fx.d.loop, &fx.completions);
 	return NULL;
 }

@@ -106,7 +106,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fd_event_signal(kick);
 	send_all(pair[0], (int[]){ k.guest_fd, kick, call, pair[0] }, data, size);
 	bool stop = false;
-	carrier_vhost_user.serve(&k.d, pair[1], &stop);
+	carrier_serve(&carrier_vhost_user, &k.d, pair[1], &stop);
 	disk_check(&k);
 	disk_must(k.d.mem.count == 0 && !k.q[0].running && !k.q[1].running, "something was left");
 	close(pair[0]);
