@@ -33,6 +33,12 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 modprobe -qa configfs kvm_amd
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 while read -r tag mode dir; do
+    if [ "$mode" = over ]; then # laid over what is there; read-only from then on
+        mkdir -p "/run/$tag"
+        mount -t 9p -o "$p9,ro,cache=loose" "$tag" "/run/$tag" &&
+            mount -t overlay -o "lowerdir=/run/$tag:$dir" "$tag" "$dir" || give_up "cannot mount $tag over $dir"
+        continue
+    fi
     mkdir -p "$dir"
     cache=mmap
     [ "$mode" = rw ] || cache=loose
