@@ -77,6 +77,15 @@ $(O)/%.o: %.c | musl-libs
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
+# Profiles of jails are TOML texts, compiled in as strings.
+PROFILES := $(wildcard vmm/profiles/*.toml)
+$(O)/vmm/jail_profile.o: $(O)/include/profiles.inc
+$(O)/include/profiles.inc: $(PROFILES) vmm/profiles
+	$(Q)mkdir -p $(@D)
+	$(Q)for f in $(PROFILES); do n=$${f##*/}; printf '{ "%s",\n' "$${n%.toml}"; \
+		sed 's/[\\"]/\\&/g; s/.*/  "&\\n"/' "$$f"; echo '},'; done > $@
+	$(Q)for f in $(PROFILES); do n=$${f##*/}; printf '"%s", ' "$${n%.toml}"; done > $(@D)/profile_names.inc
+
 ar = $(Q)mkdir -p $(@D) && rm -f $@ && ar crsD $@ $^
 $(call lib,base):     $(call obj,$(BASE))     ; $(ar)
 $(call lib,vmm):      $(call obj,$(VMM))      ; $(ar)
@@ -110,6 +119,9 @@ $(O)/tests/fault/%: $(O)/tests/fault/%.o $(TEST_LIBS)
 $(O)/tests/fuzz/%: $(O)/tests/fuzz/%.o $(TEST_LIBS)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+$(O)/tests/native/%: $(O)/tests/native/%.o $(TEST_LIBS)
+	$(call say,LINK,$@)
+	$(link)
 # Without libFuzzer a target replays its corpus.
 $(O)/tests/replay/%: $(O)/tests/fuzz/%.o $(O)/tests/fuzz/main/replay.o $(TEST_LIBS)
 	$(call say,LINK,$@)
@@ -117,6 +129,7 @@ $(O)/tests/replay/%: $(O)/tests/fuzz/%.o $(O)/tests/fuzz/main/replay.o $(TEST_LI
 	$(link)
 .SECONDARY:
 
+natives: $(patsubst %.c,$(O)/%,$(wildcard tests/native/*.c))
 checks: $(PROGRAMS) $(UNIT:%=$(O)/tests/unit/%) $(FAULT:%=$(O)/tests/fault/%) $(FUZZ:%=$(O)/tests/replay/%)
 check:
 	$(Q)$(MAKE) --no-print-directory -s MODE=asan checks
@@ -194,5 +207,5 @@ clean:
 dist-clean: clean
 	rm -rf $(CACHE)
 
-.PHONY: all guests checks check test fuzz fuzz-targets bench demo deps deps-test rig musl-libs format analyze install install-sdk clean dist-clean
+.PHONY: all guests natives checks check test fuzz fuzz-targets bench demo deps deps-test rig musl-libs format analyze install install-sdk clean dist-clean
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -8,11 +8,43 @@
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/msg.h"
+#include "vmm/jail.h"
 #include "vmm/spawn.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+static int start_program(struct bridge_pending *p, struct err *e)
+{
+	const struct device_config *cfg = p->cfg;
+	const bool jailed = strcmp(cfg->sandbox, "none") != 0;
+	struct arena texts = { 0 };
+	struct profile *profile = NULL;
+	struct jail *jail = NULL;
+	int rc = 0;
+	if (jailed) {
+		jail = malloc(sizeof(*jail));
+		profile = malloc(sizeof(*profile));
+		rc = jail && profile ? jail_of_device(jail, profile, &texts, cfg, p->host->memory, e)
+				     : err_sys(e, ENOMEM, "make a jail");
+	}
+	const struct launch l = {
+		.id = cfg->id,
+		.program = cfg->exec[0],
+		.argv = (const char *const *)cfg->exec,
+		.isolate = jailed,
+		.insecure = p->host->insecure,
+		.jail = jail,
+		.deadline = p->host->start_deadline,
+	};
+	if (rc == 0)
+		rc = launch_program(&l, &p->sock, &p->child, e);
+	free(jail);
+	free(profile);
+	arena_free(&texts);
+	return rc;
+}
 
 static int start_vhost_user(struct bridge_pending *p, struct err *e)
 {
@@ -22,15 +54,8 @@ static int start_vhost_user(struct bridge_pending *p, struct err *e)
 		p->sock = msg_connect(cfg->socket, p->host->start_deadline, e);
 		return p->sock < 0 ? p->sock : 0;
 	}
-	const struct launch l = {
-		.id = cfg->id,
-		.program = cfg->exec[0],
-		.argv = (const char *const *)cfg->exec,
-		.isolate = !cfg->sandbox || strcmp(cfg->sandbox, "none") != 0,
-		.insecure = p->host->insecure,
-	};
 	p->peer = cfg->exec[0];
-	return launch_program(&l, &p->sock, &p->child, e);
+	return start_program(p, e);
 }
 
 static int start_builtin(struct bridge_pending *p, struct err *e)

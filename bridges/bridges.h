@@ -21,6 +21,7 @@ struct bridge_host {
 	struct loop *loop;
 	const char *program_dir;    // where our device programs are looked for first; NULL: in PATH only
 	deadline_ns start_deadline; // one for all devices, so that N mute back-ends cost what one costs
+	uint64_t memory;	    // of the guest, bytes: what a limit of a jail leaves room for
 	bool insecure;		    // start programs although the host refuses to isolate them
 };
 

@@ -1,36 +1,125 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "bridges/launch.h"
 
+#include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/spawn.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-
-#define PLACEHOLDER "{fd}"
+#include <sys/un.h>
+#include <unistd.h>
 
 _Static_assert(LAUNCH_SOCKET_FD == SPAWN_FD_FIRST, "the socket is the first descriptor of a child");
+
+#define SOCKET_PATH  LAUNCH_PATH_FOLDER "/socket"
+#define LISTEN_STEPS 10 // ms between two looks whether it listens, at most
+
+static const struct {
+	const char *name, *with;
+	enum launch_end end;
+} placeholders[] = {
+	{ "{fd}", "3", LAUNCH_FD },
+	{ "{listen}", "3", LAUNCH_LISTEN },
+	{ "{socket}", SOCKET_PATH, LAUNCH_PATH },
+};
+
+enum launch_end launch_end_of(const char *const *argv)
+{
+	for (size_t p = 0; p < ARRAY_LEN(placeholders); p++)
+		for (size_t i = 0; argv[i]; i++)
+			if (strstr(argv[i], placeholders[p].name))
+				return placeholders[p].end;
+	return LAUNCH_NO_END;
+}
 
 // A copy of `word` with every placeholder filled in, or NULL without memory.
 static char *fill_in(const char *word)
 {
-	size_t len = strlen(word) + 1;
-	for (const char *s = word; (s = strstr(s, PLACEHOLDER)) != NULL; s += strlen(PLACEHOLDER))
-		len += 10;
-	char *filled = malloc(len);
-	if (!filled)
-		return NULL;
+	char *filled = malloc(strlen(word) * sizeof(SOCKET_PATH) + 1);
 	char *to = filled;
-	for (const char *at; (at = strstr(word, PLACEHOLDER)) != NULL; word = at + strlen(PLACEHOLDER)) {
-		memcpy(to, word, (size_t)(at - word));
-		to += at - word;
-		to += sprintf(to, "%d", LAUNCH_SOCKET_FD);
+	while (filled && *word) {
+		size_t p = 0, len = 0;
+		while (p < ARRAY_LEN(placeholders) &&
+		       (len = strlen(placeholders[p].name), strncmp(word, placeholders[p].name, len) != 0))
+			p++;
+		if (p == ARRAY_LEN(placeholders)) {
+			*to++ = *word++;
+			continue;
+		}
+		to = stpcpy(to, placeholders[p].with);
+		word += len;
 	}
-	memcpy(to, word, strlen(word) + 1);
+	if (filled)
+		*to = '\0';
 	return filled;
+}
+
+// ---- connections -----------------------------------------------------------------------------------------------
+
+// pair[1] listens, pair[0] is its first client.  The path in between is gone when this returns, so that nobody else is a second one.
+static int pair_listening(int pair[2], struct err *e)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	char folder[] = "/tmp/minivmm-XXXXXX";
+	int rc = 0;
+	if (!mkdtemp(folder))
+		return err_sys(e, errno, "make a folder in /tmp");
+	snprintf(at.sun_path, sizeof(at.sun_path), "%s/s", folder);
+	pair[1] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	pair[0] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (pair[0] < 0 || pair[1] < 0 || bind(pair[1], (const struct sockaddr *)&at, sizeof(at)) < 0 ||
+	    listen(pair[1], 1) < 0 || connect(pair[0], (const struct sockaddr *)&at, sizeof(at)) < 0)
+		rc = err_sys(e, errno, "make a listening socket");
+	unlink(at.sun_path);
+	rmdir(folder);
+	return rc;
+}
+
+// The program's root is to be seen through /proc, by its parent.
+static int connect_inside(const struct launch *l, const struct child *c, int *sock, struct err *e)
+{
+	const deadline_ns deadline = l->deadline ? l->deadline : deadline_in_ms(DEADLINE_START_MS);
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	snprintf(at.sun_path, sizeof(at.sun_path), "/proc/%d/root" SOCKET_PATH, (int)c->pid);
+	FD_AUTO fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	for (int step = 1; fd >= 0; step = MIN(step * 2, LISTEN_STEPS)) {
+		if (connect(fd, (const struct sockaddr *)&at, sizeof(at)) == 0) {
+			*sock = fd_steal(&fd);
+			return 0;
+		}
+		struct pollfd gone = { .fd = c->pidfd, .events = POLLIN };
+		if ((errno != ENOENT && errno != ECONNREFUSED && errno != EINTR) ||
+		    deadline_left_ms(deadline) == 0 || poll(&gone, 1, step) == 1)
+			break;
+	}
+	return err_set(e, ETIMEDOUT, "start %s: it does not listen at its {socket}", l->program);
+}
+
+// What is handed over is pair[1], and our end pair[0], where there are such.
+static int connection_make(const struct launch *l, int pair[2], struct err *e)
+{
+	switch (launch_end_of(l->argv)) {
+	case LAUNCH_NO_END:
+	case LAUNCH_FD:
+		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+			return err_sys(e, errno, "start %s: make a socket pair", l->program);
+		return 0;
+	case LAUNCH_LISTEN:
+		return pair_listening(pair, e);
+	case LAUNCH_PATH:
+		break;
+	}
+	if (!l->isolate || !l->jail)
+		return err_set(e, EINVAL, "start %s: {socket} is a path in its jail, and it has none",
+			       l->program);
+	pair[1] = open("/dev/null", O_RDWR | O_CLOEXEC);
+	return pair[1] < 0 ? err_sys(e, errno, "open /dev/null") : 0;
 }
 
 static void free_words(char **words)
@@ -64,6 +153,7 @@ static int launch_with(const struct launch *l, int theirs, const char *const *ar
 		.fd_count = 1 + l->resource_count,
 		.isolate = l->isolate,
 		.insecure = l->insecure,
+		.jail = l->isolate ? l->jail : NULL,
 	};
 	memcpy(rq.fds + 1, l->resource, sizeof(l->resource[0]) * l->resource_count);
 	return spawn_start(child, &rq, e);
@@ -82,11 +172,11 @@ int launch_program(const struct launch *l, int *sock, struct child **child, stru
 		rc = err_sys(e, ENOMEM, "start %s", l->program);
 		goto out;
 	}
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
-		rc = err_sys(e, errno, "start %s: make a socket pair", l->program);
-		goto out;
-	}
-	rc = launch_with(l, pair[1], (const char *const *)words, c, e);
+	rc = connection_make(l, pair, e);
+	if (rc == 0)
+		rc = launch_with(l, pair[1], (const char *const *)words, c, e);
+	if (rc == 0 && pair[0] < 0 && (rc = connect_inside(l, c, &pair[0], e)) < 0)
+		spawn_stop(c, 0);
 	if (rc == 0) {
 		*sock = fd_steal(&pair[0]);
 		*child = c;

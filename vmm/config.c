@@ -195,24 +195,22 @@ static void check_builtin(struct config_reader *r, const struct toml_value *t, c
 				      "a descriptor is one queue; for more, name the tap");
 }
 
-static void check_vhost_user(struct config_reader *r, const struct toml_value *t,
-			     const struct device_config *d)
+static void check_vhost_user(struct config_reader *r, const struct toml_value *t, struct device_config *d)
 {
 	const struct toml_value *socket = toml_get(t, "socket"), *exec = toml_get(t, "exec");
-	const struct toml_value *sandbox = toml_get(t, "sandbox");
+	const struct toml_value *sandbox = toml_get(t, "sandbox"), *paths = toml_get(t, "paths");
 	if (!socket && !exec)
 		config_complain(r, t->line, t->column, "key \"socket\" or \"exec\" is missing");
 	if (socket && exec)
 		config_complain_key(r, exec, "\"socket\" and \"exec\" exclude each other");
 	if (sandbox && !exec)
 		config_complain_key(r, sandbox, "key \"sandbox\" goes with \"exec\" only");
-	else if (exec && !sandbox)
-		config_complain_key(
-			r, exec,
-			"\"exec\" needs sandbox = \"none\": this version has no sandbox for foreign programs");
-	else if (sandbox && d->sandbox && strcmp(d->sandbox, "none") != 0)
-		config_complain_value(r, sandbox, "sandbox = %s: this version has no profiles, only \"none\"",
-				      config_quote(r, &sandbox->string));
+	if (paths && !exec)
+		config_complain_key(r, paths, "key \"paths\" goes with \"exec\" only");
+	else if (paths && d->sandbox && strcmp(d->sandbox, "none") == 0)
+		config_complain_key(r, paths, "without a sandbox every path is in sight");
+	if (exec && !sandbox)
+		d->sandbox = "default";
 }
 
 static void check_among_others(struct config_reader *r, const struct toml_value *t, const struct vm_config *c,

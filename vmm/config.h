@@ -49,7 +49,9 @@ struct device_config {
 	// vhost-user: exactly one of the two
 	const char *socket;  // path or "fd:..."
 	char **exec;	     // NULL-terminated, or NULL; "{fd}" in a word stands for the descriptor's number
-	const char *sandbox; // profile for `exec`, or "none"
+	const char *sandbox; // of `exec`: a profile's name or file, or "none"; never NULL beside exec
+	const char *learn;   // write a profile there instead of enforcing one; or NULL
+	char **paths;	     // what its jail shows besides: "PATH" or "PATH:rw", NULL-terminated, or NULL
 
 	// blk, ours
 	const char *image;

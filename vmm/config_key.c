@@ -6,6 +6,7 @@
 #include "vmm/base/parse.h"
 #include "vmm/base/suggest.h"
 #include "vmm/base/virtio_id.h"
+#include "vmm/jail_profile.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -19,6 +20,7 @@
 #define SERIAL_LEN   20 // VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6
 #define MTU_MIN	     68 // virtio 1.2 §5.1.4.1
 #define RATE_MAX     MEMORY_MAX
+#define PATHS_MAX    64
 
 // ---- messages ----
 
@@ -332,7 +334,7 @@ static void store_exec(struct config_reader *r, const struct config_key *k, cons
 		const char *s = string_of(r, k, w);
 		if (!s)
 			return;
-		has_fd |= strstr(s, "{fd}") != NULL;
+		has_fd |= strstr(s, "{fd}") || strstr(s, "{listen}") || strstr(s, "{socket}");
 		if (n == 0 && strchr(s, '/'))
 			s = resolve(r, w, s);
 		words[n++] = s ? config_kept(r, arena_copy(r->arena, s, strlen(s))) : NULL;
@@ -340,10 +342,77 @@ static void store_exec(struct config_reader *r, const struct config_key *k, cons
 	if (n == 0 || v->children.first->string.len == 0)
 		config_complain_value(r, v, "exec names no program");
 	else if (!has_fd)
-		config_complain_value(r, v,
-				      "exec has no \"{fd}\", the program would not know its connection");
+		config_complain_value(
+			r, v,
+			"exec has no \"{fd}\", \"{listen}\" or \"{socket}\": the program would not know "
+			"its connection");
 	else
 		*(char ***)field = words;
+}
+
+// A profile's name or file, "none", or { learn = "FILE" }.
+static void store_sandbox(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			  void *field)
+{
+	struct device_config *d = CONTAINER_OF(field, struct device_config, sandbox);
+	struct suggest hint = { .word = "" };
+	if (v->type == TOML_TABLE) {
+		const struct toml_value *learn = v->children.first;
+		if (!learn || learn->next || strcmp(learn->key.bytes, "learn") != 0)
+			config_complain_value(r, v, "sandbox is neither a text nor { learn = \"FILE\" }");
+		else
+			store_path(r, k, learn, &d->learn);
+		d->sandbox = "default";
+		return;
+	}
+	const char *s = string_of(r, k, v);
+	if (!s)
+		return;
+	hint.word = s;
+	if (profile_is_file(s)) {
+		d->sandbox = resolve(r, v, s);
+		return;
+	}
+	suggest_offer(&hint, "none");
+	bool known = strcmp(s, "none") == 0;
+	for (const char *const *name = profile_names; *name; name++) {
+		known |= strcmp(s, *name) == 0;
+		suggest_offer(&hint, *name);
+	}
+	if (known)
+		d->sandbox = s;
+	else
+		config_complain_value(r, v,
+				      "sandbox = %s is no profile, no file (PATH.toml) and not \"none\"%s",
+				      quote(r, s), did_you_mean(r, &hint));
+}
+
+// Paths in sight of a program: "PATH" or "PATH:rw".
+static void store_paths(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			void *field)
+{
+	if (!is_type(r, k, v, TOML_ARRAY))
+		return;
+	size_t count = 0, n = 0;
+	for (const struct toml_value *w = v->children.first; w; w = w->next)
+		count++;
+	if (count > PATHS_MAX) {
+		config_complain_value(r, v, "paths has %zu entries, at most %d fit", count, PATHS_MAX);
+		return;
+	}
+	char **paths = config_kept(r, arena_alloc(r->arena, (count + 1) * sizeof(*paths)));
+	for (const struct toml_value *w = v->children.first; w && paths; w = w->next) {
+		const char *s = string_of(r, k, w);
+		if (!s)
+			return;
+		if (*s == '\0' || *s == ':' || fd_is_reference(s)) {
+			config_complain_value(r, w, "%s is no path that a jail can show", quote(r, s));
+			return;
+		}
+		s = resolve(r, w, s);
+		paths[n++] = s ? config_kept(r, arena_copy(r->arena, s, strlen(s))) : NULL;
+	}
+	*(char ***)field = paths;
 }
 
 // ---- the table ----
@@ -407,7 +476,8 @@ const struct config_key config_keys[] = {
 
 	{ .name = "socket", .store = store_path, DEVICE(socket), .vias = VHOST_USER },
 	{ .name = "exec", .store = store_exec, DEVICE(exec), .vias = VHOST_USER },
-	{ .name = "sandbox", .store = store_text, DEVICE(sandbox), .vias = VHOST_USER, .min = 1, .max = 64 },
+	{ .name = "sandbox", .store = store_sandbox, DEVICE(sandbox), .vias = VHOST_USER },
+	{ .name = "paths", .store = store_paths, DEVICE(paths), .vias = VHOST_USER },
 
 	{ .name = "image",
 	  .store = store_path,

@@ -186,6 +186,7 @@ static int machine_build(struct vm *vm, struct err *e)
 		.loop = &vm->loop,
 		.program_dir = program_dir(dir, sizeof(dir)),
 		.start_deadline = deadline_in_ms(DEADLINE_START_MS),
+		.memory = c->memory,
 		.insecure = c->insecure,
 	};
 	int rc = 0;

@@ -7,6 +7,7 @@
 #include "vmm/base/deadline.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/sandbox.h"
+#include "vmm/jail.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -32,17 +33,22 @@
 
 // ---- the child, up to exec -------------------------------------------------------------------------------------
 
-enum step { STEP_PARENT, STEP_IDS, STEP_FDS, STEP_SIGNALS, STEP_LIMIT, STEP_EXEC };
+enum step { STEP_PARENT, STEP_IDS, STEP_FDS, STEP_SIGNALS, STEP_LIMIT, STEP_JAIL, STEP_EXEC };
 
 static const char *const step_names[] = {
-	[STEP_PARENT] = "tie it to its parent", [STEP_IDS] = "map its user id",
-	[STEP_FDS] = "arrange its descriptors", [STEP_SIGNALS] = "reset its signals",
-	[STEP_LIMIT] = "set its limits",	[STEP_EXEC] = "execute it",
+	[STEP_PARENT] = "tie it to its parent",
+	[STEP_IDS] = "map its user id",
+	[STEP_FDS] = "arrange its descriptors",
+	[STEP_SIGNALS] = "reset its signals",
+	[STEP_LIMIT] = "set its limits",
+	[STEP_JAIL] = "put it into its jail",
+	[STEP_EXEC] = "execute it",
 };
 
 struct report {
 	int step;
 	int error;
+	struct jail_failure jail;
 };
 
 struct plan {
@@ -52,13 +58,31 @@ struct plan {
 	uid_t uid;
 	gid_t gid;
 	bool isolate;
+	const struct jail *jail;
 };
+
+_Noreturn static void child_report(int report_fd, const struct report *r)
+{
+	ssize_t n = write(report_fd, r, sizeof(*r)); // the parent may be gone, and then nobody wants to know
+	_exit(n == sizeof(*r) ? 127 : 126);
+}
 
 _Noreturn static void child_fail(int report_fd, enum step step, int error)
 {
 	const struct report r = { .step = (int)step, .error = error };
-	ssize_t n = write(report_fd, &r, sizeof(r)); // the parent may be gone, and then nobody wants to know
-	_exit(n == sizeof(r) ? 127 : 126);
+	child_report(report_fd, &r);
+}
+
+static void child_enter_jail(const struct plan *p)
+{
+	struct report r = { .step = STEP_JAIL };
+	int rc = jail_enter(p->jail, &r.jail);
+	if (rc == 0)
+		rc = jail_filter(p->jail, &r.jail);
+	if (rc == 0)
+		return;
+	r.error = -rc;
+	child_report(p->report_fd, &r);
 }
 
 // Puts `fd` at `number`, which must not be in use by a descriptor that is still needed.
@@ -143,12 +167,14 @@ _Noreturn static void child_run(struct plan *p)
 	if (setrlimit(RLIMIT_CORE, &no_core) < 0 ||
 	    (p->isolate && prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L) < 0))
 		child_fail(p->report_fd, STEP_LIMIT, errno);
+	if (p->jail)
+		child_enter_jail(p);
 	// execve(2) does not write to the words; its type is older than const.
 	union {
 		const char *const *in;
 		char *const *out;
 	} argv = { .in = p->rq->argv };
-	execve(p->path, argv.out, no_environment);
+	execve(p->jail ? jail_text(p->jail, p->jail->program) : p->path, argv.out, no_environment);
 	child_fail(p->report_fd, STEP_EXEC, errno);
 }
 
@@ -160,7 +186,7 @@ static bool try_program(char *path, size_t room, const char *dir, size_t dir_len
 	return n > 0 && (size_t)n < room && access(path, X_OK) == 0;
 }
 
-static int find_program(const char *name, char *path, size_t room, struct err *e)
+int spawn_find_program(const char *name, char *path, size_t room, struct err *e)
 {
 	char own[PATH_MAX];
 	if (strchr(name, '/')) {
@@ -236,7 +262,10 @@ static int spawn_once(struct child *c, struct plan *p, bool *refused, struct err
 
 	sigfillset(&all); // our handlers must not run in the child
 	sigprocmask(SIG_SETMASK, &all, &before);
-	pid_t pid = fork_with_pidfd(p->isolate ? ISOLATION_FLAGS : 0, &pidfd);
+	pid_t pid = fork_with_pidfd(p->jail	 ? p->jail->name_spaces
+				    : p->isolate ? ISOLATION_FLAGS
+						 : 0,
+				    &pidfd);
 	if (pid == 0) {
 		close(report_read);
 		child_run(p);
@@ -265,6 +294,11 @@ static int spawn_once(struct child *c, struct plan *p, bool *refused, struct err
 	fd_close(&pidfd);
 	if (rc < 0)
 		return err_sys(e, -rc, "start %s: wait for it to execute", rq->argv[0]);
+	if (r.step == STEP_JAIL) {
+		char why[256];
+		*refused = jail_failure_tell(p->jail, &r.jail, why, sizeof(why));
+		return err_set(e, r.error, "start %s: %s: %s", rq->argv[0], step_names[r.step], why);
+	}
 	*refused = r.step == STEP_IDS;
 	if (*refused)
 		return err_set(e, r.error, "start %s: %s: %s (%s)", rq->argv[0], step_names[r.step],
@@ -280,6 +314,7 @@ static int spawn_prepared(struct child *c, struct plan *p, struct err *e)
 	if (rc < 0 && refused && p->rq->insecure) {
 		log_warn("%s: WITHOUT isolation: %s", p->rq->id, why.text);
 		p->isolate = false;
+		p->jail = NULL;
 		rc = spawn_once(c, p, &refused, &why);
 	}
 	if (rc < 0)
@@ -295,7 +330,7 @@ int spawn_start(struct child *c, const struct spawn_request *rq, struct err *e)
 	assert(getpid() == (pid_t)syscall(SYS_gettid)); // PR_SET_PDEATHSIG means the thread
 	assert(rq->fd_count <= SPAWN_FDS_MAX);
 	*c = (struct child){ .id = rq->id, .pidfd = -1, .log_fd = -1 };
-	int rc = find_program(rq->program, path, sizeof(path), e);
+	int rc = spawn_find_program(rq->program, path, sizeof(path), e);
 	if (rc < 0)
 		return rc;
 	FD_AUTO null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -309,7 +344,12 @@ int spawn_start(struct child *c, const struct spawn_request *rq, struct err *e)
 		return err_sys(e, errno, "make a log pipe");
 
 	struct plan p = {
-		.rq = rq, .path = path, .null_fd = null_fd, .log_fd = log_write, .isolate = rq->isolate
+		.rq = rq,
+		.path = path,
+		.null_fd = null_fd,
+		.log_fd = log_write,
+		.isolate = rq->isolate || rq->jail,
+		.jail = rq->jail,
 	};
 	rc = spawn_prepared(c, &p, e);
 	if (rc == 0)

@@ -21,6 +21,8 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+struct jail;
+
 #define SPAWN_FD_FIRST 3 // number of the first descriptor that is handed over
 #define SPAWN_FDS_MAX  17
 
@@ -30,7 +32,9 @@ struct spawn_request {
 	const char *const *argv; // NULL-terminated, argv[0] included
 	int fds[SPAWN_FDS_MAX];	 // become 3, 4, ... in the child; stay the caller's
 	unsigned fd_count;
-	bool isolate;  // name spaces; false only where the user wrote sandbox = "none"
+	bool isolate; // name spaces; false only where the user wrote sandbox = "none"
+	const struct jail
+		*jail; // all of its walls, for a program that puts up none of its own; NULL: name spaces only
 	bool insecure; // where the host refuses name spaces: warn and go on without, instead of failing
 };
 
@@ -51,6 +55,9 @@ struct child {
 	void (*exited)(struct child *c, const char *how); // "killed by signal 9 (Killed)", "exit status 1"
 	void *owner;
 };
+
+// Where a program is: a path stays as it is, a name is looked for beside our own executable, then in PATH.
+int spawn_find_program(const char *name, char *path, size_t room, struct err *e);
 
 // Starts a program.  Blocks until exec has succeeded or failed (milliseconds; DEADLINE_START_MS at most).  -errno with the child's
 // own reason (without the device's id: "start PROGRAM: ..."); nothing is left behind then.  Main thread only: the child dies with the *thread* that started it.

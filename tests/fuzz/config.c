@@ -31,7 +31,7 @@ static void check_device(const struct vm_config *c, const struct device_config *
 	else
 		must(d->via == VIA_VHOST_USER && !d->image && !d->socket == (d->exec != NULL));
 	if (d->exec)
-		must(d->exec[0] && d->exec[0][0] && d->sandbox && strcmp(d->sandbox, "none") == 0);
+		must(d->exec[0] && d->exec[0][0] && d->sandbox && d->sandbox[0]);
 	for (const struct device_config *o = c->devices; o < d; o++)
 		must(strcmp(o->id, d->id) != 0 && (d->slot < 0 || o->slot != d->slot));
 }

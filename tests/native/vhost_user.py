@@ -157,10 +157,9 @@ class FrontEnd:
     def u64(self, request):
         return struct.unpack("<Q", self.ask(request))[0]
 
-    def start(self, wanted, queues, size=256, config=60, enable=True):
+    def start(self, wanted, queues, size=256, config=60, enable=True, protocol=MQ | REPLY_ACK | CONFIG | RESET | STATUS):
         """Takes the features that are wanted and offered, reads `config` bytes of configuration space, starts queues by index."""
         self.offered = self.u64(GET_FEATURES)
-        protocol = MQ | REPLY_ACK | CONFIG | RESET | STATUS
         assert self.u64(GET_PROTOCOL_FEATURES) & protocol == protocol
         self.send(SET_PROTOCOL_FEATURES, struct.pack("<Q", protocol))
         self.send(SET_OWNER)

@@ -274,9 +274,7 @@ TEST(set_errors_name_the_text)
 		{ "vm = 1\n" BOOT, { "vm.cpus=2" }, "1:1: [vm]: this is an integer, a table is due\n" },
 		{ BOOT USER,
 		  { "device.u.exec=[1]" },
-		  "--set device.u.exec=[1]: [device] \"u\": exec is an integer, a string is due\n"
-		  "--set device.u.exec=[1]: [device] \"u\": \"exec\" needs sandbox = \"none\": this version has no sandbox "
-		  "for foreign programs\n" },
+		  "--set device.u.exec=[1]: [device] \"u\": exec is an integer, a string is due\n" },
 		{ "", { "vm.cpus=2" }, "1:1: [boot]: key \"kernel\" is missing\n" });
 }
 
@@ -442,19 +440,35 @@ TEST(keys_that_do_not_fit_the_interface)
 
 TEST(foreign_programs)
 {
-#define NEEDS "\"exec\" needs sandbox = \"none\": this version has no sandbox for foreign programs\n"
-#define NONE  "sandbox = \"none\"\n"
+#define PROGRAM "exec = [\"p\", \"{fd}\"]\n"
+#define NONE	"sandbox = \"none\"\n"
 	CHECK_BAD(
-		{ BOOT USER "exec = [\"p\", \"{fd}\"]\n", { 0 }, "7:1: [device] \"u\": " NEEDS },
-		{ BOOT USER "exec = [\"p\", \"{fd}\"]\nsandbox = \"fs\"\n",
+		{ BOOT USER PROGRAM "sandbox = \"fss\"\n",
 		  { 0 },
-		  "8:11: [device] \"u\": sandbox = \"fs\": this version has no profiles, only \"none\"\n" },
-		{ BOOT USER "exec = [\"p\", \"{fd}\"]\nsandbox = {learn = \"f\"}\n",
+		  "8:11: [device] \"u\": sandbox = \"fss\" is no profile, no file (PATH.toml) and not \"none\" (did you mean "
+		  "\"fs\"?)\n" },
+		{ BOOT USER PROGRAM "sandbox = {lern = \"f\"}\n",
 		  { 0 },
-		  "8:11: [device] \"u\": sandbox is a table, a string is due\n" },
+		  "8:11: [device] \"u\": sandbox is neither a text nor { learn = \"FILE\" }\n" },
+		{ BOOT USER PROGRAM "sandbox = 1\n",
+		  { 0 },
+		  "8:11: [device] \"u\": sandbox is an integer, a string is due\n" },
+		{ BOOT USER PROGRAM NONE "paths = [\"/x\"]\n",
+		  { 0 },
+		  "9:1: [device] \"u\": without a sandbox every path is in sight\n" },
+		{ BOOT USER PROGRAM "paths = [\"fd:3\"]\n",
+		  { 0 },
+		  "8:10: [device] \"u\": \"fd:3\" is no path that a jail can show\n" },
+		{ BOOT USER PROGRAM "paths = \"/x\"\n",
+		  { 0 },
+		  "8:9: [device] \"u\": paths is a string, an array is due\n" },
+		{ BOOT USER "socket = \"s\"\npaths = []\n",
+		  { 0 },
+		  "8:1: [device] \"u\": key \"paths\" goes with \"exec\" only\n" },
 		{ BOOT USER "exec = [\"p\"]\n" NONE,
 		  { 0 },
-		  "7:8: [device] \"u\": exec has no \"{fd}\", the program would not know its connection\n" },
+		  "7:8: [device] \"u\": exec has no \"{fd}\", \"{listen}\" or \"{socket}\": the program would not know its "
+		  "connection\n" },
 		{ BOOT USER "exec = []\n" NONE, { 0 }, "7:8: [device] \"u\": exec names no program\n" },
 		{ BOOT USER "exec = [\"\", \"{fd}\"]\n" NONE,
 		  { 0 },
@@ -474,6 +488,28 @@ TEST(foreign_programs)
 		{ BOOT USER "socket = \"s\"\n" NONE,
 		  { 0 },
 		  "8:1: [device] \"u\": key \"sandbox\" goes with \"exec\" only\n" });
+}
+
+TEST(jails)
+{
+	static const char text[] =
+		BOOT USER PROGRAM "paths = [\"/a\", \"b:rw\"]\n"
+				  "[[device]]\nid = \"v\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\n" PROGRAM
+				  "sandbox = { learn = \"l\" }\n"
+				  "[[device]]\nid = \"w\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\n" PROGRAM
+				  "sandbox = \"./p\"\n";
+	struct vm_config c;
+	int r;
+	free(read_text(text, strlen(text), NULL, &c, &r));
+	CHECK_EQ(r, 0);
+	CHECK_STR(c.devices[0].sandbox, "default");
+	CHECK_STR(c.devices[0].paths[0], "/a");
+	CHECK_STR(c.devices[0].paths[1], "b:rw");
+	CHECK(!c.devices[0].paths[2] && !c.devices[0].learn);
+	CHECK_STR(c.devices[1].sandbox, "default");
+	CHECK_STR(c.devices[1].learn, "l");
+	CHECK_STR(c.devices[2].sandbox, "./p");
+	config_free(&c);
 }
 
 TEST(ids)

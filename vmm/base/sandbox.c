@@ -5,6 +5,7 @@
 #include "vmm/base/sandbox.h"
 
 #include "vmm/base/fd.h"
+#include "vmm/base/landlock.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>
@@ -120,30 +121,38 @@ static int own_namespaces(struct err *e)
 
 // ---- root ------------------------------------------------------------------------------------------------------
 
+int sandbox_enter_root(const char **step)
+{
+	*step = "pivot_root";
+	if (syscall(SYS_pivot_root, ".", ".") == 0) {
+		// Both now lie on one another; this takes off the upper, which is the old one.
+		*step = "detach the old root";
+		if (umount2(".", MNT_DETACH) < 0)
+			return -errno;
+	} else if (errno == EINVAL) {
+		// A host that runs from its initramfs: that root cannot be pivoted, only buried.
+		*step = "cover the old root";
+		if (mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0)
+			return -errno;
+	} else {
+		return -errno;
+	}
+	*step = "enter the new root";
+	return chdir("/") < 0 ? -errno : 0;
+}
+
 // The place of the new root does not matter, it only has to exist: /proc was needed a moment ago.
 static int empty_root(struct err *e)
 {
-	const char *place = "/proc";
+	const char *place = "/proc", *step;
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return err_sys(e, errno, "sandbox: make mounts private");
 	if (mount("none", place, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0") < 0)
 		return err_sys(e, errno, "sandbox: mount an empty root");
 	if (chdir(place) < 0)
 		return err_sys(e, errno, "sandbox: enter the empty root");
-	if (syscall(SYS_pivot_root, ".", ".") == 0) {
-		// Both now lie on one another; this takes off the upper, which is the old one.
-		if (umount2(".", MNT_DETACH) < 0)
-			return err_sys(e, errno, "sandbox: detach the old root");
-	} else if (errno == EINVAL) {
-		// A host that runs from its initramfs: that root cannot be pivoted, only buried.
-		if (mount(".", "/", NULL, MS_MOVE, NULL) < 0)
-			return err_sys(e, errno, "sandbox: cover the old root");
-		if (chroot(".") < 0)
-			return err_sys(e, errno, "sandbox: change root");
-	} else {
-		return err_sys(e, errno, "sandbox: pivot_root");
-	}
-	return chdir("/") < 0 ? err_sys(e, errno, "sandbox: enter the new root") : 0;
+	int rc = sandbox_enter_root(&step);
+	return rc < 0 ? err_sys(e, -rc, "sandbox: %s", step) : 0;
 }
 
 // ---- limits and privileges -------------------------------------------------------------------------------------
@@ -191,51 +200,18 @@ int sandbox_drop_privileges(struct err *e)
 
 // ---- Landlock --------------------------------------------------------------------------------------------------
 
-// The kernel's ABI grows faster than distributions' headers, hence our own names (Documentation/userspace-api/landlock.rst).
-struct ruleset {
-	uint64_t fs, net, scoped;
-};
-#define LANDLOCK_VERSION_FLAG 1U
-#define SCOPE_ABSTRACT_UNIX   (UINT64_C(1) << 0) // connect to abstract sockets of processes outside
-#define SCOPE_SIGNAL	      (UINT64_C(1) << 1) // signals to processes outside
-
-static const struct {
-	uint64_t fs, net, scoped; // what this version handles, all that came before included
-	size_t size;		  // of struct ruleset in this version
-} landlock_abi[] = {
-	{ 0x1fff, 0, 0, 8 },				       // 1: execute ... make_sym
-	{ 0x3fff, 0, 0, 8 },				       // 2: refer
-	{ 0x7fff, 0, 0, 8 },				       // 3: truncate
-	{ 0x7fff, 3, 0, 16 },				       // 4: TCP bind, connect
-	{ 0xffff, 3, 0, 16 },				       // 5: ioctl on devices
-	{ 0xffff, 3, SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL, 24 }, // 6: scopes
-};
-#define ABI_KNOWN ((long)(sizeof(landlock_abi) / sizeof(landlock_abi[0])))
-
 // Handles every right and grants none: whatever is opened later is refused.  What is open already stays usable.
 int sandbox_landlock(enum sandbox_scope scope, struct err *e)
 {
-	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION_FLAG);
-	if (abi < 1) {
-		log_debug("no Landlock in this kernel (%s); seccomp and the empty root stand alone",
-			  strerror(errno));
-		return 0;
-	}
-	if (abi > ABI_KNOWN)
-		abi = ABI_KNOWN;
-	struct ruleset all = {
-		.fs = landlock_abi[abi - 1].fs,
-		.net = landlock_abi[abi - 1].net,
-		.scoped = landlock_abi[abi - 1].scoped,
-	};
-	if (scope == SANDBOX_MAY_SIGNAL)
-		all.scoped &= ~SCOPE_SIGNAL;
-	FD_AUTO fd = (int)syscall(SYS_landlock_create_ruleset, &all, landlock_abi[abi - 1].size, 0);
-	if (fd < 0)
-		return err_sys(e, errno, "sandbox: make a Landlock rule set");
-	if (syscall(SYS_landlock_restrict_self, fd, 0) < 0)
-		return err_sys(e, errno, "sandbox: enforce Landlock");
-	return 0;
+	struct landlock l;
+	int rc = landlock_begin(&l, scope == SANDBOX_MAY_SIGNAL ? LANDLOCK_LEAVE_SIGNALS
+								: LANDLOCK_LEAVE_NOTHING);
+	if (rc < 0)
+		return err_sys(e, -rc, "sandbox: make a Landlock rule set");
+	if (l.fd < 0)
+		log_debug("no Landlock in this kernel; seccomp and the empty root stand alone");
+	rc = landlock_end(&l);
+	return rc < 0 ? err_sys(e, -rc, "sandbox: enforce Landlock") : 0;
 }
 
 // ---- the whole -------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ struct sandbox_rule {
 	const char *reason; // why the program needs it
 	int8_t arg;	    // index of the argument that is compared, or SANDBOX_ANY
 	bool rare;	    // not part of every run: the test that looks for unused rows leaves it out
+	uint16_t
+		refuse; // 0: allowed; else the errno value that it fails with, for calls that programs only try
 	uint64_t mask, value;
 };
 
@@ -81,7 +83,7 @@ int sandbox_filter(const struct sandbox_spec *s, struct err *e);
 
 // sandbox_filter() in two steps, for a table that several threads load: compile once (allocates), load on each thread (one
 // system call, with no_new_privs set).
-#define SANDBOX_FILTER_MAX 512
+#define SANDBOX_FILTER_MAX 1024
 struct sandbox_program {
 	unsigned short count;
 	struct sock_filter insn[SANDBOX_FILTER_MAX];
@@ -100,6 +102,10 @@ bool sandbox_held_back(const struct sandbox_spec *s);
 // For a process that has just been put in a new user name space: makes `uid` and `gid` (its ids outside) user and group 0, and
 // no other.  0 or -errno; allocates nothing.
 int sandbox_map_ids(uid_t uid, gid_t gid);
+
+// Makes the working directory, where something is mounted, the root, and takes the old root out of sight.  For a process whose
+// mounts are its own and private.  0 or -errno with what failed in *step; allocates nothing.
+int sandbox_enter_root(const char **step);
 
 // What to do about a host that refused a user name space with `error`: half a sentence.
 const char *sandbox_mend(int error);

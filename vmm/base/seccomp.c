@@ -36,8 +36,8 @@ static int rule_add(scmp_filter_ctx ctx, const struct sandbox_rule *r)
 		.datum_a = r->mask,
 		.datum_b = r->value,
 	};
-	int rc = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, r->syscall, r->arg < 0 ? 0 : 1,
-					r->arg < 0 ? NULL : &cmp);
+	int rc = seccomp_rule_add_array(ctx, r->refuse ? SCMP_ACT_ERRNO(r->refuse) : SCMP_ACT_ALLOW,
+					r->syscall, r->arg < 0 ? 0 : 1, r->arg < 0 ? NULL : &cmp);
 	return rc == -EEXIST ? 0 : rc; // two rows that say the same
 }
 
