@@ -5,8 +5,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 // What a mapping's offset and length must be multiples of: the page size, or the huge page size of a hugetlb file, which
@@ -17,6 +19,13 @@ static uint64_t map_align(const struct stat *st)
 	return st->st_blksize > 0 && is_power_of_two(block) && block > page && block <= UINT64_C(1) << 30
 		       ? block
 		       : page;
+}
+
+// A memfd, or a file that is memory as well.
+static bool is_memory(int fd)
+{
+	struct statfs st;
+	return fstatfs(fd, &st) == 0 && (st.f_type == TMPFS_MAGIC || st.f_type == HUGETLBFS_MAGIC);
 }
 
 static bool overlaps_any(const struct guest_mem *m, uint64_t gpa, uint64_t uva, uint64_t len)
@@ -38,6 +47,8 @@ int guest_mem_add(struct guest_mem *m, int fd, uint64_t file_off, uint64_t gpa, 
 		return -errno;
 	if (!S_ISREG(st.st_mode) || (flags & O_PATH) || (flags & O_ACCMODE) != O_RDWR)
 		return -EBADF;
+	if (m->memory_only && !is_memory(fd))
+		return -EPERM;
 	if (len == 0 || st.st_size < 0 || !range_in(file_off, len, (uint64_t)st.st_size) ||
 	    !range_in(gpa, len, UINT64_MAX) || !range_in(uva, len, UINT64_MAX))
 		return -ERANGE;

@@ -9,6 +9,7 @@
 
 #include "vmm/base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -31,7 +32,8 @@ struct guest_region {
 
 struct guest_mem {
 	unsigned count;
-	unsigned hint; // the region found last
+	unsigned hint;	  // the region found last
+	bool memory_only; // refuse files of file systems that may make a reader wait
 	struct guest_region region[GUEST_REGIONS_MAX];
 };
 

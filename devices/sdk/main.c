@@ -346,7 +346,7 @@ static int device_run(struct vdev *d, const struct settings *s, int sock, const 
 	socklen_t len = sizeof(listening);
 	if (getsockopt(sock, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0)
 		return err_sys(e, errno, "--fd %d", sock);
-	d->queues = calloc(d->queue_count, sizeof(*d->queues));
+	d->queues = calloc(MAX(d->queue_count, 1), sizeof(*d->queues));
 	if (!d->queues)
 		return err_sys(e, ENOMEM, "queues");
 	for (unsigned i = 0; i < d->queue_count; i++)

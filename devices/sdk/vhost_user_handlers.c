@@ -182,7 +182,7 @@ static struct ring *vring_fd(struct server *s, struct request *rq, int *fd)
 		return NULL;
 	*fd = none ? -1 : msg_fds_take_one(&rq->fds);
 	if (*fd >= 0 && !can_signal(*fd)) {
-		close(*fd);
+		fd_close(fd);
 		return NULL;
 	}
 	if (*fd >= 0) {

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
@@ -178,9 +179,9 @@ class FrontEnd:
     def read_config(self, size):
         return self.ask(GET_CONFIG, struct.pack("<III", 0, size, 0) + bytes(size))[12:]
 
-    # Not with "<H", which goes byte by byte: the device would see halves of an index.
+    # In one piece: struct.pack_into() makes zeros of the place first, and a device that polls would see them.
     def write_index(self, at, value):
-        struct.pack_into("@H", self.ram, at, value)
+        self.ram[at : at + 2] = value.to_bytes(2, sys.byteorder)
 
     def read_index(self, at):
         return struct.unpack_from("@H", self.ram, at)[0]

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// minivmm-switch: a network for the machines of one host, a virtio-net port for each VMM that connects.
+//
+// The command line and the SDK's callbacks; the switch is devices/switch's.
+#include "devices/switch/switch.h"
+#include "vmm/base/check.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define MTU_MIN	      68 // virtio 1.2 §5.1.4.1
+#define FDS_OF_A_PORT (2 + 3 * SWITCH_QUEUES + 1)
+
+// One switch a process.
+static struct vswitch sw = {
+	.ports_max = 32,
+	.queue_size = VQ_SIZE_MAX,
+	.flood = SWITCH_FLOOD,
+	.poller = { .on = true, .idle_ns = POLLER_IDLE_US * NS_PER_MS / 1000 },
+	.uplink.tap.fd = -1,
+};
+static const char *tap;
+
+static const struct vdev_option options[] = {
+	{ "tap", "NAME", "a tap of the host as uplink, or fd:N" },
+	{ "ports", "N", "front-ends at a time (default 32)" },
+	{ "mtu", "N", "what guests are told as their MTU" },
+	{ "queue-size", "N", "entries of a queue, at most (default 1024)" },
+	{ "flood", "N", "frames a second that a port may send to all others, 0: any (default 10000)" },
+	POLLER_OPTIONS("never sleep while a guest has a driver, for processors of its own (--cpus)"),
+	{ NULL, NULL, NULL },
+};
+
+static const struct sandbox_rule rules[] = {
+	SANDBOX_CALL(brk, "memory for ports, which are made when front-ends come"),
+	SANDBOX_CALL(epoll_create1, "the events of a port, which come and go with it"),
+	SANDBOX_CALL(fstatfs, "guest memory must be memory: a file system could make us wait"),
+	SANDBOX_CALL(writev, "frames to the tap"),
+};
+
+static int switch_option(struct vdev *d, const char *name, const char *value, struct err *e)
+{
+	uint64_t n = 0;
+	int rc;
+	(void)d;
+	if (poller_option(&sw.poller, name, value, &rc, e)) {
+		sw.dedicated |= strcmp(name, "poll") == 0;
+		return rc;
+	}
+	if (strcmp(name, "tap") == 0) {
+		tap = value;
+		return 0;
+	}
+	if (strcmp(name, "ports") == 0) {
+		rc = vdev_number(name, value, 1, SWITCH_PORTS_MAX, &n, e);
+		sw.ports_max = (unsigned)n;
+	} else if (strcmp(name, "mtu") == 0) {
+		rc = vdev_number(name, value, MTU_MIN, UINT16_MAX, &n, e);
+		sw.mtu = (uint16_t)n;
+	} else if (strcmp(name, "flood") == 0) {
+		rc = vdev_number(name, value, 0, UINT32_MAX, &n, e);
+		sw.flood = n;
+	} else {
+		rc = vdev_number(name, value, 2, VQ_SIZE_MAX, &n, e);
+		sw.queue_size = (uint16_t)n;
+		if (rc == 0 && !is_power_of_two(n))
+			return err_set(e, EINVAL, "--queue-size: not a power of two");
+	}
+	return rc;
+}
+
+static int switch_open(struct vdev *d, struct err *e)
+{
+	sw.d = d;
+	if (getrandom(sw.mac, sizeof(sw.mac), 0) != sizeof(sw.mac) ||
+	    getrandom(&sw.table.key, sizeof(sw.table.key), 0) != sizeof(sw.table.key))
+		return err_sys(e, errno, "random numbers");
+	sw.mac[0] = (uint8_t)((sw.mac[0] & 0xfc) | 2); // one interface's, locally given
+	d->fds_needed = sw.ports_max * FDS_OF_A_PORT;
+	guard_install(&sw);
+	return tap ? uplink_open(&sw, tap, e) : 0;
+}
+
+static int switch_serve_all(struct vdev *d, const struct carrier *c, int sock, bool listening,
+			    const bool *stop)
+{
+	(void)d;
+	return switch_serve(&sw, c, sock, listening, stop);
+}
+
+static void switch_close(struct vdev *d)
+{
+	(void)d;
+	uplink_close(&sw);
+}
+
+// The program's own device has no queue; each port is one (port.c).
+static void switch_kick(struct vdev *d, struct vq *q)
+{
+	(void)d;
+	(void)q;
+}
+
+static const struct vdev_ops ops = {
+	.program = "minivmm-switch",
+	.summary = "A network for the machines of this host: a port for each VMM that connects.",
+	.capabilities = "{\"type\": \"net\", \"features\": []}",
+	.options = options,
+	.rules = rules,
+	.rule_count = ARRAY_LEN(rules),
+	.option = switch_option,
+	.open = switch_open,
+	.kick = switch_kick,
+	.close = switch_close,
+	.serve = switch_serve_all,
+};
+
+int main(int argc, char **argv)
+{
+	return vdev_main(&ops, argc, argv);
+}
