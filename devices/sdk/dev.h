@@ -38,6 +38,7 @@ struct vdev_ops {
 	const struct vdev_option *options; // ends with a NULL name
 	const struct sandbox_rule *rules;  // system calls beyond those of the SDK
 	unsigned rule_count;
+	const struct sandbox_spec *aside; // of a process beside the device's (vmm/base/aside.h), or NULL
 
 	// One option was given; value is NULL for a flag.  0 or -errno and the sentence.
 	int (*option)(struct vdev *d, const char *name, const char *value, struct err *e);

@@ -195,6 +195,8 @@ static void print_syscalls(const struct vdev_ops *ops)
 	if (rules_collect(ops, &spec) == 0)
 		sandbox_print(&spec, "", stdout);
 	socket_file_print("keeper\t", stdout);
+	if (ops->aside)
+		sandbox_print(ops->aside, "aside\t", stdout);
 }
 
 // Options that end the program at once: true if one was given.  They win over any error elsewhere on the line.

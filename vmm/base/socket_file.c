@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/base/socket_file.h"
 
+#include "vmm/base/aside.h"
 #include "vmm/base/check.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/fd.h"
@@ -11,14 +12,10 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 enum { KEEPER_OWNER, KEEPER_DIR, KEEPER_FILE, KEEPER_FDS }; // its descriptors' numbers, too
@@ -75,80 +72,32 @@ static const struct sandbox_rule keeper_rules[] = {
 	SANDBOX_CALL_IF(unlinkat, "its removal", 0, UINT32_MAX, KEEPER_DIR),
 };
 
-static bool keeper_fds(const int fds[KEEPER_FDS])
-{
-	int high[KEEPER_FDS];
-	for (int i = 0; i < KEEPER_FDS; i++)
-		if ((high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, KEEPER_FDS)) < 0)
-			return false;
-	for (int i = 0; i < KEEPER_FDS; i++)
-		if (dup2(high[i], i) < 0)
-			return false;
-	return syscall(SYS_close_range, (unsigned)KEEPER_FDS, UINT_MAX, 0U) == 0;
-}
-
 static const struct sandbox_spec keeper_spec = {
 	.program = "socket-keeper",
 	.rules = keeper_rules,
 	.rule_count = ARRAY_LEN(keeper_rules),
 };
 
-_Noreturn static void keeper_run(const struct place *p, int owner, struct sandbox_program *filter)
+static void keeper_run(const void *arg)
 {
-	const int fds[KEEPER_FDS] = {
-		[KEEPER_OWNER] = owner, [KEEPER_DIR] = p->dir, [KEEPER_FILE] = p->file
-	};
-	uint8_t byte = 0;
-	setsid(); // what is sent to the owner's process group or terminal is not for us
-	prctl(PR_SET_NAME, "socket-keeper");
-	prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
-	if (!keeper_fds(fds) || prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L) < 0)
-		byte = (uint8_t)errno; // Linux's are small
-	if (write(byte ? owner : KEEPER_OWNER, &byte, 1) != 1 || byte)
-		_exit(1);
-	if (filter->count)
-		sandbox_load(filter, NULL);
+	char byte;
 	while (read(KEEPER_OWNER, &byte, 1) < 0 && errno == EINTR)
 		;
-	file_remove(KEEPER_DIR, p);
-	_exit(0);
+	file_remove(KEEPER_DIR, arg);
 }
 
-// Forked twice: it becomes init's, and a zombie of nobody's.
 static int keeper_start(const struct place *p, struct err *e)
 {
-	int ends[2];
-	sigset_t all, before;
-	// Compiled by the owner, which compiles its own anyway: in the keeper it would cost 60 kB for ever.  On a host without seccomp
-	// the owner's own sandbox is the one to complain.
-	struct sandbox_program filter = { 0 };
-	if (!sandbox_held_back(&keeper_spec) && sandbox_compile(&keeper_spec, &filter, NULL) < 0)
-		filter.count = 0;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
-		return err_sys(e, errno, "make a socket pair");
-	FD_AUTO ours = ends[0];
-	FD_AUTO theirs = ends[1];
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, &before);
-	pid_t pid = fork();
-	if (pid == 0) {
-		pid = fork();
-		if (pid == 0)
-			keeper_run(p, theirs, &filter);
-		_exit(pid < 0);
-	}
-	int error = errno;
-	sigprocmask(SIG_SETMASK, &before, NULL);
-	if (pid < 0)
-		return err_sys(e, error, "start a process that removes the socket file");
-	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-		;
-	fd_close(&theirs);
-	struct pollfd ready = { .fd = ours, .events = POLLIN };
-	uint8_t byte = ECHILD;
-	if (poll(&ready, 1, DEADLINE_START_MS) != 1 || read(ours, &byte, 1) != 1 || byte)
-		return err_sys(e, byte, "start a process that removes the socket file");
-	return fd_steal(&ours);
+	const struct aside keeper = {
+		.spec = &keeper_spec,
+		.type = SOCK_STREAM,
+		.privileged = true, // the folder may be somebody else's
+		.fds = { p->dir, p->file },
+		.fd_count = KEEPER_FDS - 1,
+		.run = keeper_run,
+		.arg = p,
+	};
+	return aside_start(&keeper, e);
 }
 
 // ---- the owner --------------------------------------------------------------------------------------------------
