@@ -78,6 +78,10 @@ static void blk_command(struct command *c, const struct device_config *cfg)
 		command_add(c, "--readonly");
 	if (cfg->block_size)
 		command_add(c, "--block-size=%u", cfg->block_size);
+	if (cfg->poll)
+		command_add(c, "--poll");
+	if (cfg->cpus)
+		command_add(c, "--cpus=%s", cfg->cpus);
 	command_add(c, "--serial=%.*s", SERIAL_MAX, cfg->serial ? cfg->serial : cfg->id);
 	if (cfg->queues)
 		command_add(c, "--queues=%u", cfg->queues);

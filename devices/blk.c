@@ -33,6 +33,7 @@ static const struct vdev_option options[] = {
 	{ "serial", "TEXT", "what the guest reads as serial number, up to 20 bytes" },
 	{ "direct", NULL, "go around the host's page cache" },
 	{ "engine", "KIND", "auto, uring or sync (default auto)" },
+	POLLER_OPTIONS("look for requests for a while instead of waiting for kicks"),
 	{ NULL, NULL, NULL },
 };
 
@@ -79,7 +80,10 @@ static int set_number(const char *name, const char *value, uint64_t min, uint64_
 
 static int blk_option(struct vdev *d, const char *name, const char *value, struct err *e)
 {
+	int rc;
 	(void)d;
+	if (poller_option(&blk.vblk.poller, name, value, &rc, e))
+		return rc;
 	if (strcmp(name, "image") == 0 || strcmp(name, "blk-file") == 0)
 		blk.image.path = value;
 	else if (strcmp(name, "readonly") == 0 || strcmp(name, "read-only") == 0)
@@ -93,7 +97,7 @@ static int blk_option(struct vdev *d, const char *name, const char *value, struc
 	else if (strcmp(name, "queues") == 0)
 		return set_number(name, value, 1, VDEV_QUEUES_MAX, &blk.queues, e);
 	else if (strcmp(name, "queue-size") == 0) {
-		int rc = set_number(name, value, 2, VQ_SIZE_MAX, &blk.queue_size, e);
+		rc = set_number(name, value, 2, VQ_SIZE_MAX, &blk.queue_size, e);
 		return rc < 0 || is_power_of_two(blk.queue_size)
 			       ? rc
 			       : err_set(e, EINVAL, "--queue-size: not a power of two");

@@ -59,6 +59,8 @@ struct device_config {
 	bool direct;	     // bypass the host's page cache
 	uint32_t block_size; // 512 or 4096; 0: 512
 	const char *serial;  // at most 20 bytes; NULL: the id
+	bool poll;	     // look for requests instead of waiting for kicks
+	const char *cpus;    // processors for its program, "2-3,5"; NULL: any
 
 	// net, ours; `queues` then counts pairs
 	const char *tap; // an interface of the host, or "fd:..."

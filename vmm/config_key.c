@@ -18,6 +18,7 @@
 #define QUEUE_MAX    32768 // virtio 1.2 §2.7
 #define NAME_MAX_LEN 64
 #define SERIAL_LEN   20 // VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6
+#define CPUS_LEN     200
 #define MTU_MIN	     68 // virtio 1.2 §5.1.4.1
 #define RATE_MAX     MEMORY_MAX
 #define PATHS_MAX    64
@@ -109,6 +110,18 @@ static void store_mac(struct config_reader *r, const struct config_key *k, const
 	if (s && parse_mac(s, mac) < 0)
 		config_complain_value(r, v,
 				      "mac = %s is no address of an interface, such as \"52:54:00:12:34:56\"",
+				      quote(r, s));
+	else if (s)
+		store_text(r, k, v, field);
+}
+
+static void store_cpus(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		       void *field)
+{
+	uint64_t set[(PARSE_CPUS_MAX + 1) / 64];
+	const char *s = string_of(r, k, v);
+	if (s && parse_cpus(s, set) < 0)
+		config_complain_value(r, v, "cpus = %s is no list of processors, such as \"2-3,5\"",
 				      quote(r, s));
 	else if (s)
 		store_text(r, k, v, field);
@@ -498,6 +511,15 @@ const struct config_key config_keys[] = {
 	  .vias = BUILTIN,
 	  .virtio = VIRTIO_BLK,
 	  .max = SERIAL_LEN },
+
+	{ .name = "poll", .store = store_bool, DEVICE(poll), .vias = BUILTIN, .virtio = VIRTIO_BLK },
+	{ .name = "cpus",
+	  .store = store_cpus,
+	  DEVICE(cpus),
+	  .vias = BUILTIN,
+	  .virtio = VIRTIO_BLK,
+	  .min = 1,
+	  .max = CPUS_LEN },
 
 	{ .name = "tap",
 	  .store = store_printable,

@@ -68,6 +68,7 @@ static void request_finish(struct vblk_request *r, uint8_t status, uint64_t writ
 	__atomic_store_n(r->status, status, __ATOMIC_RELEASE);
 	vq_push(q, r->head, (uint32_t)MIN(written + 1, (uint64_t)UINT32_MAX));
 	b->dirty |= BIT(q->index);
+	b->worked = true;
 	request_release(b, r);
 }
 
@@ -219,6 +220,9 @@ static int request_begin(struct vblk_request *r, const struct vq_chain *c)
 
 static void publish(struct vblk *b)
 {
+	if (b->worked)
+		poller_worked(&b->poller);
+	b->worked = false;
 	while (b->dirty) {
 		unsigned i = (unsigned)__builtin_ctzll(b->dirty);
 		b->dirty &= b->dirty - 1;
@@ -246,13 +250,14 @@ void vblk_kick(struct vblk *b, struct vq *q)
 		r->b = b;
 		r->q = q;
 		more = vq_pop(q, &c, r->iov, VBLK_IOVECS) > 0;
+		b->worked |= more;
 		if (!more || request_begin(r, &c) < 0)
 			request_release(b, r);
 	}
 	blk_engine_run(&b->engine, false);
 	publish(b);
 	// A starved queue goes on when a request becomes free.
-	if (!b->starved && (more || vq_notify_enable(q)))
+	if (!b->starved && (more || poller_awake(&b->poller) || vq_notify_enable(q)))
 		vdev_again(b->d, q);
 }
 

@@ -8,6 +8,7 @@
 
 #include "devices/block/engine.h"
 #include "devices/sdk/dev.h"
+#include "devices/sdk/poller.h"
 #include "devices/sdk/virtq.h"
 
 #include <linux/virtio_blk.h>
@@ -38,7 +39,9 @@ struct vblk {
 	char serial[VIRTIO_BLK_ID_BYTES];
 	bool write_through; // every write is durable when its status says OK
 	bool starved;	    // a queue waits for a free request
-	uint64_t dirty;	    // queues with used entries to publish
+	bool worked;	    // a request came or went
+	struct poller poller;
+	uint64_t dirty; // queues with used entries to publish
 	struct vblk_request *free;
 	struct vblk_request *requests; // request_count of them; pages are touched as depth needs them
 	unsigned request_count, request_made;

@@ -289,3 +289,21 @@ END
     done
     finish
 }
+
+@test "polling: every request, by io_uring and by plain calls, with several queues" {
+    round_trip --poll --engine uring
+    round_trip --poll --engine sync --queues 4 --poll-idle 5000 --cpus 0
+}
+
+@test "polling: it looks without kicks, then sleeps, where it is told to run" {
+    truncate -s 1M "$D/img"
+    timeout 60 "$TOP/tests/native/blk-poll" "$BIN/minivmm-blk" "$D/img" "$S"
+}
+
+@test "polling: a processor that is not there, an idle time of nothing" {
+    truncate -s 1M "$D/img"
+    run "$BIN/minivmm-blk" --image "$D/img" --socket-path "$S" --poll --cpus 1023
+    [ "$status" -eq 2 ] && [[ $output == *"which of them does this host have"* ]]
+    run "$BIN/minivmm-blk" --image "$D/img" --socket-path "$S" --poll --poll-idle 0
+    [ "$status" -eq 2 ] && [[ $output == *"not a number"* ]]
+}

@@ -108,7 +108,7 @@ TEST(everything_set)
 		"[boot]\nkernel = \"/k\"\ninitrd = \"fd:initrd\"\ncmdline = \"console=ttyS0 quiet\"\n"
 		"[serial]\nto = \"file:/log\"\n"
 		"[[device]]\nid = \"disk0\"\nvirtio = \"blk\"\nimage = \"fd:5\"\nreadonly = true\ndirect = true\n"
-		"block_size = 4096\nserial = \"S N\"\nqueues = 4\nqueue_size = 128\nslot = 31\n"
+		"block_size = 4096\nserial = \"S N\"\nqueues = 4\nqueue_size = 128\nslot = 31\npoll = true\ncpus = \"2-3,5\"\n"
 		"[[device]]\nid = \"fs.1\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\nsocket = \"/s\"\n"
 		"[[device]]\nid = \"x_y-z\"\nvia = \"vhost-user\"\nvirtio = 62\nexec = [\"prog\", \"--fd={fd}\"]\n"
 		"sandbox = \"none\"\n";
@@ -141,6 +141,8 @@ TEST(everything_set)
 	CHECK(d[0].readonly && d[0].direct);
 	CHECK_EQ(d[0].block_size, 4096);
 	CHECK_STR(d[0].serial, "S N");
+	CHECK(d[0].poll);
+	CHECK_STR(d[0].cpus, "2-3,5");
 	CHECK_EQ(d[0].queues, 4);
 	CHECK_EQ(d[0].queue_size, 128);
 	CHECK_EQ(d[0].slot, 31);
@@ -576,6 +578,10 @@ TEST(numbers)
 		  { KEY("block_size = -512"),
 		    { 0 },
 		    "7:14: [device] \"d\": block_size = -512 is neither 512 nor 4096\n" },
+		  { KEY("cpus = \"1-\""),
+		    { 0 },
+		    "7:8: [device] \"d\": cpus = \"1-\" is no list of processors, such as \"2-3,5\"\n" },
+		  { KEY("cpus = 2"), { 0 }, "7:8: [device] \"d\": cpus is an integer, a string is due\n" },
 		  { KEY("readonly = 1"),
 		    { 0 },
 		    "7:12: [device] \"d\": readonly is an integer, a boolean is due\n" },

@@ -139,6 +139,24 @@ TEST(suggestions)
 		CHECK_STR(suggestion(cases[i][0]), cases[i][1]);
 }
 
+TEST(lists_of_processors)
+{
+	static const char *const wrong[] = { "",    "-",    "1-",	   "-1",    ",1",
+					     "1,",  "1,,2", "3-2",	   " 1",    "1 - 2",
+					     "0x1", "1024", "99999999999", "1-2-3", "all" };
+	uint64_t set[16];
+	for (unsigned i = 0; i < ARRAY_LEN(wrong); i++)
+		CHECK_EQ(parse_cpus(wrong[i], set), -EINVAL);
+	CHECK_EQ(parse_cpus("0", set), 0);
+	CHECK_EQ(set[0], 1);
+	CHECK_EQ(parse_cpus("2-3,5,63-64,1023", set), 0);
+	CHECK_EQ(set[0], UINT64_C(1) << 63 | 0x2c);
+	CHECK_EQ(set[1], 1);
+	CHECK_EQ(set[15], UINT64_C(1) << 63);
+	for (unsigned i = 2; i < 15; i++)
+		CHECK_EQ(set[i], 0);
+}
+
 TEST(arena_memory_is_zeroed_aligned_and_apart)
 {
 	static const size_t sizes[] = { 0, 1, 7, 16, 100, 4000, 5000, 1 << 20 };

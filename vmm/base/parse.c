@@ -78,3 +78,30 @@ int parse_mac(const char *text, uint8_t mac[6])
 	memcpy(mac, got, sizeof(got));
 	return 0;
 }
+
+// A number at *text, which is moved behind it, or -1.
+static int cpu_number(const char **text)
+{
+	int n = -1;
+	for (; **text >= '0' && **text <= '9' && n <= PARSE_CPUS_MAX; (*text)++)
+		n = (n < 0 ? 0 : n * 10) + (**text - '0');
+	return n <= PARSE_CPUS_MAX ? n : -1;
+}
+
+int parse_cpus(const char *text, uint64_t set[(PARSE_CPUS_MAX + 1) / 64])
+{
+	memset(set, 0, (PARSE_CPUS_MAX + 1) / 8);
+	for (;; text++) {
+		int first = cpu_number(&text), last = first;
+		if (*text == '-') {
+			text++;
+			last = cpu_number(&text);
+		}
+		if (first < 0 || last < first || (*text != ',' && *text != '\0'))
+			return -EINVAL;
+		for (int i = first; i <= last; i++)
+			set[i / 64] |= UINT64_C(1) << (i % 64);
+		if (*text == '\0')
+			return 0;
+	}
+}

@@ -16,4 +16,8 @@ int parse_size(const char *text, uint64_t *out);
 // The address of one Ethernet interface, "52:54:00:12:34:56".  0, or -EINVAL: no address, a group's, or all zeros.
 int parse_mac(const char *text, uint8_t mac[6]);
 
+// Processors by number, "2-3,5", as bits; numbers above PARSE_CPUS_MAX are none.  0 or -EINVAL.
+#define PARSE_CPUS_MAX 1023
+int parse_cpus(const char *text, uint64_t set[(PARSE_CPUS_MAX + 1) / 64]);
+
 #endif
