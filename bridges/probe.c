@@ -55,6 +55,8 @@ static const struct {
 						    "for migration, which is not done" },
 	[VHOST_USER_PF_GPA_ADDRESSES] = { "GPA_ADDRESSES", "rings are named by made-up user addresses" },
 	[VHOST_USER_PF_SHMEM] = { "SHMEM", "the function has no shared memory region" },
+	[VHOST_USER_PF_GET_VRING_BASE_SKIP_DRAIN] = { "GET_VRING_BASE_SKIP_DRAIN",
+						      "for migration, which is not done" },
 };
 
 // Why a feature that the transport does not carry is not.

@@ -56,6 +56,7 @@ enum vhost_user_protocol_feature {
 	VHOST_USER_PF_GET_VRING_BASE_INFLIGHT = 20,
 	VHOST_USER_PF_GPA_ADDRESSES = 21,
 	VHOST_USER_PF_SHMEM = 22,
+	VHOST_USER_PF_GET_VRING_BASE_SKIP_DRAIN = 23,
 	VHOST_USER_PF_COUNT,
 	VHOST_USER_PF_NONE = 0xff, // in the table: belongs to the base protocol
 };
@@ -109,6 +110,7 @@ enum vhost_user_request { // front-end to back-end
 	VHOST_USER_SET_DEVICE_STATE_FD = 42,
 	VHOST_USER_CHECK_DEVICE_STATE = 43,
 	VHOST_USER_GET_SHMEM_CONFIG = 44,
+	VHOST_USER_GET_VRING_BASE_SKIP_DRAIN = 45,
 };
 
 enum vhost_user_backend_request { // back-end to front-end, on the channel of SET_BACKEND_REQ_FD
@@ -131,7 +133,8 @@ struct vhost_user_vring_state { // SET_VRING_NUM, _BASE, _ENABLE, GET_VRING_BASE
 	uint32_t num;
 };
 
-struct vhost_user_vring_addr { // user addresses, as the memory table defines them
+#define VHOST_USER_VRING_F_LOG 1u // of `flags`: writes to the used ring are logged, from log_gpa on
+struct vhost_user_vring_addr {	  // user addresses, as the memory table defines them
 	uint32_t index;
 	uint32_t flags;
 	uint64_t desc_user;
@@ -176,9 +179,39 @@ struct vhost_user_config {	   // GET_CONFIG, SET_CONFIG
 #define VHOST_USER_CONFIG_WRITABLE  0u // the driver changed a writable field
 #define VHOST_USER_CONFIG_MIGRATION 1u
 
-struct vhost_user_log {
+struct vhost_user_log { // SET_LOG_BASE
 	uint64_t size;
 	uint64_t fd_offset;
+};
+
+#define VHOST_USER_STATE_SAVE 0u
+#define VHOST_USER_STATE_LOAD 1u
+struct vhost_user_device_state { // SET_DEVICE_STATE_FD
+	uint32_t direction;
+	uint32_t phase; // 0: the device is suspended
+};
+// The u64 of its reply: no descriptor comes with it; what is below says whether it failed.
+#define VHOST_USER_STATE_NO_FD 0x100u
+
+struct vhost_user_uuid { // SHARED_OBJECT_*, GET_SHARED_OBJECT
+	uint8_t bytes[16];
+};
+
+#define VHOST_USER_SHMEM_WRITABLE UINT64_C(1) // of `flags`
+struct vhost_user_shmem_map {		      // SHMEM_MAP, SHMEM_UNMAP
+	uint8_t shmid;
+	uint8_t padding[7];
+	uint64_t fd_offset;
+	uint64_t shm_offset;
+	uint64_t len;
+	uint64_t flags;
+};
+
+#define VHOST_USER_SHMEM_REGIONS 256
+struct vhost_user_shmem_config { // GET_SHMEM_CONFIG: `size` by shmid, 0: no such region
+	uint32_t count;
+	uint32_t padding;
+	uint64_t size[VHOST_USER_SHMEM_REGIONS];
 };
 
 struct vhost_user_inflight { // 20 bytes by the specification, 24 by the C compilers of some peers
@@ -213,6 +246,8 @@ _Static_assert(sizeof(struct vhost_user_mem_table) == 8 + 8 * 32, "memory table"
 _Static_assert(sizeof(struct vhost_user_mem_reg) == 40, "memory region");
 _Static_assert(sizeof(struct vhost_user_config) == 12 + 256, "config");
 _Static_assert(sizeof(struct vhost_user_iotlb) == 32, "iotlb");
+_Static_assert(sizeof(struct vhost_user_shmem_map) == 40, "shmem map");
+_Static_assert(sizeof(struct vhost_user_shmem_config) == VHOST_USER_PAYLOAD_MAX, "shmem config");
 
 // ---- the table ----------------------------------------------------------------------------------
 
@@ -299,6 +334,7 @@ static inline const struct vhost_user_row *vhost_user_request_row(uint32_t reque
 		VU_GET_(SET_DEVICE_STATE_FD, 8, 8, 1, 1, 8, 8, 1, DEVICE_STATE),
 		VU_GET_(CHECK_DEVICE_STATE, 0, 0, 0, 0, 8, 8, 0, DEVICE_STATE),
 		VU_GET_(GET_SHMEM_CONFIG, 0, 0, 0, 0, 8, 8 + 256 * 8, 0, SHMEM),
+		VU_GET_(GET_VRING_BASE_SKIP_DRAIN, 8, 8, 0, 0, 8, 8, 0, GET_VRING_BASE_SKIP_DRAIN),
 	};
 	return request < ARRAY_LEN(rows) && rows[request].name ? &rows[request] : NULL;
 }

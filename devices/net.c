@@ -171,6 +171,30 @@ static void net_close(struct vdev *d)
 	vnet_destroy(&net.vnet);
 }
 
+static size_t net_state_save(struct vdev *d, void *to)
+{
+	(void)d;
+	return vnet_state_save(&net.vnet, to);
+}
+
+static int net_state_load(struct vdev *d, const void *from, size_t len)
+{
+	(void)d;
+	return vnet_state_load(&net.vnet, from, len);
+}
+
+static int net_announce(struct vdev *d, const uint8_t mac[6])
+{
+	(void)d;
+	return vnet_announce(&net.vnet, mac);
+}
+
+static int net_set_mtu(struct vdev *d, uint16_t mtu)
+{
+	(void)d;
+	return vnet_set_mtu(&net.vnet, mtu);
+}
+
 static int net_config_write(struct vdev *d, uint32_t off, const void *p, uint32_t len)
 {
 	(void)d;
@@ -195,6 +219,10 @@ static const struct vdev_ops ops = {
 	.stop = net_stop,
 	.close = net_close,
 	.config_write = net_config_write,
+	.state_save = net_state_save,
+	.state_load = net_state_load,
+	.announce = net_announce,
+	.set_mtu = net_set_mtu,
 };
 
 int main(int argc, char **argv)

@@ -44,6 +44,7 @@ bool vnet_tap_gone(struct vnet_pair *p, int error)
 	p->n->config.status &= (uint16_t)~VIRTIO_NET_S_LINK_UP;
 	p->attached = false;
 	vnet_pair_watch(p, EPOLLIN | EPOLLOUT, false);
+	vdev_config_changed(p->n->d);
 	return true;
 }
 
@@ -125,7 +126,10 @@ static int set_pairs(void *owner, uint16_t pairs)
 static int set_offloads(void *owner, uint64_t guest_offloads)
 {
 	struct vnet *n = owner;
-	return tap_set_offload(&n->pair[0].tap, net_offload_tap(guest_offloads));
+	int rc = tap_set_offload(&n->pair[0].tap, net_offload_tap(guest_offloads));
+	if (rc == 0)
+		n->offloads = guest_offloads;
+	return rc;
 }
 
 static void control(struct vnet *n, struct vq *q)
@@ -182,6 +186,14 @@ void vnet_settle(struct vnet *n, uint64_t features)
 	n->header_len = net_header_len(features);
 	n->pairs_used = 1;
 	n->control_seen = false;
+	n->offloads = features;
+	if (n->resume) {
+		n->pairs_used = n->resume->pairs_used;
+		n->control_seen = n->resume->control_seen;
+		n->offloads = n->resume->offloads & features;
+		memcpy(n->config.mac, n->resume->mac, sizeof(n->config.mac));
+		n->resume = NULL;
+	}
 	n->control = !(features & NET_BIT(VIRTIO_NET_F_CTRL_VQ)) ? UINT_MAX
 		     : features & NET_BIT(VIRTIO_NET_F_MQ)	 ? 2u * n->pairs_max
 								 : 2;
@@ -200,7 +212,7 @@ int vnet_start(struct vnet *n, uint64_t features)
 	if (rc == 0)
 		rc = tap_set_header(t, (int)n->header_len);
 	if (rc == 0)
-		rc = tap_set_offload(t, net_offload_tap(features));
+		rc = tap_set_offload(t, net_offload_tap(n->offloads));
 	if (rc < 0)
 		log_limited(LOG_WARN, "tap %s: what the driver negotiated: %s", t->name, strerror(-rc));
 	return rc;
@@ -249,6 +261,7 @@ int vnet_init(struct vnet *n, struct vdev *d, const struct vnet_options *o, stru
 		pair->source = (struct loop_source){ .fd = pair->tap.fd, .ready = tap_ready };
 	}
 	memcpy(n->mac, o->mac, sizeof(n->mac));
+	n->mtu = o->mtu;
 	n->commands = (struct net_control){ .owner = n,
 					    .pairs_max = n->pairs_max,
 					    .mac = set_mac,

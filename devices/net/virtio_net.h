@@ -4,7 +4,7 @@
 //
 // Owned by net.c, which has the command line and the SDK's callbacks.  virtio_net.c has features,
 // configuration space, control queue and who gets packets at all; receive.c and transmit.c move them.
-// Commands are parsed by control.c, headers checked by header.c.
+// Commands are parsed by control.c, headers checked by header.c; move.c is for guests that come from elsewhere.
 //
 // Queue pair i uses queue i of the tap, which is attached while the driver uses the pair.  What a driver gets
 // wrong in one packet drops that packet; what breaks the ring's rules stops the queue.
@@ -17,6 +17,7 @@
 #include "vmm/base/tap.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define VNET_PAIRS_MAX ((VDEV_QUEUES_MAX - 1) / 2)
@@ -53,10 +54,20 @@ struct vnet_counts {
 	uint64_t tx, tx_dropped; // one with a wrong header, or refused by the kernel
 };
 
+// What the driver set by commands, for a guest that moves to another process.
+struct vnet_state {
+	uint64_t offloads;
+	uint16_t pairs_used;
+	uint8_t mac[6];
+	uint8_t control_seen;
+	uint8_t padding[7];
+};
+
 struct vnet {
 	struct vdev *d;
 	struct virtio_net_config config;
 	uint8_t mac[6];	     // as configured
+	uint16_t mtu;	     // the same, 0: not told to the driver
 	uint64_t features;   // negotiated
 	unsigned header_len; // bytes
 	uint16_t pairs_max;  // pair[] in use
@@ -64,6 +75,9 @@ struct vnet {
 	bool control_seen;   // the control queue is ours; some front-ends keep it
 	unsigned control;    // its index
 	struct net_control commands;
+	uint64_t offloads; // that the driver wants now
+	struct vnet_state *resume; // what the next start goes on from: &resumed, or NULL
+	struct vnet_state resumed;
 	struct vnet_counts counts;
 	struct vnet_held *held; // pairs_max of them; pages are touched as depth needs them
 	struct vnet_pair pair[VNET_PAIRS_MAX];
@@ -87,6 +101,10 @@ int vnet_start(struct vnet *n, uint64_t features);
 void vnet_settle(struct vnet *n, uint64_t features);
 
 // See vdev_ops.
+size_t vnet_state_save(struct vnet *n, void *to);
+int vnet_state_load(struct vnet *n, const void *from, size_t len);
+int vnet_announce(struct vnet *n, const uint8_t mac[6]);
+int vnet_set_mtu(struct vnet *n, uint16_t mtu);
 void vnet_kick(struct vnet *n, struct vq *q);
 void vnet_drain(struct vnet *n, const struct vq *q);
 void vnet_stop(struct vnet *n);

@@ -16,6 +16,7 @@
 #include "vmm/base/sandbox.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define VDEV_QUEUES_MAX 64
@@ -30,7 +31,7 @@ struct vdev_option {
 	const char *help;  // NULL: an alias, not shown
 };
 
-// start, drain, stop, close and config_write may be left out: there is nothing to do then, and configuration space is read-only.
+// start and all after it but kick may be left out: there is nothing to do then, and configuration space is read-only.
 struct vdev_ops {
 	const char *program;		   // "minivmm-blk"
 	const char *summary;		   // one line for --help
@@ -60,7 +61,19 @@ struct vdev_ops {
 	// the seal.  `sock` is listening or connected, *stop is set by a source in d->loop.  0, or -errno: the event loop failed.
 	// Left out, as it mostly is, the SDK serves them one after the other.
 	int (*serve)(struct vdev *d, const struct carrier *c, int sock, bool listening, const bool *stop);
+	// For a running guest that moves to another host: writes what its driver told the device, and what a new process could
+	// not find out again, to `to`: at most VDEV_STATE_MAX bytes.  How many.  Nothing is in flight; start() was called.
+	size_t (*state_save)(struct vdev *d, void *to);
+	// Checks such a state and keeps it: the next start() goes on from there instead of afresh.  `len` 0: forget it.
+	// 0 or -errno: this is no state of such a device.
+	int (*state_load)(struct vdev *d, const void *from, size_t len);
+	// Of network devices only.  The network is to learn that `mac` is here now; the MTU that the driver is to be told, 0 for the
+	// device's own again.  -errno: not possible.
+	int (*announce)(struct vdev *d, const uint8_t mac[6]);
+	int (*set_mtu)(struct vdev *d, uint16_t mtu);
 };
+
+#define VDEV_STATE_MAX 4000
 
 struct vdev {
 	const struct vdev_ops *ops;
@@ -69,7 +82,7 @@ struct vdev {
 	uint64_t features;	 // offered, VERSION_1 and the ring features included
 	uint16_t queue_count;	 // <= VDEV_QUEUES_MAX
 	uint16_t queue_size_max; // power of two, <= VQ_SIZE_MAX
-	void *config;		 // configuration space; changed by config_write() and start() only
+	void *config;		 // configuration space; on a change of its own: vdev_config_changed()
 	uint32_t config_len;
 	unsigned fds_needed; // descriptors that the device may yet open
 	// The SDK's.
@@ -78,6 +91,8 @@ struct vdev {
 	struct vq *queues;   // queue_count of them
 	uint64_t negotiated; // valid from start() to stop()
 	uint64_t again;	     // a bit for each queue that wants another kick()
+	void (*config_changed)(struct vdev *d); // the carrier's, while a front-end is connected
+	void *session;				// the same
 };
 
 // The whole of main().
@@ -90,6 +105,13 @@ int vdev_number(const char *name, const char *text, uint64_t min, uint64_t max, 
 static inline void vdev_again(struct vdev *d, const struct vq *q)
 {
 	d->again |= UINT64_C(1) << q->index;
+}
+
+// The device changed its configuration space of its own accord: the driver is told, if anybody can tell it.
+static inline void vdev_config_changed(struct vdev *d)
+{
+	if (d->config_changed)
+		d->config_changed(d);
 }
 
 // Delivers events that are ready within `timeout_ms`, then the due kicks.  For carriers.

@@ -14,7 +14,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define GUEST_REGIONS_MAX 64
+#define GUEST_REGIONS_MAX 509 // what other back-ends take: 512 slots of KVM less the three that it keeps
 
 // Which of its two names an address uses.
 enum guest_space {

@@ -22,7 +22,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define ACCEPT_PAUSE_MS 100
+#define ACCEPT_PAUSE_MS	 100
+#define CONNECT_PAUSE_MS 20
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -52,6 +53,7 @@ static const struct carrier *const carriers[] = { &carrier_vhost_user };
 static const struct vdev_option common_options[] = {
 	{ "vhost-user", "PATH", "listen on this socket for vhost-user front-ends, one after the other" },
 	{ "socket-path", "PATH", "the same" },
+	{ "connect", "PATH", "connect to a front-end that listens on this socket, and end when it leaves" },
 	{ "fd", "N", "serve on this descriptor: a connected socket, or a listening one" },
 	{ "print-capabilities", NULL, "say in JSON what this program can do, and exit" },
 	{ "print-syscalls", NULL, NULL }, // for the tests
@@ -66,6 +68,7 @@ static const struct vdev_option common_options[] = {
 struct settings {
 	const struct carrier *carrier;
 	const char *path; // to listen at, or NULL
+	const char *front_end; // to connect to, or NULL
 	int fd;		  // to serve on, or -1
 	bool insecure;
 	int level; // enum log_level
@@ -100,7 +103,7 @@ static void help_options(const struct vdev_option *o)
 
 static void help(const struct vdev_ops *ops)
 {
-	printf("usage: %s (--vhost-user PATH | --fd N) [OPTION]...\n%s\n\n", ops->program, ops->summary);
+	printf("usage: %s (--vhost-user PATH | --connect PATH | --fd N) [OPTION]...\n%s\n\n", ops->program, ops->summary);
 	help_options(ops->options);
 	printf("\n");
 	help_options(common_options);
@@ -119,6 +122,8 @@ static int option_common(struct settings *s, const char *name, const char *value
 	uint64_t fd;
 	if (strcmp(name, "vhost-user") == 0 || strcmp(name, "socket-path") == 0) {
 		s->path = value;
+	} else if (strcmp(name, "connect") == 0) {
+		s->front_end = value;
 	} else if (strcmp(name, "fd") == 0) {
 		int rc = vdev_number(name, value ? value : "", 0, 1 << 20, &fd, e);
 		if (rc < 0)
@@ -241,11 +246,25 @@ static int parse_options(struct vdev *d, struct settings *s, int argc, char **ar
 		if (rc < 0)
 			return rc;
 	}
-	if (!s->path && s->fd < 0)
-		return err_set(e, EINVAL, "where to serve is missing: --vhost-user PATH or --fd N");
-	if (s->path && s->fd >= 0)
-		return err_set(e, EINVAL, "--fd and a socket path exclude each other");
+	const int places = (s->path != NULL) + (s->front_end != NULL) + (s->fd >= 0);
+	if (places == 0)
+		return err_set(e, EINVAL,
+			       "where to serve is missing: --vhost-user PATH, --connect PATH or --fd N");
+	if (places > 1)
+		return err_set(e, EINVAL, "--fd, --connect and a socket path exclude each other");
 	return 0;
+}
+
+// To a front-end that may be about to listen.
+static int connect_out(const char *path, struct err *e)
+{
+	const deadline_ns deadline = deadline_in_ms(DEADLINE_START_MS);
+	for (;;) {
+		int sock = msg_connect(path, deadline, e);
+		if ((sock != -ENOENT && sock != -ECONNREFUSED) || !deadline_left_ms(deadline))
+			return sock;
+		poll(NULL, 0, CONNECT_PAUSE_MS);
+	}
 }
 
 int vdev_turn(struct vdev *d, int timeout_ms)
@@ -390,6 +409,10 @@ static int device_main(struct vdev *d, const struct settings *s)
 	bool opened = rc == 0;
 	if (rc == 0 && s->path) {
 		sock = socket_file_listen(s->path, &keeper, &e);
+		rc = MIN(sock, 0);
+	}
+	if (rc == 0 && s->front_end) {
+		sock = connect_out(s->front_end, &e);
 		rc = MIN(sock, 0);
 	}
 	if (rc == 0)

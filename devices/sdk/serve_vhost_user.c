@@ -136,6 +136,8 @@ static struct session *server_open(struct vdev *d, int sock)
 		d->queues[i].carrier = &s->ring[i];
 		d->queues[i].on_fail = vu_ring_failed;
 	}
+	vu_migrate_init(s);
+	vu_channel_init(s);
 	int rc = loop_add(&d->loop, &s->sock, EPOLLIN | EPOLLRDHUP);
 	if (rc < 0) {
 		log_limited(LOG_ERROR, "epoll: %s", strerror(-rc));
@@ -165,7 +167,13 @@ static void server_close(struct session *session)
 	struct server *s = (struct server *)session;
 	struct vdev *d = s->d;
 	loop_remove(&d->loop, &s->sock);
+	d->config_changed = NULL;
+	vu_channel_close(s);
 	vu_stop_all(s);
+	vu_migrate_close(s);
+	vu_state_forget(s);
+	if (d->ops->set_mtu)
+		d->ops->set_mtu(d, 0);
 	guest_mem_clear(&d->mem);
 	vu_log_drop(s);
 	for (unsigned i = 0; i < d->queue_count; i++) {

@@ -11,23 +11,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void reply_u64(struct request *rq, uint64_t v)
-{
-	rq->p.u64 = v;
-	rq->reply_len = sizeof(rq->p.u64);
-}
-
 static int on_get_features(struct server *s, struct request *rq)
 {
-	reply_u64(rq, s->d->features | UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES);
+	vu_reply_u64(rq, s->d->features | PRIVATE_FEATURES);
 	return 0;
 }
 
 static int on_set_features(struct server *s, struct request *rq)
 {
-	if (rq->p.u64 & ~(s->d->features | UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES))
+	if (rq->p.u64 & ~(s->d->features | PRIVATE_FEATURES))
 		return -EINVAL;
-	if (s->started && s->features != rq->p.u64) {
+	// The log of dirty pages goes on and off under way; of packed rings the descriptors are gone when it is time to note them.
+	if (rq->p.u64 >> VHOST_F_LOG_ALL & 1 && rq->p.u64 >> VIRTIO_F_RING_PACKED & 1)
+		return -EOPNOTSUPP;
+	if (s->started && (s->features ^ rq->p.u64) & ~(UINT64_C(1) << VHOST_F_LOG_ALL)) {
 		for (unsigned i = 0; i < s->d->queue_count; i++)
 			if (s->ring[i].vq->running)
 				return -EBUSY;
@@ -36,6 +33,7 @@ static int on_set_features(struct server *s, struct request *rq)
 	}
 	s->features = rq->p.u64;
 	s->has_features = true;
+	vu_dirty_apply(s);
 	return 0;
 }
 
@@ -46,16 +44,29 @@ static int on_nothing(struct server *s, struct request *rq)
 	return 0;
 }
 
+// The rest, and why not (the README has the whole table): CROSS_ENDIAN, legacy devices only; CRYPTO_SESSION, no device of ours;
+// PAGEFAULT, forbidden beside CONFIGURE_MEM_SLOTS; BACKEND_SEND_FD, HOST_NOTIFIER, SHARED_OBJECT, SHMEM, no device has anything to
+// share; INBAND_NOTIFICATIONS, nobody asks; XEN_MMAP, no Xen; SKIP_DRAIN, requests are completed when a ring stops.
+static uint64_t offered_protocol(const struct server *s)
+{
+	return VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(LOG_SHMFD) | VHOST_USER_PF_BIT(REPLY_ACK) |
+	       VHOST_USER_PF_BIT(BACKEND_REQ) | VHOST_USER_PF_BIT(CONFIG) |
+	       VHOST_USER_PF_BIT(INFLIGHT_SHMFD) | VHOST_USER_PF_BIT(RESET_DEVICE) |
+	       VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS) |
+	       VHOST_USER_PF_BIT(DEVICE_STATE) | VHOST_USER_PF_BIT(GPA_ADDRESSES) |
+	       (s->d->ops->announce ? VHOST_USER_PF_BIT(RARP) : 0) |
+	       (s->d->ops->set_mtu ? VHOST_USER_PF_BIT(NET_MTU) : 0);
+}
+
 static int on_get_protocol_features(struct server *s, struct request *rq)
 {
-	(void)s;
-	reply_u64(rq, OFFERED_PROTOCOL_FEATURES);
+	vu_reply_u64(rq, offered_protocol(s));
 	return 0;
 }
 
 static int on_set_protocol_features(struct server *s, struct request *rq)
 {
-	if (rq->p.u64 & ~OFFERED_PROTOCOL_FEATURES)
+	if (rq->p.u64 & ~offered_protocol(s))
 		return -EINVAL;
 	s->protocol_features = rq->p.u64;
 	return 0;
@@ -63,12 +74,15 @@ static int on_set_protocol_features(struct server *s, struct request *rq)
 
 static int on_get_queue_num(struct server *s, struct request *rq)
 {
-	reply_u64(rq, s->d->queue_count);
+	vu_reply_u64(rq, s->d->queue_count);
 	return 0;
 }
 
 static int region_add(struct server *s, const struct vhost_user_mem_region *r, int fd)
 {
+	// With it ring addresses are the guest's, and a region's two addresses are one.
+	if (s->protocol_features & VHOST_USER_PF_BIT(GPA_ADDRESSES) && r->user != r->gpa)
+		return -EINVAL;
 	return guest_mem_add(&s->d->mem, fd, r->fd_offset, r->gpa, r->user, r->size);
 }
 
@@ -92,7 +106,7 @@ static int on_set_mem_table(struct server *s, struct request *rq)
 static int on_get_max_mem_slots(struct server *s, struct request *rq)
 {
 	(void)s;
-	reply_u64(rq, GUEST_REGIONS_MAX);
+	vu_reply_u64(rq, GUEST_REGIONS_MAX);
 	return 0;
 }
 
@@ -127,7 +141,7 @@ static int on_set_vring_addr(struct server *s, struct request *rq)
 {
 	const struct vhost_user_vring_addr *a = &rq->p.addr;
 	struct ring *r = vu_ring(s, a->index);
-	if (!r || a->flags) // the one flag that exists logs writes, which is not offered
+	if (!r || a->flags & ~VHOST_USER_VRING_F_LOG)
 		return -EINVAL;
 	struct vq_place at = r->at;
 	at.desc = a->desc_user;
@@ -140,6 +154,8 @@ static int on_set_vring_addr(struct server *s, struct request *rq)
 	}
 	r->at = at;
 	r->has_addr = true;
+	r->used_log_gpa = a->flags & VHOST_USER_VRING_F_LOG ? a->log_gpa : UINT64_MAX;
+	vu_dirty_apply(s);
 	return r->kicked ? vu_ring_start(r) : 0;
 }
 
@@ -165,8 +181,7 @@ static int on_get_vring_base(struct server *s, struct request *rq)
 	return 0;
 }
 
-// A file, whose write may wait for its file system whatever the flags, is no way to signal.
-static bool can_signal(int fd)
+bool vu_can_signal(int fd)
 {
 	struct stat st;
 	return fstat(fd, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode) &&
@@ -181,7 +196,7 @@ static struct ring *vring_fd(struct server *s, struct request *rq, int *fd)
 	if (!r || none != (rq->fds.count == 0))
 		return NULL;
 	*fd = none ? -1 : msg_fds_take_one(&rq->fds);
-	if (*fd >= 0 && !can_signal(*fd)) {
+	if (*fd >= 0 && !vu_can_signal(*fd)) {
 		fd_close(fd);
 		return NULL;
 	}
@@ -255,7 +270,8 @@ static int on_get_config(struct server *s, struct request *rq)
 	uint32_t len = c->len;
 	if (rq->h.size != VHOST_USER_CONFIG_HEAD && rq->h.size - VHOST_USER_CONFIG_HEAD != len)
 		return -EINVAL;
-	if (!range_in(c->off, len, VHOST_USER_CONFIG_CHUNK))
+	const uint32_t all = MAX(s->d->config_len, VHOST_USER_CONFIG_CHUNK);
+	if (len > VHOST_USER_CONFIG_CHUNK || !range_in(c->off, len, all))
 		return 0; // no payload: the range does not exist
 	// Front-ends ask for the length of the layout that they know; what we do not have reads as zeros.
 	memset(c->data, 0, len);
@@ -268,9 +284,27 @@ static int on_get_config(struct server *s, struct request *rq)
 static int on_set_config(struct server *s, struct request *rq)
 {
 	const struct vhost_user_config *c = &rq->p.config;
-	if (rq->h.size - VHOST_USER_CONFIG_HEAD != c->len || !range_in(c->off, c->len, s->d->config_len))
+	if (rq->h.size - VHOST_USER_CONFIG_HEAD != c->len || !range_in(c->off, c->len, s->d->config_len) ||
+	    c->flags > VHOST_USER_CONFIG_MIGRATION)
 		return -EINVAL;
+	// A guest that moved here: what its driver cannot write is to be what it was.
+	if (c->flags == VHOST_USER_CONFIG_MIGRATION &&
+	    memcmp((const uint8_t *)s->d->config + c->off, c->data, c->len) == 0)
+		return 0;
 	return s->d->ops->config_write(s->d, c->off, c->data, c->len);
+}
+
+// The first six bytes are the address.
+static int on_send_rarp(struct server *s, struct request *rq)
+{
+	uint8_t mac[6];
+	memcpy(mac, rq->p.bytes, sizeof(mac));
+	return s->d->ops->announce(s->d, mac);
+}
+
+static int on_net_set_mtu(struct server *s, struct request *rq)
+{
+	return rq->p.u64 == 0 || rq->p.u64 > UINT16_MAX ? -ERANGE : s->d->ops->set_mtu(s->d, (uint16_t)rq->p.u64);
 }
 
 static int on_get_inflight_fd(struct server *s, struct request *rq)
@@ -329,6 +363,7 @@ static int on_reset_device(struct server *s, struct request *rq)
 	(void)rq;
 	vu_stop_all(s);
 	s->status = 0;
+	vu_state_forget(s);
 	for (unsigned i = 0; i < s->d->queue_count; i++)
 		if (s->ring[i].at.log)
 			s->ring[i].at.log->version = 0;
@@ -341,13 +376,16 @@ static int on_set_status(struct server *s, struct request *rq)
 		return -EINVAL;
 	if (rq->p.u64 == 0)
 		return on_reset_device(s, rq);
+	// A driver that wants legacy virtio does not get it (virtio 1.2 §3.1.1).
+	if (s->has_features && !(s->features >> VIRTIO_F_VERSION_1 & 1))
+		rq->p.u64 &= ~(uint64_t)VIRTIO_CONFIG_S_FEATURES_OK;
 	s->status = (uint8_t)(rq->p.u64 | (s->status & VIRTIO_CONFIG_S_NEEDS_RESET));
 	return 0;
 }
 
 static int on_get_status(struct server *s, struct request *rq)
 {
-	reply_u64(rq, s->status);
+	vu_reply_u64(rq, s->status);
 	return 0;
 }
 
@@ -358,6 +396,8 @@ int (*const vu_handlers[VU_HANDLERS])(struct server *s, struct request *rq) = {
 	[VHOST_USER_SET_OWNER] = on_nothing,
 	[VHOST_USER_RESET_OWNER] = on_nothing, // the specification's advice
 	[VHOST_USER_SET_MEM_TABLE] = on_set_mem_table,
+	[VHOST_USER_SET_LOG_BASE] = vu_on_set_log_base,
+	[VHOST_USER_SET_LOG_FD] = vu_on_set_log_fd,
 	[VHOST_USER_SET_VRING_NUM] = on_set_vring_num,
 	[VHOST_USER_SET_VRING_ADDR] = on_set_vring_addr,
 	[VHOST_USER_SET_VRING_BASE] = on_set_vring_base,
@@ -369,6 +409,9 @@ int (*const vu_handlers[VU_HANDLERS])(struct server *s, struct request *rq) = {
 	[VHOST_USER_SET_PROTOCOL_FEATURES] = on_set_protocol_features,
 	[VHOST_USER_GET_QUEUE_NUM] = on_get_queue_num,
 	[VHOST_USER_SET_VRING_ENABLE] = on_set_vring_enable,
+	[VHOST_USER_SEND_RARP] = on_send_rarp,
+	[VHOST_USER_NET_SET_MTU] = on_net_set_mtu,
+	[VHOST_USER_SET_BACKEND_REQ_FD] = vu_on_set_backend_req_fd,
 	[VHOST_USER_GET_CONFIG] = on_get_config,
 	[VHOST_USER_SET_CONFIG] = on_set_config,
 	[VHOST_USER_GET_INFLIGHT_FD] = on_get_inflight_fd,
@@ -379,4 +422,6 @@ int (*const vu_handlers[VU_HANDLERS])(struct server *s, struct request *rq) = {
 	[VHOST_USER_REM_MEM_REG] = on_rem_mem_reg,
 	[VHOST_USER_SET_STATUS] = on_set_status,
 	[VHOST_USER_GET_STATUS] = on_get_status,
+	[VHOST_USER_SET_DEVICE_STATE_FD] = vu_on_set_device_state_fd,
+	[VHOST_USER_CHECK_DEVICE_STATE] = vu_on_check_device_state,
 };

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What the files of the vhost-user carrier share; nobody else includes this.
 //
-// serve_vhost_user.c receives, checks and answers messages; vhost_user_handlers.c acts on each; vhost_user_ring.c starts, kicks and stops
-// the vrings.
+// serve_vhost_user.c receives, checks and answers messages; vhost_user_handlers.c acts on most, vhost_user_migrate.c on those for a guest
+// that moves; vhost_user_ring.c starts, kicks and stops the vrings; vhost_user_channel.c asks the front-end.
 #ifndef MINIVMM_SDK_VHOST_USER_IMPL_H
 #define MINIVMM_SDK_VHOST_USER_IMPL_H
 
 #include "bridges/vhost_user_wire.h"
 #include "devices/sdk/carrier.h"
+#include "devices/sdk/dirty.h"
 #include "vmm/base/msg.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define OFFERED_PROTOCOL_FEATURES                                                           \
-	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) | \
-	 VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) |         \
-	 VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(INFLIGHT_SHMFD))
+// Bits of the virtio features that are between the two ends; a device is not told.
+#define PRIVATE_FEATURES \
+	(UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES | UINT64_C(1) << VHOST_F_LOG_ALL)
 
 struct ring {
 	struct server *server;
@@ -25,7 +25,16 @@ struct ring {
 	struct vq_place at;
 	bool has_size, has_addr;
 	bool kicked; // a kick came before the ring was complete
+	uint64_t used_log_gpa; // where the used ring lies in the log of dirty pages, UINT64_MAX: not there
 	struct loop_source kick;
+};
+
+// A device's state on its way (DEVICE_STATE): what a load brought so far; it ends with CHECK_DEVICE_STATE.
+struct transfer {
+	struct loop_source source; // the front-end's pipe, while there may be more in it
+	bool loading, ended, failed;
+	size_t len;
+	uint8_t bytes[VDEV_STATE_MAX + 64]; // and a header
 };
 
 union payload {
@@ -36,6 +45,8 @@ union payload {
 	struct vhost_user_mem_reg reg;
 	struct vhost_user_config config;
 	struct vhost_user_inflight inflight;
+	struct vhost_user_log log;
+	struct vhost_user_device_state state_fd;
 	uint8_t bytes[VHOST_USER_PAYLOAD_MAX];
 };
 
@@ -59,6 +70,10 @@ struct server {
 	deadline_ns due;   // when it is to be complete, once it has begun
 	uint8_t *log;	   // mapped record of what is in flight, or NULL
 	size_t log_len;
+	struct dirty_log dirty;
+	struct transfer transfer;
+	struct loop_source channel; // what we may ask the front-end, or -1
+	bool config_pending;	    // it is yet to hear of a change
 	struct ring ring[];
 };
 
@@ -91,10 +106,39 @@ void vu_ring_kicked(struct loop_source *src, uint32_t events);
 // ---- vhost_user_handlers.c --------------------------------------------------------------------------------------
 
 // By request number; 0, or -errno: refused.
-#define VU_HANDLERS (VHOST_USER_GET_STATUS + 1)
+#define VU_HANDLERS (VHOST_USER_GET_SHMEM_CONFIG + 1)
 extern int (*const vu_handlers[VU_HANDLERS])(struct server *s, struct request *rq);
+
+static inline void vu_reply_u64(struct request *rq, uint64_t v)
+{
+	rq->p.u64 = v;
+	rq->reply_len = sizeof(rq->p.u64);
+}
 
 // Lets go of the record of requests in flight.
 void vu_log_drop(struct server *s);
+
+// ---- vhost_user_migrate.c: the log of dirty pages, the device's state ---------------------------------------------
+
+// A file, whose write may wait for its file system whatever the flags, is no way to signal.
+bool vu_can_signal(int fd);
+int vu_on_set_log_base(struct server *s, struct request *rq);
+int vu_on_set_log_fd(struct server *s, struct request *rq);
+int vu_on_set_device_state_fd(struct server *s, struct request *rq);
+int vu_on_check_device_state(struct server *s, struct request *rq);
+// Rings note what they write from here on, or no longer: after the features, the log or a ring's address changed.
+void vu_dirty_apply(struct server *s);
+// A state that was loaded and not gone on from is not wanted any more.
+void vu_state_forget(struct server *s);
+void vu_migrate_init(struct server *s);
+void vu_migrate_close(struct server *s);
+
+// ---- vhost_user_channel.c: what we tell the front-end of our own accord -------------------------------------------
+
+int vu_on_set_backend_req_fd(struct server *s, struct request *rq);
+// Tells what is yet to be told, if the front-end can hear it now.
+void vu_channel_flush(struct server *s);
+void vu_channel_init(struct server *s);
+void vu_channel_close(struct server *s);
 
 #endif

@@ -22,8 +22,7 @@ int vu_ring_start(struct ring *r)
 	if (r->vq->running || !s->has_features || !r->has_size || !r->has_addr || r->kick.fd < 0)
 		return 0;
 	if (!s->started) {
-		int rc = s->d->ops->start(s->d,
-					  s->features & ~(UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES));
+		int rc = s->d->ops->start(s->d, s->features & ~PRIVATE_FEATURES);
 		if (rc < 0)
 			return rc;
 		s->d->negotiated = s->features;
@@ -36,6 +35,7 @@ int vu_ring_start(struct ring *r)
 		r->vq->enabled = true;
 	r->kicked = false;
 	log_debug("queue %u runs: %u entries from %u", r->vq->index, r->at.size, r->at.base);
+	vu_channel_flush(s); // what it had to keep to itself while suspended
 	return 0;
 }
 
@@ -97,6 +97,9 @@ void vu_relocate_all(struct server *s)
 		struct ring *r = &s->ring[i];
 		if (r->vq->running && vq_relocate(r->vq, &r->at) < 0) {
 			log_limited(LOG_WARN, "queue %u lost its memory", i);
+			// No kick is to start it again where it began: only the front-end may, at a place of its choice.
+			r->at.base = vq_stop(r->vq);
+			vu_ring_drop_kick(r);
 			vu_ring_failed(r->vq);
 		}
 	}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/sdk/virtq.h"
 
+#include "devices/sdk/dirty.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
@@ -8,6 +9,7 @@
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,6 +37,18 @@ static uint16_t *used_event(const struct vq *q)
 static uint16_t *avail_event(const struct vq *q)
 {
 	return (uint16_t *)(void *)&q->used->ring[q->size];
+}
+
+// [off, off + len) of the used ring was written.
+static void used_written(struct vq *q, size_t off, size_t len)
+{
+	if (q->dirty && q->dirty_used_gpa != UINT64_MAX)
+		dirty_mark(q->dirty, q->dirty_used_gpa + off, len);
+}
+
+static size_t used_offset(const struct vq *q, const void *p)
+{
+	return (size_t)((const uint8_t *)p - (const uint8_t *)q->used);
 }
 
 static void *ring_part(struct guest_mem *mem, uint64_t uva, uint64_t len, uintptr_t align)
@@ -274,6 +288,10 @@ void vq_push(struct vq *q, uint16_t head, uint32_t len)
 	struct vring_used_elem *e = &q->used->ring[q->next_used++ & (q->size - 1)];
 	e->id = head;
 	e->len = len;
+	if (q->dirty) {
+		dirty_mark_request(q->dirty, q, head);
+		used_written(q, used_offset(q, e), sizeof(*e));
+	}
 }
 
 static bool wants_interrupt(const struct vq *q, uint16_t old)
@@ -290,6 +308,9 @@ void vq_publish(struct vq *q)
 	uint16_t count = (uint16_t)(q->next_used - q->published);
 	q->published = q->next_used;
 	__atomic_store_n(&q->used->idx, q->published, __ATOMIC_RELEASE);
+	used_written(q, offsetof(struct vring_used, idx), sizeof(q->used->idx));
+	if (q->dirty && q->dirty->event_fd >= 0)
+		fd_event_signal(q->dirty->event_fd);
 	if (q->log.region)
 		inflight_published(&q->log, count, q->published);
 	// The driver writes its wish and then reads used.idx; we wrote used.idx and now read its wish.
@@ -308,6 +329,7 @@ bool vq_notify_enable(struct vq *q)
 		store_u16(avail_event(q), q->next_avail);
 	else if (!q->notify_on)
 		store_u16(&q->used->flags, 0);
+	used_written(q, q->event_idx ? used_offset(q, avail_event(q)) : 0, 2);
 	q->notify_on = true;
 	// The driver publishes avail.idx and then reads our wish; we wrote the wish and now read avail.idx.
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -320,6 +342,8 @@ void vq_notify_disable(struct vq *q)
 		return;
 	q->notify_on = false;
 	// With EVENT_IDX an event index that lies behind asks for nothing.
-	if (!q->event_idx)
+	if (!q->event_idx) {
 		store_u16(&q->used->flags, VRING_USED_F_NO_NOTIFY);
+		used_written(q, 0, sizeof(q->used->flags));
+	}
 }

@@ -18,6 +18,8 @@
 
 #define VQ_SIZE_MAX 1024
 
+struct dirty_log; // dirty.h
+
 struct vq {
 	uint16_t index;
 	uint16_t size;
@@ -37,6 +39,8 @@ struct vq {
 	uint16_t signalled;  // used.idx when the driver was last considered for an interrupt
 	unsigned in_flight;  // popped and not yet pushed
 	struct inflight log; // what is in flight, if the front-end wants that recorded
+	struct dirty_log *dirty;   // notes what is written to guest memory, or NULL; the carrier's, like the next
+	uint64_t dirty_used_gpa;   // where the used ring lies in that log, UINT64_MAX: it is not noted
 	int call_fd, err_fd; // eventfds or -1; the carrier's
 	void (*on_fail)(struct vq *q);
 	void *carrier; // the carrier's own

@@ -50,7 +50,7 @@ TEST(every_row_of_the_table_is_consistent)
 			CHECK(row[k]->feature < VHOST_USER_PF_COUNT || row[k]->feature == VHOST_USER_PF_NONE);
 		}
 	}
-	CHECK_EQ(rows, 44 + 10);
+	CHECK_EQ(rows, 45 + 10);
 	CHECK(!vhost_user_request_row(0) && !vhost_user_request_row(UINT32_MAX));
 }
 

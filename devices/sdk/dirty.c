@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "devices/sdk/dirty.h"
+
+#include "devices/sdk/virtq.h"
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LOG_MOST (UINT64_C(1) << 33) // a bit for each page of 256 TiB
+
+int dirty_open(struct dirty_log *l, int fd, uint64_t offset, uint64_t len)
+{
+	struct stat st;
+	int flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode) || (flags & O_PATH) || (flags & O_ACCMODE) != O_RDWR)
+		return -EBADF;
+	if (len == 0 || len > LOG_MOST || st.st_size < 0 || !range_in(offset, len, (uint64_t)st.st_size))
+		return -ERANGE;
+	uint64_t skip = offset & ((uint64_t)sysconf(_SC_PAGESIZE) - 1);
+	void *p = mmap(NULL, len + skip, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(offset - skip));
+	if (p == MAP_FAILED)
+		return -errno;
+	if (l->bits)
+		munmap(l->map, l->map_len);
+	l->map = p;
+	l->map_len = len + skip;
+	l->bits = (uint8_t *)p + skip;
+	l->len = len;
+	return 0;
+}
+
+void dirty_close(struct dirty_log *l)
+{
+	if (l->bits)
+		munmap(l->map, l->map_len);
+	l->bits = NULL;
+	l->len = 0;
+	fd_close(&l->event_fd);
+}
+
+void dirty_mark(struct dirty_log *l, uint64_t gpa, uint64_t len)
+{
+	uint64_t last;
+	if (len == 0 || __builtin_add_overflow(gpa, len - 1, &last))
+		return;
+	for (uint64_t page = gpa >> DIRTY_PAGE_SHIFT; page <= last >> DIRTY_PAGE_SHIFT && page / 8 < l->len;
+	     page++)
+		__atomic_fetch_or(&l->bits[page / 8], (uint8_t)(1u << page % 8), __ATOMIC_SEQ_CST);
+}
+
+void dirty_mark_request(struct dirty_log *l, const struct vq *q, uint16_t head)
+{
+	const struct vring_desc *table = q->desc;
+	uint64_t count = q->size;
+	bool indirect = false;
+	unsigned at = head;
+	// As many as the longest request that virtq.c takes, with an indirect table's entries.
+	for (unsigned seen = 0; seen < 2 * VQ_SIZE_MAX && at < count; seen++) {
+		struct vring_desc d;
+		memcpy(&d, &table[at], sizeof(d));
+		__asm__ volatile("" ::: "memory"); // the copy is what is used
+		if (d.flags & VRING_DESC_F_INDIRECT) {
+			table = indirect ? NULL
+					 : guest_mem_at(q->mem, GUEST_PHYSICAL, d.addr, d.len);
+			if (!table)
+				return;
+			count = d.len / sizeof(d);
+			indirect = true;
+			at = 0;
+			continue;
+		}
+		if (d.flags & VRING_DESC_F_WRITE)
+			dirty_mark(l, d.addr, d.len);
+		if (!(d.flags & VRING_DESC_F_NEXT))
+			return;
+		at = d.next;
+	}
+}

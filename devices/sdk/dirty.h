@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The log of guest pages that a device wrote, for a front-end that moves a running guest (vhost-user.rst, "Migration").
+//
+// A bit for each page of 4096 bytes, in memory shared with the front-end, which reads and clears it meanwhile.  Owned by the
+// carrier; virtq.c notes what goes through a queue, always after it was written and before the driver may know of it, so
+// that a page copied too early is found again.  What lies beyond the log's end is no memory of the guest and is left out.
+#ifndef MINIVMM_SDK_DIRTY_H
+#define MINIVMM_SDK_DIRTY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define DIRTY_PAGE_SHIFT 12
+
+struct vq;
+
+struct dirty_log {
+	uint8_t *bits; // NULL: there is none
+	uint64_t len;  // bytes of it
+	void *map;     // what munmap gets
+	size_t map_len;
+	int event_fd; // is told of changes, or -1
+};
+
+// Maps [offset, offset + len) of the file in place of what was there; the descriptor stays the caller's.  0, or -errno and
+// the log as before.
+int dirty_open(struct dirty_log *l, int fd, uint64_t offset, uint64_t len);
+// Lets go of the log and its event descriptor.
+void dirty_close(struct dirty_log *l);
+
+// [gpa, gpa + len) was written.
+void dirty_mark(struct dirty_log *l, uint64_t gpa, uint64_t len);
+
+// What the device may write of a request (split rings) was written.  Reads the descriptors again: a driver that changes them
+// meanwhile spoils its own guest's copy, nothing else.
+void dirty_mark_request(struct dirty_log *l, const struct vq *q, uint16_t head);
+
+#endif
