@@ -68,8 +68,7 @@ void dirty_mark_request(struct dirty_log *l, const struct vq *q, uint16_t head)
 		memcpy(&d, &table[at], sizeof(d));
 		__asm__ volatile("" ::: "memory"); // the copy is what is used
 		if (d.flags & VRING_DESC_F_INDIRECT) {
-			table = indirect ? NULL
-					 : guest_mem_at(q->mem, GUEST_PHYSICAL, d.addr, d.len);
+			table = indirect ? NULL : guest_mem_at(q->mem, GUEST_PHYSICAL, d.addr, d.len);
 			if (!table)
 				return;
 			count = d.len / sizeof(d);

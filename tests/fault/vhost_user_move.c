@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What the SDK's vhost-user server does for a guest that moves, and says of its own accord: the log of dirty pages,
 // the device's state, configuration changes; and the same asked for wrongly.
-#include "tests/fault/vu_front.h"
 #include "devices/sdk/dirty.h"
+#include "tests/fault/vu_front.h"
 
 #include <fcntl.h>
 #include <linux/virtio_ring.h>
 
 #define LOG_ALL	 (UINT64_C(1) << VHOST_F_LOG_ALL)
-#define LOG_SIZE 0x10000u // enough for 2 GiB
+#define LOG_SIZE 0x10000u	     // enough for 2 GiB
 #define USED_LOG UINT64_C(0x7000000) // where the front-end wants the used ring noted
 
 static struct {
@@ -75,7 +75,8 @@ SERVED(writes_are_logged_when_asked_for_while_running, {
 	CHECK(disk_works());
 	// Empty replies, as QEMU has them.
 	struct vhost_user_log l = { .size = LOG_SIZE, .fd_offset = 4096 };
-	CHECK_EQ(send_raw(VHOST_USER_SET_LOG_BASE, VHOST_USER_VERSION, sizeof(l), &l, sizeof(l), &lg.fd, 1), 0);
+	CHECK_EQ(send_raw(VHOST_USER_SET_LOG_BASE, VHOST_USER_VERSION, sizeof(l), &l, sizeof(l), &lg.fd, 1),
+		 0);
 	CHECK(reply(VHOST_USER_SET_LOG_BASE, NULL, 0));
 	CHECK_EQ(set(VHOST_USER_SET_LOG_FD, NULL, 0, &lg.event, 1), 0);
 	CHECK(disk_works());
@@ -127,13 +128,13 @@ SERVED(a_log_that_is_too_short_notes_what_it_can, {
 	log_close();
 })
 
-#define REFUSED_LOG(name, size, off, fd)     \
-	SERVED(name, {                       \
-		CHECK(log_open());           \
-		CHECK(negotiate());          \
+#define REFUSED_LOG(name, size, off, fd)               \
+	SERVED(name, {                                 \
+		CHECK(log_open());                     \
+		CHECK(negotiate());                    \
 		CHECK_EQ(log_base(size, off, fd), -1); \
-		CHECK(closed());             \
-		log_close();                 \
+		CHECK(closed());                       \
+		log_close();                           \
 	})
 REFUSED_LOG(a_log_beyond_its_file, LOG_SIZE + 1, 4096, lg.fd)
 REFUSED_LOG(a_log_of_no_size, 0, 0, lg.fd)
@@ -144,7 +145,8 @@ REFUSED_LOG(a_log_without_a_descriptor, 4096, 0, -1)
 SERVED(a_log_and_packed_rings_exclude_each_other, {
 	CHECK(negotiate());
 	// Whether or not the device offers them.
-	CHECK_EQ(set_u64(VHOST_USER_SET_FEATURES, FEATURES | LOG_ALL | UINT64_C(1) << VIRTIO_F_RING_PACKED), 1);
+	CHECK_EQ(set_u64(VHOST_USER_SET_FEATURES, FEATURES | LOG_ALL | UINT64_C(1) << VIRTIO_F_RING_PACKED),
+		 1);
 	CHECK_EQ(set_u64(VHOST_USER_SET_FEATURES, FEATURES | LOG_ALL), 0);
 })
 
@@ -180,7 +182,8 @@ static uint64_t state_fd(uint32_t direction, uint32_t phase, int fd)
 {
 	struct vhost_user_device_state p = { .direction = direction, .phase = phase };
 	uint64_t v = UINT64_MAX;
-	if (send_raw(VHOST_USER_SET_DEVICE_STATE_FD, VHOST_USER_VERSION, sizeof(p), &p, sizeof(p), &fd, 1) < 0 ||
+	if (send_raw(VHOST_USER_SET_DEVICE_STATE_FD, VHOST_USER_VERSION, sizeof(p), &p, sizeof(p), &fd, 1) <
+		    0 ||
 	    !reply(VHOST_USER_SET_DEVICE_STATE_FD, &v, sizeof(v)))
 		return UINT64_MAX;
 	return v;
@@ -388,7 +391,8 @@ SERVED(rings_are_named_by_guest_addresses, {
 	CHECK(negotiate());
 	CHECK_EQ(set_u64(VHOST_USER_SET_PROTOCOL_FEATURES, pf), 0);
 	CHECK_EQ(share_memory(), 1); // the two addresses of its region differ
-	struct vhost_user_mem_reg r = { .region = { .gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_GPA } };
+	struct vhost_user_mem_reg r = { .region = {
+						.gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_GPA } };
 	CHECK_EQ(set(VHOST_USER_ADD_MEM_REG, &r, sizeof(r), &fx.dr.fd, 1), 0);
 	struct vhost_user_vring_addr a = { .desc_user = DRIVER_GPA + DRIVER_DESC,
 					   .avail_user = DRIVER_GPA + DRIVER_AVAIL,
@@ -439,7 +443,8 @@ SERVED(a_slot_that_a_ring_lies_in, {
 	uint64_t v;
 	CHECK(queue_up());
 	CHECK(disk_works());
-	struct vhost_user_mem_reg r = { .region = { .gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_UVA } };
+	struct vhost_user_mem_reg r = { .region = {
+						.gpa = DRIVER_GPA, .size = DRIVER_MEM, .user = DRIVER_UVA } };
 	CHECK_EQ(set(VHOST_USER_REM_MEM_REG, &r, sizeof(r), NULL, 0), 0);
 	CHECK(get_u64(VHOST_USER_GET_STATUS, &v));
 	CHECK(v & VIRTIO_CONFIG_S_NEEDS_RESET);
@@ -447,7 +452,8 @@ SERVED(a_slot_that_a_ring_lies_in, {
 	CHECK_EQ(set(VHOST_USER_ADD_MEM_REG, &r, sizeof(r), &fx.dr.fd, 1), 0);
 	CHECK_EQ(set_u64(VHOST_USER_SET_STATUS, 0), 0);
 	fx.dr.avail->idx = fx.dr.used->idx = 0;
-	CHECK(set_state(VHOST_USER_SET_VRING_BASE, 0, 0) == 0 && set_fd(VHOST_USER_SET_VRING_KICK, 0, fx.kick) == 0 &&
+	CHECK(set_state(VHOST_USER_SET_VRING_BASE, 0, 0) == 0 &&
+	      set_fd(VHOST_USER_SET_VRING_KICK, 0, fx.kick) == 0 &&
 	      set_state(VHOST_USER_SET_VRING_ENABLE, 0, 1) == 0);
 	CHECK(disk_works());
 })
@@ -462,16 +468,16 @@ SERVED(a_driver_without_virtio_1_is_not_taken, {
 })
 
 // What a disk does not have, it does not offer, and asked for it all the same it hangs up.
-#define NOT_OFFERED(name, ...)                                          \
-	SERVED(name, {                                                  \
-		uint64_t v;                                             \
-		CHECK(negotiate());                                     \
-		CHECK(get_u64(VHOST_USER_GET_PROTOCOL_FEATURES, &v));   \
+#define NOT_OFFERED(name, ...)                                                      \
+	SERVED(name, {                                                              \
+		uint64_t v;                                                         \
+		CHECK(negotiate());                                                 \
+		CHECK(get_u64(VHOST_USER_GET_PROTOCOL_FEATURES, &v));               \
 		CHECK_EQ(v &(VHOST_USER_PF_BIT(RARP) | VHOST_USER_PF_BIT(NET_MTU) | \
-			     VHOST_USER_PF_BIT(SHMEM)),                 \
-			 0);                                            \
-		CHECK_EQ(__VA_ARGS__, 0);                               \
-		CHECK(closed());                                        \
+			     VHOST_USER_PF_BIT(SHMEM)),                             \
+			 0);                                                        \
+		CHECK_EQ(__VA_ARGS__, 0);                                           \
+		CHECK(closed());                                                    \
 	})
 NOT_OFFERED(rarp_of_a_disk, send_raw(VHOST_USER_SEND_RARP, 1, 8, "12345678", 8, NULL, 0))
 NOT_OFFERED(mtu_of_a_disk, send_raw(VHOST_USER_NET_SET_MTU, 1, 8, "12345678", 8, NULL, 0))

@@ -22,12 +22,11 @@
 #include <sys/socket.h>
 
 #define IMAGE_SIZE (1u << 20)
-#define PF_ALL                                                                              \
-	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) | \
-	 VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) |         \
-	 VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(INFLIGHT_SHMFD) |                    \
-	 VHOST_USER_PF_BIT(LOG_SHMFD) | VHOST_USER_PF_BIT(DEVICE_STATE) |                   \
-	 VHOST_USER_PF_BIT(BACKEND_REQ))
+#define PF_ALL                                                                                          \
+	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(CONFIG) |             \
+	 VHOST_USER_PF_BIT(RESET_DEVICE) | VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) |                     \
+	 VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(INFLIGHT_SHMFD) | VHOST_USER_PF_BIT(LOG_SHMFD) | \
+	 VHOST_USER_PF_BIT(DEVICE_STATE) | VHOST_USER_PF_BIT(BACKEND_REQ))
 #define PF_VIRTIO_BIT (UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES)
 #define FEATURES      (PF_VIRTIO_BIT | UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_BLK_F_FLUSH)
 
@@ -174,7 +173,7 @@ static inline void tear_down(void)
 // ---- the front-end ----------------------------------------------------------------------------------------------
 
 static inline int send_raw(uint32_t request, uint32_t flags, uint32_t size, const void *p, uint32_t len,
-		    const int *fds, unsigned n)
+			   const int *fds, unsigned n)
 {
 	struct vhost_user_header h = { .request = request, .flags = flags, .size = size };
 	struct iovec iov[] = { { &h, sizeof(h) }, { (void *)(uintptr_t)p, len } };

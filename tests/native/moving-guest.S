@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # A boot sector that reads sectors for ever and looks, again and again, whether what it read is still there.
 #
-# Sector k of its disk is filled with the byte k + k / 512.  Read n goes to slot n % 512 of a quarter megabyte that only the device
+# Sector k + 1 of its disk is filled with the byte k + k / 512.  Read n goes to slot n % 512 of a quarter megabyte that only the device
 # writes to, so each pass over the slots changes each of them; after each read one of the slots is compared.  A page that a move to
 # another host forgot shows as a slot of an earlier pass.  Prints a dot for each pass, F and stops when something is wrong.
 	.code16
@@ -22,6 +22,7 @@ again:	mov	%bp, %ax		# the slot's segment
 	mov	%ax, dap + 6
 	mov	%ebp, %eax
 	and	$0x3fff, %eax
+	inc	%eax			# we are sector 0
 	mov	%eax, dap + 8
 	mov	$0x42, %ah
 	mov	drive, %dl
