@@ -7,13 +7,63 @@
 #include "bridges/vhost_user.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/log.h"
 #include "vmm/base/msg.h"
+#include "vmm/base/socket_file.h"
 #include "vmm/jail.h"
 #include "vmm/spawn.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+
+// A listening socket that was handed over.
+static int listener_from_reference(const char *ref, struct err *e)
+{
+	int listens = 0, domain = 0;
+	socklen_t len = sizeof(listens), domain_len = sizeof(domain);
+	FD_AUTO fd = fd_open_path(ref, O_RDWR, e);
+	if (fd < 0)
+		return fd;
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) < 0 || !listens ||
+	    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &domain_len) < 0 || domain != AF_UNIX)
+		return err_set(e, ENOTSOCK, "%s: not a listening Unix socket", ref);
+	int flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+		return err_sys(e, errno, "%s", ref);
+	return fd_steal(&fd);
+}
+
+static int start_listening(struct bridge_pending *p, struct err *e)
+{
+	const char *path = p->cfg->listen;
+	p->peer = path;
+	p->kept.listener = fd_is_reference(path) ? listener_from_reference(path, e)
+						 : socket_file_listen(path, &p->kept.keeper, e);
+	return p->kept.listener < 0 ? p->kept.listener : 0;
+}
+
+// The first start of a program.
+static int start_launch(struct bridge_pending *p, struct err *e)
+{
+	p->child = malloc(sizeof(*p->child));
+	if (!p->child)
+		return err_sys(e, ENOMEM, "start %s", p->kept.launch->program);
+	p->peer = p->kept.launch->argv[0];
+	int rc = launch_program(p->kept.launch, &p->sock, p->child, e);
+	if (rc < 0) {
+		free(p->child);
+		p->child = NULL;
+		return rc;
+	}
+	// What one host could not do at first it is not asked for again.
+	p->kept.launch->isolate = p->child->isolated;
+	p->kept.pidfd = p->child->pidfd;
+	return 0;
+}
 
 static int start_program(struct bridge_pending *p, struct err *e)
 {
@@ -21,51 +71,73 @@ static int start_program(struct bridge_pending *p, struct err *e)
 	const bool jailed = strcmp(cfg->sandbox, "none") != 0;
 	struct arena texts = { 0 };
 	struct profile *profile = NULL;
-	struct jail *jail = NULL;
-	int rc = 0;
-	if (jailed) {
-		jail = malloc(sizeof(*jail));
-		profile = malloc(sizeof(*profile));
-		rc = jail && profile ? jail_of_device(jail, profile, &texts, cfg, p->host->memory, e)
-				     : err_sys(e, ENOMEM, "make a jail");
-	}
-	const struct launch l = {
+	struct launch *l = p->kept.launch = calloc(1, sizeof(*l));
+	if (!l)
+		return err_sys(e, ENOMEM, "start %s", cfg->exec[0]);
+	*l = (struct launch){
 		.id = cfg->id,
 		.program = cfg->exec[0],
 		.argv = (const char *const *)cfg->exec,
 		.isolate = jailed,
 		.insecure = p->host->insecure,
-		.jail = jail,
 		.deadline = p->host->start_deadline,
 	};
-	if (rc == 0)
-		rc = launch_program(&l, &p->sock, &p->child, e);
-	free(jail);
+	int rc = 0;
+	if (jailed) {
+		l->jail = malloc(sizeof(*l->jail));
+		profile = malloc(sizeof(*profile));
+		rc = l->jail && profile ? jail_of_device(l->jail, profile, &texts, cfg, p->host->memory, e)
+					: err_sys(e, ENOMEM, "make a jail");
+	}
 	free(profile);
 	arena_free(&texts);
-	return rc;
+	return rc < 0 ? rc : start_launch(p, e);
 }
 
 static int start_vhost_user(struct bridge_pending *p, struct err *e)
 {
 	const struct device_config *cfg = p->cfg;
+	if (cfg->listen)
+		return start_listening(p, e);
 	if (cfg->socket) {
 		p->peer = cfg->socket;
 		p->sock = msg_connect(cfg->socket, p->host->start_deadline, e);
 		return p->sock < 0 ? p->sock : 0;
 	}
-	p->peer = cfg->exec[0];
 	return start_program(p, e);
 }
 
 static int start_builtin(struct bridge_pending *p, struct err *e)
 {
-	return builtin_start(p->cfg, p->host->program_dir, p->host->insecure, &p->peer, &p->sock, &p->child,
-			     e);
+	int rc = builtin_prepare(&p->kept.launch, p->cfg, p->host->program_dir, p->host->insecure, e);
+	return rc < 0 ? rc : start_launch(p, e);
+}
+
+// The first one that connects, by the deadline that all devices share.
+static int await_peer(struct bridge_pending *p, struct err *e)
+{
+	const char *path = p->cfg->listen;
+	for (;;) {
+		struct pollfd l = { .fd = p->kept.listener, .events = POLLIN };
+		int left = deadline_left_ms(p->host->start_deadline);
+		if (poll(&l, 1, 0) == 0 && left > 0)
+			log_info("%s: waiting for a back-end to connect to %s", p->cfg->id, path);
+		if (poll(&l, 1, left) <= 0 && left == 0)
+			return err_set(e, ETIMEDOUT, "%s: no back-end has connected to %s within %d s",
+				       p->cfg->id, path, DEADLINE_START_MS / 1000);
+		p->sock = accept4(p->kept.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (p->sock >= 0)
+			return 0;
+		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+			return err_sys(e, errno, "%s: listen on %s", p->cfg->id, path);
+	}
 }
 
 static int finish_vhost_user(struct backend **out, struct bridge_pending *p, struct err *e)
 {
+	int rc = p->kept.listener >= 0 ? await_peer(p, e) : 0;
+	if (rc < 0)
+		return rc;
 	const struct vhost_user_params params = {
 		.id = p->cfg->id,
 		.peer = p->peer,
@@ -92,13 +164,28 @@ static const struct bridge {
 	[VIA_VHOST_USER] = { "vhost-user", start_vhost_user, finish_vhost_user },
 };
 
-int bridge_start(struct bridge_pending *p, const struct device_config *cfg, const struct bridge_host *host,
+static void kept_free(struct bridge_kept *k)
+{
+	launch_free(k->launch);
+	k->launch = NULL;
+	fd_close(&k->listener);
+	fd_close(&k->line);
+	socket_file_remove(&k->keeper);
+}
+
+int bridge_start(struct bridge_pending *p, const struct device_config *cfg, struct bridge_host *host,
 		 struct err *e)
 {
-	*p = (struct bridge_pending){ .cfg = cfg, .host = host, .sock = -1 };
+	*p = (struct bridge_pending){
+		.cfg = cfg,
+		.host = host,
+		.sock = -1,
+		.kept = { .cfg = cfg, .listener = -1, .keeper = -1, .line = -1, .pidfd = -1 },
+	};
 	int rc = bridges[cfg->via].start(p, e);
 	if (rc < 0) {
 		p->sock = -1;
+		kept_free(&p->kept);
 		err_prefix(e, "%s", cfg->id);
 	}
 	return rc;
@@ -106,7 +193,14 @@ int bridge_start(struct bridge_pending *p, const struct device_config *cfg, cons
 
 int bridge_finish(struct backend **out, struct bridge_pending *p, struct err *e)
 {
-	return bridges[p->cfg->via].finish(out, p, e);
+	int rc = bridges[p->cfg->via].finish(out, p, e);
+	if (rc < 0) {
+		kept_free(&p->kept);
+		return rc;
+	}
+	p->kept.backend = *out;
+	p->host->kept[p->host->kept_count++] = p->kept;
+	return 0;
 }
 
 void bridge_abandon(struct bridge_pending *p)
@@ -116,14 +210,118 @@ void bridge_abandon(struct bridge_pending *p)
 		spawn_stop(p->child, 0);
 	free(p->child);
 	p->child = NULL;
+	kept_free(&p->kept);
 }
 
-int bridge_open(struct backend **out, const struct device_config *cfg, const struct bridge_host *host,
+int bridge_open(struct backend **out, const struct device_config *cfg, struct bridge_host *host,
 		struct err *e)
 {
 	struct bridge_pending p;
 	int rc = bridge_start(&p, cfg, host, e);
 	return rc < 0 ? rc : bridge_finish(out, &p, e);
+}
+
+// ---- after a death ------------------------------------------------------------------------------
+
+void bridges_init(struct bridge_host *host)
+{
+	host->kept_count = 0;
+	host->spawner = (struct spawner){ .pidfd = -1 };
+	host->leave = -1;
+}
+
+static struct vhost_user_again how_again(const struct bridge_host *host, const struct bridge_kept *k)
+{
+	struct vhost_user_again how = { .line = k->line,
+					.listener = k->listener,
+					.leave = host->leave,
+					.only_failures = k->cfg->restart == RESTART_ON_FAILURE,
+					.seal = host->seal_thread };
+	const bool waits = k->cfg->reconnect_ms != CONFIG_NEVER;
+	if (k->launch && k->cfg->restart != RESTART_NEVER)
+		how.source = VU_FROM_PROGRAM;
+	else if (k->listener >= 0 && waits)
+		how.source = VU_FROM_LISTENER;
+	else if (k->cfg->socket && !fd_is_reference(k->cfg->socket) && waits)
+		how.source = VU_FROM_SOCKET;
+	if (how.source != VU_FROM_PROGRAM && waits)
+		how.limit_ms = k->cfg->reconnect_ms;
+	return how;
+}
+
+static struct spawner_job job_of(const struct bridge_kept *k, enum vhost_user_source source)
+{
+	struct spawner_job j = { .id = k->cfg->id, .pidfd = -1 };
+	if (source == VU_FROM_SOCKET) {
+		j.path = k->cfg->socket;
+		return j;
+	}
+	j.start = launch_again;
+	j.launch = k->launch;
+	memcpy(j.keep, k->launch->resource, sizeof(k->launch->resource[0]) * k->launch->resource_count);
+	j.keep_count = k->launch->resource_count;
+	j.pidfd = k->pidfd;
+	return j;
+}
+
+_Static_assert(LAUNCH_RESOURCES_MAX <= SPAWNER_KEEP_MAX && CONFIG_DEVICES_MAX <= SPAWNER_JOBS_MAX,
+	       "every device may be started again");
+
+int bridges_spawner(struct bridge_host *host, struct err *e)
+{
+	struct spawner_job job[CONFIG_DEVICES_MAX];
+	struct bridge_kept *of[CONFIG_DEVICES_MAX];
+	int line[CONFIG_DEVICES_MAX];
+	unsigned n = 0;
+	for (unsigned i = 0; i < host->kept_count; i++) {
+		const enum vhost_user_source source = how_again(host, &host->kept[i]).source;
+		if (source != VU_FROM_SOCKET && source != VU_FROM_PROGRAM)
+			continue;
+		of[n] = &host->kept[i];
+		job[n++] = job_of(&host->kept[i], source);
+	}
+	int rc = n ? spawner_start(&host->spawner, job, n, line, e) : 0;
+	if (rc == 0 && (rc = spawner_watch(&host->spawner, host->loop)) < 0)
+		err_sys(e, -rc, "watch the process that starts devices again");
+	for (unsigned i = 0; i < n && rc == 0; i++)
+		of[i]->line = line[i];
+	// Images and taps are the spawner's now, and the programs'.
+	for (unsigned i = 0; i < host->kept_count && rc == 0; i++)
+		if (host->kept[i].launch)
+			launch_forget(host->kept[i].launch);
+	return rc;
+}
+
+int bridges_keep(struct bridge_host *host, struct err *e)
+{
+	host->leave = fd_eventfd();
+	if (host->leave < 0)
+		return err_sys(e, -host->leave, "eventfd");
+	for (unsigned i = 0; i < host->kept_count; i++) {
+		struct vhost_user_again how = how_again(host, &host->kept[i]);
+		if (how.source == VU_FROM_NOWHERE)
+			continue;
+		host->kept[i].line = -1; // the back-end's
+		int rc = vhost_user_keep(host->kept[i].backend, &how, e);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+void bridges_leave(struct bridge_host *host)
+{
+	if (host->leave >= 0)
+		fd_event_signal(host->leave);
+}
+
+void bridges_free(struct bridge_host *host)
+{
+	spawner_stop(&host->spawner);
+	for (unsigned i = 0; i < host->kept_count; i++)
+		kept_free(&host->kept[i]);
+	host->kept_count = 0;
+	fd_close(&host->leave);
 }
 
 const char *bridge_name(enum device_via via)

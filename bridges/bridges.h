@@ -12,10 +12,22 @@
 #include "vmm/base/err.h"
 #include "vmm/base/loop.h"
 #include "vmm/config.h"
+#include "vmm/spawner.h"
 
 #include <stdbool.h>
 
 struct child;
+struct launch;
+
+// What is needed to have a device back after its end.
+struct bridge_kept {
+	const struct device_config *cfg;
+	struct backend *backend;
+	struct launch *launch; // from malloc(), or NULL
+	int listener, keeper;  // or -1: `listen`
+	int line;	       // to the spawner, or -1
+	int pidfd;	       // of its program; the back-end's
+};
 
 struct bridge_host {
 	struct loop *loop;
@@ -23,19 +35,37 @@ struct bridge_host {
 	deadline_ns start_deadline; // one for all devices, so that N mute back-ends cost what one costs
 	uint64_t memory;	    // of the guest, bytes: what a limit of a jail leaves room for
 	bool insecure;		    // start programs although the host refuses to isolate them
+	int (*seal_thread)(struct err *e); // for the threads that bridges_keep() makes
+	// bridges.c's own:
+	struct bridge_kept kept[CONFIG_DEVICES_MAX];
+	unsigned kept_count;
+	struct spawner spawner;
+	int leave; // eventfd: the machine ends
 };
 
 // A device between its two halves.
 struct bridge_pending {
-	const struct device_config *cfg;
-	const struct bridge_host *host;
+	struct bridge_host *host;
 	const char *peer;    // what to call the other end in messages
 	int sock;	     // connected, or -1
 	struct child *child; // from malloc(), or NULL
+	struct bridge_kept kept;
+	const struct device_config *cfg;
 };
 
+void bridges_init(struct bridge_host *host);
+// When all devices are open and before the machine is sealed: makes the process that starts and connects them again, if one may
+// need that.  Called with one thread.
+int bridges_spawner(struct bridge_host *host, struct err *e);
+// After the seal: the threads that wait for back-ends that went away.
+int bridges_keep(struct bridge_host *host, struct err *e);
+// Nothing is waited for or started any more; before the back-ends are closed, so that they end side by side.
+void bridges_leave(struct bridge_host *host);
+// When they are closed.  Good after bridges_init().
+void bridges_free(struct bridge_host *host);
+
 // -errno with the sentence set; nothing is left behind then.
-int bridge_start(struct bridge_pending *p, const struct device_config *cfg, const struct bridge_host *host,
+int bridge_start(struct bridge_pending *p, const struct device_config *cfg, struct bridge_host *host,
 		 struct err *e);
 // Uses up *p, whatever it returns.  On success the caller ends the back-end by ops->close().
 int bridge_finish(struct backend **out, struct bridge_pending *p, struct err *e);
@@ -43,7 +73,7 @@ int bridge_finish(struct backend **out, struct bridge_pending *p, struct err *e)
 void bridge_abandon(struct bridge_pending *p);
 
 // Both halves, for one device.
-int bridge_open(struct backend **out, const struct device_config *cfg, const struct bridge_host *host,
+int bridge_open(struct backend **out, const struct device_config *cfg, struct bridge_host *host,
 		struct err *e);
 
 // "vhost-user" for VIA_VHOST_USER and so on; never NULL for a valid value.

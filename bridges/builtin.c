@@ -9,9 +9,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,12 +19,13 @@
 #define WORDS_MAX  32
 #define SERIAL_MAX 20 // virtio 1.2 §5.2.6.1
 
-// A command line in the making.
+// A command line in the making, and what it lives in afterwards.
 struct command {
 	const char *words[WORDS_MAX + 1];
 	unsigned count;
 	size_t used;
 	char text[1024];
+	char path[];
 };
 
 __attribute__((format(printf, 2, 3))) static void command_add(struct command *c, const char *fmt, ...)
@@ -39,14 +40,8 @@ __attribute__((format(printf, 2, 3))) static void command_add(struct command *c,
 	c->used += (size_t)n + 1;
 }
 
-// What is opened for a program; the descriptors are closed when it has got them.
-struct resources {
-	int fd[LAUNCH_RESOURCES_MAX];
-	unsigned count;
-};
-
 // Opens a disk image: a regular file or a block device.
-static int open_image(struct resources *r, const struct device_config *cfg, struct err *e)
+static int open_image(struct launch *l, const struct device_config *cfg, struct err *e)
 {
 	const int flags = (cfg->readonly ? O_RDONLY : O_RDWR) | (cfg->direct ? O_DIRECT : 0);
 	FD_AUTO fd = fd_open_path(cfg->image, flags | O_NONBLOCK, e); // a FIFO must not make us wait
@@ -67,7 +62,7 @@ static int open_image(struct resources *r, const struct device_config *cfg, stru
 	if (now < 0 || fcntl(fd, F_SETFL, (now & ~O_NONBLOCK) | (cfg->direct ? O_DIRECT : 0)) < 0)
 		return err_sys(e, errno, "open %s%s", cfg->image,
 			       cfg->direct ? " past the page cache (direct = true)" : "");
-	r->fd[r->count++] = fd_steal(&fd);
+	l->resource[l->resource_count++] = fd_steal(&fd);
 	return 0;
 }
 
@@ -92,13 +87,13 @@ static void blk_command(struct command *c, const struct device_config *cfg)
 _Static_assert(CONFIG_NET_PAIRS_MAX <= LAUNCH_RESOURCES_MAX, "a descriptor for each pair");
 
 // A descriptor for each pair of queues.
-static int open_taps(struct resources *r, const struct device_config *cfg, struct err *e)
+static int open_taps(struct launch *l, const struct device_config *cfg, struct err *e)
 {
 	struct tap t;
 	int rc = 0;
 	const unsigned pairs = MAX(cfg->queues, 1u);
-	while (r->count < pairs && (rc = tap_open(&t, cfg->tap, pairs > 1, e)) == 0)
-		r->fd[r->count++] = t.fd;
+	while (l->resource_count < pairs && (rc = tap_open(&t, cfg->tap, pairs > 1, e)) == 0)
+		l->resource[l->resource_count++] = t.fd;
 	return rc;
 }
 
@@ -114,9 +109,9 @@ static void net_command(struct command *c, const struct device_config *cfg)
 		command_add(c, "--queue-size=%u", cfg->queue_size);
 }
 
-static int open_nothing(struct resources *r, const struct device_config *cfg, struct err *e)
+static int open_nothing(struct launch *l, const struct device_config *cfg, struct err *e)
 {
-	(void)r;
+	(void)l;
 	(void)cfg;
 	(void)e;
 	return 0;
@@ -131,7 +126,7 @@ static void rng_command(struct command *c, const struct device_config *cfg)
 static const struct builtin {
 	uint16_t virtio_type;
 	const char *program;
-	int (*open)(struct resources *r, const struct device_config *cfg, struct err *e);
+	int (*open)(struct launch *l, const struct device_config *cfg, struct err *e);
 	void (*command)(struct command *c, const struct device_config *cfg);
 } builtins[] = {
 	{ VIRTIO_BLK, "minivmm-blk", open_image, blk_command },
@@ -139,8 +134,27 @@ static const struct builtin {
 	{ VIRTIO_RNG, "minivmm-rng", open_nothing, rng_command },
 };
 
-int builtin_start(const struct device_config *cfg, const char *dir, bool insecure, const char **peer,
-		  int *sock, struct child **child, struct err *e)
+static int command_write(struct launch *l, const struct builtin *b, const struct device_config *cfg,
+			 const char *dir, bool insecure, struct err *e)
+{
+	const size_t room = (dir ? strlen(dir) : 0) + strlen(b->program) + 2;
+	struct command *c = calloc(1, sizeof(*c) + room);
+	if (!c)
+		return err_sys(e, ENOMEM, "start %s", b->program);
+	c->words[c->count++] = b->program;
+	command_add(c, "--fd=%d", LAUNCH_SOCKET_FD);
+	if (insecure)
+		command_add(c, "--insecure");
+	b->command(c, cfg);
+	snprintf(c->path, room, "%s/%s", dir ? dir : "", b->program);
+	l->text = c;
+	l->argv = c->words;
+	l->program = dir && access(c->path, X_OK) == 0 ? c->path : b->program;
+	return 0;
+}
+
+int builtin_prepare(struct launch **out, const struct device_config *cfg, const char *dir, bool insecure,
+		    struct err *e)
 {
 	const struct builtin *b = NULL;
 	for (size_t i = 0; i < ARRAY_LEN(builtins); i++)
@@ -151,33 +165,18 @@ int builtin_start(const struct device_config *cfg, const char *dir, bool insecur
 			e, ENOTSUP,
 			"no program of ours is a virtio device of type %u: write via = and where it is",
 			cfg->virtio_type);
-	struct resources r = { .count = 0 };
-	int rc = b->open(&r, cfg, e);
+	struct launch *l = calloc(1, sizeof(*l));
+	if (!l)
+		return err_sys(e, ENOMEM, "start %s", b->program);
+	l->id = cfg->id;
+	l->isolate = true;
+	l->insecure = insecure;
+	int rc = b->open(l, cfg, e);
+	if (rc == 0)
+		rc = command_write(l, b, cfg, dir, insecure, e);
 	if (rc < 0)
-		goto out;
-
-	struct command c = { .count = 0 };
-	command_add(&c, "%s", b->program);
-	command_add(&c, "--fd=%d", LAUNCH_SOCKET_FD);
-	if (insecure)
-		command_add(&c, "--insecure");
-	b->command(&c, cfg);
-
-	char path[PATH_MAX];
-	int n = snprintf(path, sizeof(path), "%s/%s", dir ? dir : "", b->program);
-	bool beside = dir && n > 0 && (size_t)n < sizeof(path) && access(path, X_OK) == 0;
-	struct launch l = {
-		.id = cfg->id,
-		.program = beside ? path : b->program,
-		.argv = c.words,
-		.resource_count = r.count,
-		.isolate = true,
-		.insecure = insecure,
-	};
-	memcpy(l.resource, r.fd, sizeof(r.fd));
-	*peer = b->program;
-	rc = launch_program(&l, sock, child, e);
-out:
-	fd_close_all(r.fd, r.count);
+		launch_free(l);
+	else
+		*out = l;
 	return rc;
 }

@@ -11,11 +11,11 @@
 
 #include <stdbool.h>
 
-struct child;
+struct launch;
 
-// Starts the program for cfg->virtio_type, from `dir` if it is there, else from PATH.  *peer is a constant.
-// -errno with a sentence that does not name the device yet.
-int builtin_start(const struct device_config *cfg, const char *dir, bool insecure, const char **peer,
-		  int *sock, struct child **child, struct err *e);
+// Opens what the program for cfg->virtio_type needs and writes its command line; it is taken from `dir` if it is
+// there, else from PATH.  *out: launch_free().  -errno with a sentence that does not name the device yet.
+int builtin_prepare(struct launch **out, const struct device_config *cfg, const char *dir, bool insecure,
+		    struct err *e);
 
 #endif

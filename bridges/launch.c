@@ -142,8 +142,8 @@ static int fill_words(char **words, const char *const *argv, struct err *e)
 	return 0;
 }
 
-static int launch_with(const struct launch *l, int theirs, const char *const *argv, struct child *child,
-		       struct err *e)
+static int launch_with(const struct launch *l, const int *alive_fd, int theirs, const char *const *argv,
+		       struct child *child, struct err *e)
 {
 	struct spawn_request rq = {
 		.id = l->id,
@@ -154,37 +154,58 @@ static int launch_with(const struct launch *l, int theirs, const char *const *ar
 		.isolate = l->isolate,
 		.insecure = l->insecure,
 		.jail = l->isolate ? l->jail : NULL,
+		.sibling = alive_fd != NULL,
+		.alive_fd = alive_fd ? *alive_fd : -1,
 	};
 	memcpy(rq.fds + 1, l->resource, sizeof(l->resource[0]) * l->resource_count);
 	return spawn_start(child, &rq, e);
 }
 
-int launch_program(const struct launch *l, int *sock, struct child **child, struct err *e)
+static int launch(const struct launch *l, const int *alive_fd, int *sock, struct child *c, struct err *e)
 {
 	char *words[LAUNCH_WORDS_MAX + 1] = { NULL };
 	int pair[2] = { -1, -1 };
-	struct child *c = NULL;
 	int rc = fill_words(words, l->argv, e);
 	if (rc < 0)
 		goto out;
-	c = malloc(sizeof(*c));
-	if (!c) {
-		rc = err_sys(e, ENOMEM, "start %s", l->program);
-		goto out;
-	}
 	rc = connection_make(l, pair, e);
 	if (rc == 0)
-		rc = launch_with(l, pair[1], (const char *const *)words, c, e);
+		rc = launch_with(l, alive_fd, pair[1], (const char *const *)words, c, e);
 	if (rc == 0 && pair[0] < 0 && (rc = connect_inside(l, c, &pair[0], e)) < 0)
 		spawn_stop(c, 0);
-	if (rc == 0) {
+	if (rc == 0)
 		*sock = fd_steal(&pair[0]);
-		*child = c;
-		c = NULL;
-	}
 out:
 	fd_close_all(pair, 2);
-	free(c);
 	free_words(words);
 	return rc;
+}
+
+int launch_program(const struct launch *l, int *sock, struct child *c, struct err *e)
+{
+	return launch(l, NULL, sock, c, e);
+}
+
+int launch_again(const void *first, int alive_fd, int *sock, struct child *c, struct err *e)
+{
+	struct launch l = *(const struct launch *)first;
+	l.deadline = 0; // that was the machine's start
+	return launch(&l, &alive_fd, sock, c, e);
+}
+
+void launch_forget(struct launch *l)
+{
+	fd_close_all(l->resource, l->resource_count);
+	l->resource_count = 0;
+	free(l->jail);
+	l->jail = NULL;
+}
+
+void launch_free(struct launch *l)
+{
+	if (!l)
+		return;
+	launch_forget(l);
+	free(l->text);
+	free(l);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Starts a back-end program with a connection to it, by the back-end program conventions of vhost-user.rst.
+// Starts a back-end program with a connection to it, by the back-end program conventions of vhost-user.rst; the same one
+// as often as is needed.
 //
 // How it gets its end stands in its command: "{fd}", the number of a connected socket; "{listen}", of a listening one, to which our
 // end is connected already; "{socket}", a path in its jail where it will listen.
@@ -21,11 +22,12 @@ struct launch {
 	const char *id;
 	const char *program;
 	const char *const *argv;	    // NULL-terminated; see above for what is replaced in it
-	int resource[LAUNCH_RESOURCES_MAX]; // follow the socket: LAUNCH_RESOURCE_FD, ...; stay the caller's
+	int resource[LAUNCH_RESOURCES_MAX]; // follow the socket: LAUNCH_RESOURCE_FD, ...; the launch's own
 	unsigned resource_count;
-	bool isolate, insecure;	 // as in struct spawn_request
-	const struct jail *jail; // or NULL
-	deadline_ns deadline;	 // by when one with "{socket}" listens; 0: DEADLINE_START_MS from its start
+	bool isolate, insecure; // as in struct spawn_request
+	struct jail *jail;	// from malloc(), or NULL
+	deadline_ns deadline;	// by when one with "{socket}" listens; 0: DEADLINE_START_MS from its start
+	void *text;		// what program and argv live in, from malloc(), or NULL
 };
 
 enum launch_end { LAUNCH_NO_END, LAUNCH_FD, LAUNCH_LISTEN, LAUNCH_PATH };
@@ -36,7 +38,13 @@ enum launch_end launch_end_of(const char *const *argv);
 #define LAUNCH_SOCKET_FD   3
 #define LAUNCH_RESOURCE_FD 4
 
-// *sock: our end; *child: from malloc().  -errno with a sentence that does not name the device yet.
-int launch_program(const struct launch *l, int *sock, struct child **child, struct err *e);
+// *sock: our end; *c: the program.  -errno with a sentence that does not name the device yet.
+int launch_program(const struct launch *l, int *sock, struct child *c, struct err *e);
+// The same in spawner.c: struct spawner_job.
+int launch_again(const void *launch, int alive_fd, int *sock, struct child *c, struct err *e);
+// Closes the resources and frees the jail: it is another process that will start it.
+void launch_forget(struct launch *l);
+// That, and frees the launch, which came from malloc(); NULL is none.
+void launch_free(struct launch *l);
 
 #endif

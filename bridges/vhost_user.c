@@ -10,10 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-// What is added to a guest address to make the "user address" that names ring addresses.  Never 0, never a
-// pointer of ours, and far above any guest address so that the two cannot be mistaken for each other.
-#define MADE_UP_OFFSET (UINT64_C(1) << 44)
-
 // virtio 1.2 §2.1
 #define STATUS_ACKNOWLEDGE 1u
 #define STATUS_DRIVER	   2u
@@ -23,11 +19,6 @@
 static struct vhost_user *vu_of(struct backend *b)
 {
 	return CONTAINER_OF(b, struct vhost_user, backend);
-}
-
-static bool has(const struct vhost_user *vu, uint64_t bit)
-{
-	return vu_link_has(&vu->link, bit);
 }
 
 static void order_u64(struct vu_exchange *x, uint32_t request, uint64_t value)
@@ -47,6 +38,38 @@ static deadline_ns stop_deadline(const struct vhost_user *vu)
 	return vu->backend.deadline ? MIN(own, vu->backend.deadline) : own;
 }
 
+static deadline_ns control_deadline(const struct vhost_user *vu)
+{
+	return deadline_in_ms(vu->control_ms);
+}
+
+// An operation begins: true if there is somebody to talk to.
+static bool op_begin(struct vhost_user *vu)
+{
+	pthread_mutex_lock(&vu->lock);
+	return vu->connected;
+}
+
+// The same, for what makes sense only to one who was told all that came before.
+static bool op_begin_live(struct vhost_user *vu)
+{
+	return op_begin(vu) && vu->live;
+}
+
+// What was noted for one who is gone and expected back will be said when it is.
+static int noted(const struct vhost_user *vu, int rc)
+{
+	return rc == -EPIPE && vu->again.has_thread && !atomic_load(&vu->again.gone) ? 0 : rc;
+}
+
+static int op_end(struct vhost_user *vu, int rc)
+{
+	vu->answered |= rc == 0;
+	rc = noted(vu, rc);
+	pthread_mutex_unlock(&vu->lock);
+	return rc;
+}
+
 // ---- features -----------------------------------------------------------------------------------
 
 static int op_features(struct backend *b, uint64_t *out)
@@ -56,20 +79,17 @@ static int op_features(struct backend *b, uint64_t *out)
 	return 0;
 }
 
-static int op_negotiate(struct backend *b, uint64_t features)
+int vu_do_negotiate(struct vhost_user *vu, deadline_ns deadline)
 {
-	struct vhost_user *vu = vu_of(b);
-	if (features & ~vu->offered)
-		return -EINVAL;
-	const bool status = has(vu, VHOST_USER_PF_BIT(STATUS));
+	const bool status = vu_has(vu, VHOST_USER_PF_BIT(STATUS));
 	struct vu_exchange x;
-	vu_begin(&x, &vu->link, deadline_in_ms(vu->control_ms));
+	vu_begin(&x, &vu->link, deadline);
 	if (status) {
 		tell_u64(&x, VHOST_USER_SET_STATUS, 0);
 		tell_u64(&x, VHOST_USER_SET_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER);
 	}
 	// Bit 30 is what makes rings start disabled and SET_VRING_ENABLE meaningful.
-	order_u64(&x, VHOST_USER_SET_FEATURES, features | UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES);
+	order_u64(&x, VHOST_USER_SET_FEATURES, vu->features | UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES);
 	if (status) {
 		tell_u64(&x, VHOST_USER_SET_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK);
 		vu_ask(&x, VHOST_USER_GET_STATUS, NULL, 0);
@@ -82,6 +102,30 @@ static int op_negotiate(struct backend *b, uint64_t features)
 	return vu_end(&x);
 }
 
+static int op_negotiate(struct backend *b, uint64_t features)
+{
+	struct vhost_user *vu = vu_of(b);
+	if (features & ~vu->offered)
+		return -EINVAL;
+	int rc = -EPIPE;
+	const bool there = op_begin(vu);
+	vu->features = features;
+	vu->negotiated = true;
+	if (there && (features & ~vu->link.features)) {
+		log_limited(LOG_WARN,
+			    "%s: the driver takes features that this back-end does not have; the "
+			    "one before had them",
+			    b->id);
+		rc = -EINVAL;
+	} else if (there) {
+		vu->live = true;
+		rc = vu_do_negotiate(vu, control_deadline(vu));
+	}
+	if (rc < 0 && rc != -EPIPE)
+		vu->negotiated = false;
+	return op_end(vu, rc);
+}
+
 // ---- configuration space ------------------------------------------------------------------------
 
 void vu_ask_config(struct vu_exchange *x, const struct vhost_user *vu)
@@ -91,7 +135,7 @@ void vu_ask_config(struct vu_exchange *x, const struct vhost_user *vu)
 	vu_ask(x, VHOST_USER_GET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len);
 }
 
-void vu_answer_config(struct vu_exchange *x, struct vhost_user *vu)
+void vu_answer_config(struct vu_exchange *x, const struct vhost_user *vu, uint8_t *config)
 {
 	const uint32_t len = vu->backend.config_len;
 	struct vhost_user_config c = { .off = 0 };
@@ -109,7 +153,7 @@ void vu_answer_config(struct vu_exchange *x, struct vhost_user *vu)
 	// The guest has as many queues as we give it, which may be fewer than the back-end could serve.
 	if (vu->backend.queue_count)
 		vu_type_queues_show(vu->type, vu->backend.queue_count, c.data, len);
-	memcpy(vu->config, c.data, len);
+	memcpy(config, c.data, len);
 }
 
 uint16_t vu_try_config(struct vu_exchange *x, uint8_t *config, uint32_t len)
@@ -152,19 +196,29 @@ static int op_config_read(struct backend *b, uint32_t off, void *buf, uint32_t l
 	struct vhost_user *vu = vu_of(b);
 	if (!range_in(off, len, b->config_len))
 		return -EINVAL;
-	if (atomic_exchange(&vu->config_stale, false)) {
+	int rc = 0;
+	if (op_begin(vu) && atomic_exchange(&vu->config_stale, false)) {
 		struct vu_exchange x;
-		vu_begin(&x, &vu->link, deadline_in_ms(vu->control_ms));
+		vu_begin(&x, &vu->link, control_deadline(vu));
 		vu_ask_config(&x, vu);
-		vu_answer_config(&x, vu);
-		int rc = vu_end(&x);
-		if (rc < 0) {
+		vu_answer_config(&x, vu, vu->config);
+		rc = vu_end(&x);
+		if (rc < 0)
 			atomic_store(&vu->config_stale, true);
-			return rc;
-		}
 	}
-	memcpy(buf, vu->config + off, len);
-	return 0;
+	memcpy(buf, vu->config + off, len); // while nobody is there, as it was last known
+	return op_end(vu, rc);
+}
+
+int vu_do_config_write(struct vhost_user *vu, uint32_t off, const void *buf, uint32_t len,
+		       deadline_ns deadline)
+{
+	struct vhost_user_config c = { .off = off, .len = len, .flags = VHOST_USER_CONFIG_WRITABLE };
+	memcpy(c.data, buf, len);
+	struct vu_exchange x;
+	vu_begin(&x, &vu->link, deadline);
+	vu_order(&x, VHOST_USER_SET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len, NULL, 0);
+	return vu_end(&x);
 }
 
 static int op_config_write(struct backend *b, uint32_t off, const void *buf, uint32_t len)
@@ -172,14 +226,14 @@ static int op_config_write(struct backend *b, uint32_t off, const void *buf, uin
 	struct vhost_user *vu = vu_of(b);
 	if (!range_in(off, len, b->config_len))
 		return -EINVAL;
-	struct vhost_user_config c = { .off = off, .len = len, .flags = VHOST_USER_CONFIG_WRITABLE };
-	memcpy(c.data, buf, len);
-	struct vu_exchange x;
-	vu_begin(&x, &vu->link, deadline_in_ms(vu->control_ms));
-	vu_order(&x, VHOST_USER_SET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len, NULL, 0);
-	int rc = vu_end(&x);
+	int rc = op_begin(vu) ? vu_do_config_write(vu, off, buf, len, control_deadline(vu)) : -EPIPE;
+	if (rc == 0 || rc == -EPIPE) {
+		memcpy(vu->config + off, buf, len);
+		for (uint32_t i = off; i < off + len; i++)
+			vu->written[i / 8] |= (uint8_t)(1u << i % 8);
+	}
 	atomic_store(&vu->config_stale, true);
-	return rc;
+	return op_end(vu, rc);
 }
 
 // ---- memory -------------------------------------------------------------------------------------
@@ -189,7 +243,7 @@ static struct vhost_user_mem_region wire_region(const struct mem_region *r)
 	return (struct vhost_user_mem_region){
 		.gpa = r->gpa,
 		.size = r->size,
-		.user = r->gpa + MADE_UP_OFFSET,
+		.user = r->gpa + VU_USER_OFFSET,
 		.fd_offset = r->fd_offset,
 	};
 }
@@ -236,121 +290,97 @@ static void send_table(struct vu_exchange *x, const struct mem_table *t)
 
 _Static_assert(MEM_REGIONS_MAX <= VHOST_USER_MEM_TABLE_MAX, "all of RAM fits one SET_MEM_TABLE");
 
-static int op_memory(struct backend *b, const struct mem_table *t)
+int vu_do_memory(struct vhost_user *vu, deadline_ns deadline)
 {
-	struct vhost_user *vu = vu_of(b);
+	const struct mem_table *t = &vu->memory;
 	bool same = t->count == vu->sent.count;
 	for (unsigned i = 0; same && i < t->count; i++)
 		same = table_holds(&vu->sent, &t->region[i]);
 	if (same)
 		return vu_link_dead(&vu->link) ? -EPIPE : 0;
 	if (t->count > vu->mem_slots) {
-		log_limited(LOG_WARN, "%s: guest RAM has %u regions, the back-end takes %llu", b->id,
+		log_limited(LOG_WARN, "%s: guest RAM has %u regions, the back-end takes %llu", vu->backend.id,
 			    t->count, (unsigned long long)vu->mem_slots);
 		return -E2BIG;
 	}
 	struct vu_exchange x;
-	vu_begin(&x, &vu->link, stop_deadline(vu));
-	if (has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
+	vu_begin(&x, &vu->link, deadline);
+	if (vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		send_slots(&x, &vu->sent, t);
 	else
 		send_table(&x, t);
 	int rc = vu_end(&x);
 	if (rc == 0)
 		vu->sent = *t;
-	else if (rc == -EIO && has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
+	else if (rc == -EIO && vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu_link_condemn(&vu->link, "refuses a part of guest memory"); // and nobody knows which it has
 	return rc;
 }
 
-// ---- queues -------------------------------------------------------------------------------------
-
-static void send_event_fd(struct vu_exchange *x, uint32_t request, unsigned q, int fd, bool must_succeed)
+static int op_memory(struct backend *b, const struct mem_table *t)
 {
-	uint64_t value = q | (fd < 0 ? VHOST_USER_VRING_NO_FD : 0);
-	if (must_succeed)
-		vu_order(x, request, &value, sizeof(value), &fd, fd >= 0);
-	else
-		vu_tell(x, request, &value, sizeof(value), fd);
+	struct vhost_user *vu = vu_of(b);
+	const bool there = op_begin_live(vu);
+	vu->memory = *t;
+	return op_end(vu, there ? vu_do_memory(vu, stop_deadline(vu)) : -EPIPE);
 }
 
-static void send_enable(struct vu_exchange *x, unsigned q, bool on)
+// ---- queues -------------------------------------------------------------------------------------
+
+static bool any_started(const struct vhost_user *vu)
 {
-	struct vhost_user_vring_state s = { .index = q, .num = on };
-	if (on)
-		vu_order(x, VHOST_USER_SET_VRING_ENABLE, &s, sizeof(s), NULL, 0);
-	else
-		vu_tell(x, VHOST_USER_SET_VRING_ENABLE, &s, sizeof(s), -1);
+	for (unsigned q = 0; q < vu->backend.queue_count; q++)
+		if (vu->ring[q].started)
+			return true;
+	return false;
 }
 
 static int op_queue_stop(struct backend *b, unsigned q, uint16_t *base)
 {
 	struct vhost_user *vu = vu_of(b);
+	int rc = op_begin_live(vu) ? 0 : -EPIPE;
 	*base = 0;
-	if (q >= b->queue_count || !vu->started[q])
+	if (q >= b->queue_count || !vu->ring[q].started) {
+		pthread_mutex_unlock(&vu->lock);
 		return -EINVAL;
-	vu->started[q] = false;
-	struct vhost_user_vring_state s = { .index = q };
-	struct vu_exchange x;
-	vu_begin(&x, &vu->link, stop_deadline(vu));
-	vu_ask(&x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
-	// Only after it is stopped: a ring that runs disabled may drop what it finds.
-	send_enable(&x, q, false);
-	vu_answer(&x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
-	if (x.rc == 0 && s.index != q)
-		vu_broken(&x, "broke the protocol (answer to GET_VRING_BASE: another queue)");
-	if (x.rc == 0)
-		*base = (uint16_t)s.num; // of a split ring; the rest is noise
-	return vu_end(&x);
+	}
+	*base = vu_used_index(vu, q);
+	if (rc == 0)
+		rc = vu_do_queue_stop(vu, q, base, stop_deadline(vu));
+	vu->ring[q].started = false;
+	return op_end(vu, rc);
 }
 
 static int op_queue_start(struct backend *b, unsigned q, const struct vring_cfg *cfg)
 {
 	struct vhost_user *vu = vu_of(b);
-	if (q >= b->queue_count || vu->started[q])
+	int rc = op_begin_live(vu) ? 0 : -EPIPE;
+	if (q >= b->queue_count || vu->ring[q].started) {
+		pthread_mutex_unlock(&vu->lock);
 		return -EINVAL;
-	const struct vhost_user_vring_state num = { .index = q, .num = cfg->size };
-	const struct vhost_user_vring_state base = { .index = q, .num = cfg->base };
-	const struct vhost_user_vring_addr addr = {
-		.index = q,
-		.desc_user = cfg->desc_gpa + MADE_UP_OFFSET,
-		.used_user = cfg->used_gpa + MADE_UP_OFFSET,
-		.avail_user = cfg->avail_gpa + MADE_UP_OFFSET,
-	};
-	struct vu_exchange x;
-	vu_begin(&x, &vu->link, stop_deadline(vu));
-	vu_tell(&x, VHOST_USER_SET_VRING_NUM, &num, sizeof(num), -1);
-	vu_tell(&x, VHOST_USER_SET_VRING_BASE, &base, sizeof(base), -1);
-	vu_order(&x, VHOST_USER_SET_VRING_ADDR, &addr, sizeof(addr), NULL, 0);
-	send_event_fd(&x, VHOST_USER_SET_VRING_ERR, q, vu->err_fd, false);
-	send_event_fd(&x, VHOST_USER_SET_VRING_CALL, q, cfg->call_fd, false);
-	// The kick starts the ring, so everything else about it comes before.
-	send_event_fd(&x, VHOST_USER_SET_VRING_KICK, q, cfg->kick_fd, true);
-	if (vu->running)
-		send_enable(&x, q, true);
-	int rc = vu_end(&x);
-	vu->started[q] = rc != -EPIPE;
-	if (rc < 0 && vu->started[q]) {
-		// It refused a part of the ring and may have taken the rest: nothing of it is to stay in use.
-		uint16_t unused;
-		op_queue_stop(b, q, &unused);
 	}
-	return rc;
+	vu->ring[q].cfg = *cfg;
+	vu->ring[q].served = false;
+	if (rc == 0 && !any_started(vu))
+		rc = vu_do_inflight(vu, stop_deadline(vu));
+	if (rc == 0)
+		rc = vu_do_queue_start(vu, q, cfg->base, stop_deadline(vu));
+	vu->ring[q].started = noted(vu, rc) == 0;
+	return op_end(vu, rc);
 }
 
-static int device_run(struct vhost_user *vu)
+int vu_do_run(struct vhost_user *vu, deadline_ns deadline)
 {
 	struct vu_exchange x;
 	fd_event_take(vu->err_fd); // what an earlier run left
-	vu_begin(&x, &vu->link, stop_deadline(vu));
+	vu_begin(&x, &vu->link, deadline);
 	for (unsigned q = 0; q < vu->backend.queue_count; q++)
-		if (vu->started[q])
-			send_enable(&x, q, true);
-	if (has(vu, VHOST_USER_PF_BIT(STATUS)))
+		if (vu->ring[q].started)
+			vu_send_enable(&x, q, true);
+	if (vu_has(vu, VHOST_USER_PF_BIT(STATUS)))
 		order_u64(&x, VHOST_USER_SET_STATUS,
 			  STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK);
 	int rc = vu_end(&x);
-	vu->running = rc == 0;
 	if (rc == 0)
 		loop_modify(vu->link.loop, &vu->err_source, (uint32_t)EPOLLIN | (uint32_t)EPOLLONESHOT);
 	return rc;
@@ -358,10 +388,8 @@ static int device_run(struct vhost_user *vu)
 
 static int device_reset(struct vhost_user *vu)
 {
-	const bool status = has(vu, VHOST_USER_PF_BIT(STATUS)),
-		   reset = has(vu, VHOST_USER_PF_BIT(RESET_DEVICE));
-	vu->running = false;
-	atomic_store(&vu->config_stale, true); // what the driver wrote there is gone
+	const bool status = vu_has(vu, VHOST_USER_PF_BIT(STATUS)),
+		   reset = vu_has(vu, VHOST_USER_PF_BIT(RESET_DEVICE));
 	if (!status && !reset)
 		return vu_link_dead(&vu->link) ? -EPIPE : 0;
 	struct vu_exchange x;
@@ -373,14 +401,29 @@ static int device_reset(struct vhost_user *vu)
 	int rc = vu_end(&x);
 	// Some back-ends take the memory table for a part of what is reset.  A table may be sent again at no
 	// harm; a slot that is still there may not.
-	if (reset && !has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
+	if (reset && !vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu->sent.count = 0;
 	return rc;
 }
 
 static int op_run(struct backend *b, bool on)
 {
-	return on ? device_run(vu_of(b)) : device_reset(vu_of(b));
+	struct vhost_user *vu = vu_of(b);
+	int rc = (on ? op_begin_live(vu) : op_begin(vu)) ? 0 : -EPIPE;
+	if (rc == 0)
+		rc = on ? vu_do_run(vu, stop_deadline(vu)) : device_reset(vu);
+	for (unsigned q = 0; on && q < b->queue_count; q++)
+		if (vu->ring[q].started)
+			vu->ring[q].used_at_start = vu_used_index(vu, q);
+	if (!on) {
+		vu_inflight_drop(vu);
+		vu->negotiated = false;
+		vu->features = 0;
+		memset(vu->written, 0, sizeof(vu->written)); // what the driver wrote there is gone
+		atomic_store(&vu->config_stale, true);
+	}
+	vu->running = on && noted(vu, rc) == 0;
+	return op_end(vu, rc);
 }
 
 #define CHILD_GRACE_MS 1000
@@ -388,6 +431,7 @@ static int op_run(struct backend *b, bool on)
 static void op_close(struct backend *b)
 {
 	struct vhost_user *vu = vu_of(b);
+	vu_again_close(vu);
 	loop_remove(vu->link.loop, &vu->err_source);
 	fd_close(&vu->err_fd);
 	vu_channel_close(&vu->channel);
@@ -396,6 +440,8 @@ static void op_close(struct backend *b)
 		spawn_stop(vu->child, CHILD_GRACE_MS);
 		free(vu->child);
 	}
+	vu_inflight_drop(vu);
+	pthread_mutex_destroy(&vu->lock);
 	free(vu);
 }
 

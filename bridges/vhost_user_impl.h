@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What vhost_user.c (operations) and vhost_user_open.c (handshake) share.
+// What vhost_user.c and vhost_user_queue.c (operations), vhost_user_open.c (handshake) and vhost_user_again.c (what
+// follows a death) share.
 #ifndef MINIVMM_BRIDGES_VHOST_USER_IMPL_H
 #define MINIVMM_BRIDGES_VHOST_USER_IMPL_H
 
@@ -11,23 +12,61 @@
 #include "bridges/vhost_user_wire.h"
 #include "vmm/memmap.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 // Protocol features that are used where offered.
-#define VU_PROTOCOL_FEATURES                                                                     \
-	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(BACKEND_REQ) | \
-	 VHOST_USER_PF_BIT(CONFIG) | VHOST_USER_PF_BIT(RESET_DEVICE) |                           \
+#define VU_PROTOCOL_FEATURES                                                                               \
+	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(BACKEND_REQ) |           \
+	 VHOST_USER_PF_BIT(CONFIG) | VHOST_USER_PF_BIT(INFLIGHT_SHMFD) | VHOST_USER_PF_BIT(RESET_DEVICE) | \
 	 VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS))
 
 // Bits of the virtio features that mean something to the two ends only.
 #define VU_PRIVATE_FEATURES \
 	((UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES) | (UINT64_C(1) << VHOST_F_LOG_ALL))
 
+// What is added to a guest address to make the "user address" that names ring addresses.  Never 0, never a
+// pointer of ours, and far above any guest address so that the two cannot be mistaken for each other.
+#define VU_USER_OFFSET (UINT64_C(1) << 44)
+
+struct vu_ring {
+	bool started;
+	bool served; // a back-end has had it since
+	struct vring_cfg cfg;
+	uint16_t used_at_start; // the used index when the connection began to serve it
+};
+
+// The record of requests in flight, which the back-end made and is shown again when it comes back
+// (vhost-user.rst, "Inflight I/O tracking").  Never mapped here.
+struct vu_inflight {
+	int fd; // -1: none
+	struct vhost_user_inflight place;
+};
+
+// What follows a death; vhost_user_again.c.
+struct vu_again {
+	struct vhost_user_again how;
+	bool has_thread;
+	pthread_t thread;
+	int leave,
+		lost; // eventfds to the thread: it shall end; the connection and the process behind it are gone
+	atomic_bool gone;  // for good: operations fail from now on
+	unsigned tries;	   // in a row that came to nothing
+	deadline_ns since; // when it was lost
+	deadline_ns back;  // when it last came back
+	// The loop's thread's:
+	struct loop_source wake;
+	atomic_uint posted;
+	bool link_down, child_up, killed;
+	deadline_ns down_at;
+	char reason[700];
+};
+
 struct vhost_user {
 	struct backend backend;
-	struct vu_link link;
+	struct vu_link link; // of the thread in vu_again while `connected` is false
 	struct vu_channel channel;
 	const char *peer;
 	const struct vu_type *type; // NULL: one without a row
@@ -36,23 +75,76 @@ struct vhost_user {
 	uint64_t offered;      // virtio features for the driver
 	uint64_t mem_slots;    // UINT64_MAX: no limit told
 	struct mem_table sent; // regions that the back-end has
-	bool running;
-	bool started[VU_QUEUES_MAX];
-	int err_fd; // eventfd, signalled by the back-end when a queue fails
+	int err_fd;	       // eventfd, signalled by the back-end when a queue fails
 	struct loop_source err_source;
 	atomic_bool config_stale; // the loop's thread saw a change
+	struct vu_again again;
+
+	// Held by an operation and by a replay; never by the loop's thread, which must not wait.
+	pthread_mutex_t lock;
+	bool connected;
+	bool live;     // the back-end has the features, memory and rings below
+	bool answered; // an operation since it was connected
+	// What the driver has set up, kept so that it can be said again:
+	bool negotiated, running;
+	uint64_t features;
+	struct mem_table memory;
+	struct vu_ring ring[VU_QUEUES_MAX];
+	struct vu_inflight inflight;
+	uint8_t written[VHOST_USER_CONFIG_CHUNK / 8]; // bit per byte of `config` that the driver wrote
 	uint8_t config[VHOST_USER_CONFIG_CHUNK];
 };
 
 extern const struct backend_ops vu_ops;
 
+static inline bool vu_has(const struct vhost_user *vu, uint64_t protocol_feature_bit)
+{
+	return vu_link_has(&vu->link, protocol_feature_bit);
+}
+
+// ---- vhost_user.c: one exchange each, on a connection that is there; with the lock (or before anybody else has it)
+
+int vu_do_negotiate(struct vhost_user *vu, deadline_ns deadline);
+int vu_do_memory(struct vhost_user *vu, deadline_ns deadline);
+int vu_do_config_write(struct vhost_user *vu, uint32_t off, const void *buf, uint32_t len,
+		       deadline_ns deadline);
+int vu_do_run(struct vhost_user *vu, deadline_ns deadline);
+
 void vu_ask_config(struct vu_exchange *x, const struct vhost_user *vu);
-// Checks and keeps what the back-end answers.
-void vu_answer_config(struct vu_exchange *x, struct vhost_user *vu);
+// Checks what the back-end answers and puts it into `config`.
+void vu_answer_config(struct vu_exchange *x, const struct vhost_user *vu, uint8_t *config);
 // What the back-end shows when it is asked for the first `len` bytes, at most that; 0 when it refuses.
 uint16_t vu_try_config(struct vu_exchange *x, uint8_t *config, uint32_t len);
 // Where no table tells how long the configuration space is: the most that the back-end shows, found by asking
 // (nine questions at most), into `config` of VHOST_USER_CONFIG_CHUNK bytes.  Its length, 0 for none at all.
 uint16_t vu_find_config(struct vu_exchange *x, uint8_t *config);
+
+// ---- vhost_user_queue.c: the same for queues
+
+int vu_do_queue_start(struct vhost_user *vu, unsigned q, uint16_t base, deadline_ns deadline);
+int vu_do_queue_stop(struct vhost_user *vu, unsigned q, uint16_t *base, deadline_ns deadline);
+void vu_send_enable(struct vu_exchange *x, unsigned q, bool on);
+// Before the first queue of a start: has the back-end make a record, or shows it the one that is there.
+int vu_do_inflight(struct vhost_user *vu, deadline_ns deadline);
+void vu_inflight_drop(struct vhost_user *vu);
+// The used index of a started queue as the guest sees it.
+uint16_t vu_used_index(const struct vhost_user *vu, unsigned q);
+// From where a back-end that knows nothing of what was before can go on with a started queue: true and *base; false
+// where requests may have been under way and nobody knows which.
+bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint16_t *base);
+
+// ---- vhost_user_open.c
+
+// Shakes hands anew on vu->link with what must be the same device as before.  *config: its configuration space.
+int vu_shake_again(struct vhost_user *vu, uint8_t *config, deadline_ns deadline, struct err *e);
+
+// ---- vhost_user_again.c; all but vu_again_close() on the loop's thread
+
+int vu_again_init(struct vhost_user *vu);
+int vu_again_watch(struct vhost_user *vu);
+void vu_again_close(struct vhost_user *vu);
+void vu_link_lost(struct vu_link *l);
+void vu_child_exited(struct child *c, const char *how);
+void vu_config_changed(struct vu_channel *c);
 
 #endif

@@ -106,6 +106,8 @@ bool vu_link_dead(struct vu_link *l)
 
 void vu_link_close(struct vu_link *l)
 {
+	if (l->sock < 0)
+		return;
 	loop_remove(l->loop, &l->source);
 	fd_close(&l->sock);
 	pthread_mutex_destroy(&l->lock);
@@ -221,11 +223,12 @@ void vu_ask(struct vu_exchange *x, uint32_t request, const void *payload, size_t
 }
 
 // The next message of the peer, which must be the reply to `request`: its length; x->rc is set on failure.
-static size_t exchange_receive(struct vu_exchange *x, uint32_t request, void *buf, size_t cap)
+static size_t exchange_receive(struct vu_exchange *x, uint32_t request, void *buf, size_t cap,
+			       struct msg_fds *fds)
 {
 	const struct vhost_user_row *row = row_of(request);
 	struct vhost_user_header h;
-	int rc = msg_recv(x->link->sock, &h, sizeof(h), NULL, x->deadline);
+	int rc = msg_recv(x->link->sock, &h, sizeof(h), fds, x->deadline);
 	if (rc < 0) {
 		exchange_die(x, request, rc);
 		return 0;
@@ -237,7 +240,7 @@ static size_t exchange_receive(struct vu_exchange *x, uint32_t request, void *bu
 		vu_broken(x, "broke the protocol (answer to %s: %s)", row->name, error);
 		return 0;
 	}
-	rc = msg_recv(x->link->sock, buf, h.size, NULL, x->deadline);
+	rc = msg_recv(x->link->sock, buf, h.size, fds, x->deadline);
 	if (rc < 0) {
 		exchange_die(x, request, rc);
 		return 0;
@@ -248,7 +251,7 @@ static size_t exchange_receive(struct vu_exchange *x, uint32_t request, void *bu
 static void exchange_receive_ack(struct vu_exchange *x, uint32_t request)
 {
 	uint64_t code = 0;
-	exchange_receive(x, request, &code, sizeof(code));
+	exchange_receive(x, request, &code, sizeof(code), NULL);
 	if (x->rc == -EPIPE || code == 0)
 		return;
 	x->rc = -EIO;
@@ -256,15 +259,34 @@ static void exchange_receive_ack(struct vu_exchange *x, uint32_t request)
 		x->refused = row_of(request)->name;
 }
 
-size_t vu_answer(struct vu_exchange *x, uint32_t request, void *buf, size_t cap)
+static size_t exchange_answer(struct vu_exchange *x, uint32_t request, void *buf, size_t cap,
+			      struct msg_fds *fds)
 {
 	while (x->rc != -EPIPE && x->owed_next < x->owed_count) {
 		uint32_t next = x->owed[x->owed_next++];
 		if (next == request)
-			return exchange_receive(x, request, buf, cap);
+			return exchange_receive(x, request, buf, cap, fds);
 		exchange_receive_ack(x, next);
 	}
 	return 0;
+}
+
+size_t vu_answer(struct vu_exchange *x, uint32_t request, void *buf, size_t cap)
+{
+	return exchange_answer(x, request, buf, cap, NULL);
+}
+
+size_t vu_answer_fd(struct vu_exchange *x, uint32_t request, void *buf, size_t cap, int *fd)
+{
+	struct msg_fds fds = { .count = 0 };
+	size_t n = exchange_answer(x, request, buf, cap, &fds);
+	const unsigned count = fds.count;
+	*fd = msg_fds_take_one(&fds);
+	if (x->rc == -EPIPE)
+		fd_close(fd);
+	else if (count > 1)
+		vu_broken(x, "sent descriptors where none are due (%s)", row_of(request)->name);
+	return x->rc == -EPIPE ? 0 : n;
 }
 
 uint64_t vu_answer_u64(struct vu_exchange *x, uint32_t request)

@@ -22,7 +22,7 @@ struct vu_link {
 	int sock;
 	struct loop *loop;
 	struct loop_source source;
-	bool watched;			 // in the loop, or was until its death
+	atomic_bool watched;		 // in the loop, or was until its death
 	pthread_mutex_t lock;		 // held during an exchange
 	bool dead, told;		 // under the lock
 	char why[256];			 // one clause, "closed its connection"; set when dead
@@ -39,7 +39,7 @@ void vu_link_init(struct vu_link *l, const char *id, int sock, struct loop *loop
 int vu_link_watch(struct vu_link *l);
 // Whether operations are refused.  Any thread.
 bool vu_link_dead(struct vu_link *l);
-// Closes the socket.  Loop's thread.
+// Closes the socket.  Loop's thread, or any if the link is not watched (any more).  Good on one that is closed.
 void vu_link_close(struct vu_link *l);
 // Ends the connection without waiting for an exchange under way.  `why` is a literal.  Any thread.
 void vu_link_condemn(struct vu_link *l, const char *why);
@@ -73,6 +73,8 @@ void vu_ask(struct vu_exchange *x, uint32_t request, const void *payload, size_t
 // Reads the answers up to that of `request`; its payload, at most `cap` bytes, goes to `buf`.  Returns its
 // length, 0 after a failure (x->rc says which).
 size_t vu_answer(struct vu_exchange *x, uint32_t request, void *buf, size_t cap);
+// The same; *fd becomes the one descriptor that came along, which is the caller's, or -1.
+size_t vu_answer_fd(struct vu_exchange *x, uint32_t request, void *buf, size_t cap, int *fd);
 // The same for a u64.
 uint64_t vu_answer_u64(struct vu_exchange *x, uint32_t request);
 // The peer broke the protocol in a way that only the caller can see.

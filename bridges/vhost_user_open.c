@@ -7,60 +7,15 @@
 #include "vmm/spawn.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define QUEUE_SIZE_DEFAULT  256
 #define QUEUE_SIZE_LIMIT    32768 // virtio 1.2 §2.7
 #define VIRTIO_F_VERSION_1  (UINT64_C(1) << 32)
-#define LAST_WORDS_WAIT_MS  20
 #define LAST_WORDS_START_MS 500
 
 // ---- upcalls ------------------------------------------------------------------------------------
-
-static void tell_died(struct vhost_user *vu)
-{
-	const char *why = vu->link.why, *words = "";
-	char text[600];
-	// The socket's end comes a moment before the process's, and only the process can say why.
-	if (vu->child)
-		words = spawn_last_words(vu->child, LAST_WORDS_WAIT_MS);
-	if (*words) {
-		snprintf(text, sizeof(text), "%s; its last words: %s", why, words);
-		why = text;
-	}
-	vu_channel_close(&vu->channel);
-	loop_remove(vu->link.loop, &vu->err_source);
-	// A process without its connection is of no use; its end is reported and reaped as any other.
-	if (vu->child && vu->child->pidfd >= 0)
-		syscall(SYS_pidfd_send_signal, vu->child->pidfd, SIGKILL, NULL, 0);
-	if (vu->backend.events && vu->backend.events->died)
-		vu->backend.events->died(vu->backend.owner, why);
-}
-
-static void link_died(struct vu_link *l)
-{
-	tell_died(CONTAINER_OF(l, struct vhost_user, link));
-}
-
-static void child_exited(struct child *c, const char *how)
-{
-	struct vhost_user *vu = c->owner;
-	log_warn("%s: process %d: %s", vu->backend.id, (int)c->pid, how);
-	vu_link_condemn(&vu->link, "its process ended");
-}
-
-static void config_changed(struct vu_channel *c)
-{
-	struct vhost_user *vu = CONTAINER_OF(c, struct vhost_user, channel);
-	atomic_store(&vu->config_stale, true);
-	if (vu->backend.events && vu->backend.events->config_changed)
-		vu->backend.events->config_changed(vu->backend.owner);
-}
 
 // Armed for one event by ops->run(): a back-end that signals without end is heard once.
 static void queue_failed(struct loop_source *s, uint32_t events)
@@ -94,7 +49,7 @@ static int handshake_failed(struct vhost_user *vu, const struct vu_exchange *x, 
 		       vu->link.why);
 }
 
-static int check_offer(struct vhost_user *vu, struct err *e)
+static int check_offer(const struct vhost_user *vu, struct err *e)
 {
 	const char *id = vu->backend.id;
 	if (!(vu->link.features >> VHOST_USER_F_PROTOCOL_FEATURES & 1))
@@ -172,46 +127,52 @@ static int choose_queues(struct vhost_user *vu, uint64_t most, uint16_t wanted, 
 	return 0;
 }
 
-// Second round trip: what is used of it.
-static int settle(struct vhost_user *vu, const struct vhost_user_params *p, struct err *e)
+// Second round trip: what is used of it.  *queues: how many it says that it has, or UINT64_MAX.
+static int settle(struct vhost_user *vu, uint8_t *config, uint64_t *queues, deadline_ns deadline,
+		  struct err *e)
 {
 	const uint64_t protocol = vu->link.protocol_features;
-	uint64_t queues = UINT64_MAX;
 	FD_AUTO theirs = -1;
-	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(BACKEND_REQ))) {
-		theirs = vu_channel_open(&vu->channel, &vu->link, config_changed);
+	if (vu_has(vu, VHOST_USER_PF_BIT(BACKEND_REQ))) {
+		theirs = vu_channel_open(&vu->channel, &vu->link, vu_config_changed);
 		if (theirs < 0)
-			return err_sys(e, -theirs, "%s: make a request channel", p->id);
+			return err_sys(e, -theirs, "%s: make a request channel", vu->backend.id);
 	}
 	struct vu_exchange x;
-	vu_begin(&x, &vu->link, p->start_deadline);
+	vu_begin(&x, &vu->link, deadline);
 	vu_tell(&x, VHOST_USER_SET_PROTOCOL_FEATURES, &protocol, sizeof(protocol), -1);
-	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(MQ)))
+	if (vu_has(vu, VHOST_USER_PF_BIT(MQ)))
 		vu_ask(&x, VHOST_USER_GET_QUEUE_NUM, NULL, 0);
-	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
+	if (vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu_ask(&x, VHOST_USER_GET_MAX_MEM_SLOTS, NULL, 0);
 	if (vu->backend.config_len)
 		vu_ask_config(&x, vu);
 	if (theirs >= 0)
 		vu_order(&x, VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, &theirs, 1);
-	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(MQ)))
-		queues = vu_answer_u64(&x, VHOST_USER_GET_QUEUE_NUM);
-	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
+	*queues = UINT64_MAX;
+	vu->mem_slots = UINT64_MAX;
+	if (vu_has(vu, VHOST_USER_PF_BIT(MQ)))
+		*queues = vu_answer_u64(&x, VHOST_USER_GET_QUEUE_NUM);
+	if (vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu->mem_slots = vu_answer_u64(&x, VHOST_USER_GET_MAX_MEM_SLOTS);
 	if (vu->backend.config_len)
-		vu_answer_config(&x, vu);
+		vu_answer_config(&x, vu, config);
 	if (vu_end(&x) < 0)
 		return handshake_failed(vu, &x, e);
-	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIG)) && vu_type_config_unknown(vu->type)) {
-		vu_begin(&x, &vu->link, p->start_deadline);
-		vu->backend.config_len = vu_find_config(&x, vu->config);
-		if (vu_end(&x) < 0)
-			return handshake_failed(vu, &x, e);
-	}
 	if (vu->mem_slots == 0)
 		return err_set(e, EPROTO, "%s: handshake with %s: the back-end says that it takes no memory",
-			       p->id, p->peer);
-	return choose_queues(vu, queues, p->queues, e);
+			       vu->backend.id, vu->peer);
+	return 0;
+}
+
+static int find_config(struct vhost_user *vu, deadline_ns deadline, struct err *e)
+{
+	struct vu_exchange x;
+	if (!vu_has(vu, VHOST_USER_PF_BIT(CONFIG)) || !vu_type_config_unknown(vu->type))
+		return 0;
+	vu_begin(&x, &vu->link, deadline);
+	vu->backend.config_len = vu_find_config(&x, vu->config);
+	return vu_end(&x) < 0 ? handshake_failed(vu, &x, e) : 0;
 }
 
 static int watch(struct vhost_user *vu, struct err *e)
@@ -221,23 +182,74 @@ static int watch(struct vhost_user *vu, struct err *e)
 		rc = vu_channel_watch(&vu->channel);
 	if (rc == 0)
 		rc = loop_add(vu->link.loop, &vu->err_source, (uint32_t)EPOLLIN | (uint32_t)EPOLLONESHOT);
+	if (rc == 0)
+		rc = vu_again_watch(vu);
 	if (rc == 0 && vu->child)
-		rc = spawn_watch(vu->child, vu->link.loop, child_exited, vu);
+		rc = spawn_watch(vu->child, vu->link.loop, vu_child_exited, vu);
 	return rc < 0 ? err_sys(e, -rc, "%s: watch the back-end", vu->backend.id) : 0;
 }
 
 static int handshake(struct vhost_user *vu, const struct vhost_user_params *p, struct err *e)
 {
-	uint64_t protocol = 0;
-	int rc = vu->err_fd < 0 ? err_sys(e, -vu->err_fd, "%s: make an eventfd", p->id) : 0;
+	uint64_t protocol = 0, queues = 0;
+	int rc = vu->err_fd < 0 ? vu->err_fd : vu_again_init(vu);
+	if (rc < 0)
+		err_sys(e, -rc, "%s: make an eventfd", p->id);
 	if (rc == 0)
 		rc = ask_features(vu, p->start_deadline, &protocol, e);
 	vu->offered = vu->link.features & ~VU_PRIVATE_FEATURES;
 	if (rc == 0)
 		rc = choose_protocol(vu, protocol, e);
 	if (rc == 0)
-		rc = settle(vu, p, e);
+		rc = settle(vu, vu->config, &queues, p->start_deadline, e);
+	if (rc == 0)
+		rc = find_config(vu, p->start_deadline, e);
+	if (rc == 0)
+		rc = choose_queues(vu, queues, p->queues, e);
+	vu->connected = vu->live = true;
 	return rc < 0 ? rc : watch(vu, e);
+}
+
+// ---- again --------------------------------------------------------------------------------------
+
+static int check_features(const struct vhost_user *vu, uint64_t taken, struct err *e)
+{
+	const uint64_t missing = taken & ~vu->link.features;
+	unsigned bit = 0;
+	if (!missing)
+		return check_offer(vu, e);
+	while (!(missing >> bit & 1))
+		bit++;
+	const char *name = vu_type_feature_name(vu->backend.virtio_type, bit);
+	return err_set(e, ENOTSUP,
+		       "%s: %s is not the device that it was: the guest's driver uses feature %u (%s), "
+		       "which it does not offer any more",
+		       vu->backend.id, vu->peer, bit, name ? name : "no name");
+}
+
+int vu_shake_again(struct vhost_user *vu, uint8_t *config, deadline_ns deadline, struct err *e)
+{
+	uint64_t protocol = 0, queues = 0;
+	pthread_mutex_lock(&vu->lock);
+	const uint64_t taken = vu->negotiated ? vu->features : 0;
+	pthread_mutex_unlock(&vu->lock);
+	int rc = ask_features(vu, deadline, &protocol, e);
+	if (rc == 0)
+		rc = check_features(vu, taken, e);
+	if (rc < 0)
+		return rc;
+	vu->link.protocol_features = protocol & VU_PROTOCOL_FEATURES;
+	if (vu->backend.config_len && !vu_has(vu, VHOST_USER_PF_BIT(CONFIG)))
+		return err_set(
+			e, ENOTSUP,
+			"%s: %s is not the device that it was: it does not show its configuration space",
+			vu->backend.id, vu->peer);
+	rc = settle(vu, config, &queues, deadline, e);
+	if (rc == 0 && queues < vu->backend.queue_count)
+		return err_set(e, ENOTSUP,
+			       "%s: %s is not the device that it was: it has %llu queues, the guest has %u",
+			       vu->backend.id, vu->peer, (unsigned long long)queues, vu->backend.queue_count);
+	return rc;
 }
 
 static void vu_init(struct vhost_user *vu, const struct vhost_user_params *p)
@@ -256,9 +268,12 @@ static void vu_init(struct vhost_user *vu, const struct vhost_user_params *p)
 		.stop_ms = p->stop_ms ? p->stop_ms : DEADLINE_START_MS,
 		.mem_slots = UINT64_MAX,
 		.err_fd = fd_eventfd(),
+		.inflight.fd = -1,
+		.again = { .leave = -1, .lost = -1, .wake.fd = -1, .how.line = -1, .child_up = p->child },
 	};
+	pthread_mutex_init(&vu->lock, NULL);
 	vu->err_source = (struct loop_source){ .fd = vu->err_fd, .ready = queue_failed };
-	vu_link_init(&vu->link, p->id, p->sock, p->loop, link_died);
+	vu_link_init(&vu->link, p->id, p->sock, p->loop, vu_link_lost);
 }
 
 int vhost_user_open(struct backend **out, const struct vhost_user_params *p, struct err *e)

@@ -9,12 +9,12 @@
 
 // clang-format off
 static const struct vu_type types[] = {
-	{ 1,  "net",     .queues = 2 },
+	{ 1,  "net",     .queues = 2, .keeps_order = true },
 	{ 2,  "blk",     .queues = 1, .needs_config = true,
 	  .queues_bit = 12, .queues_off = 34, .queues_width = 2, .queues_each = 1 },
-	{ 3,  "console", .queues = 2, .needs_config = true, // two for each port, two for control
+	{ 3,  "console", .queues = 2, .needs_config = true, .keeps_order = true, // two for each port, two for control
 	  .queues_bit = 1, .queues_off = 4, .queues_width = 4, .queues_base = 2, .queues_each = 2 },
-	{ 4,  "rng",     .queues = 1 },
+	{ 4,  "rng",     .queues = 1, .keeps_order = true },
 	{ 5,  "balloon", .queues = 5, .needs_config = true },
 	{ 7,  "rpmsg",   .queues = 2 },
 	{ 8,  "scsi",    .queues = 3, .needs_config = true, // control, events, requests
@@ -23,8 +23,8 @@ static const struct vu_type types[] = {
 	{ 11, "rproc-serial", .queues = 2 },
 	{ 16, "gpu",     .queues = 2, .needs_config = true },
 	{ 17, "clock",   .queues = 2 },
-	{ 18, "input",   .queues = 2, .needs_config = true },
-	{ 19, "vsock",   .queues = 3, .needs_config = true },
+	{ 18, "input",   .queues = 2, .needs_config = true, .keeps_order = true },
+	{ 19, "vsock",   .queues = 3, .needs_config = true, .keeps_order = true },
 	{ 20, "crypto",  .queues = 2, .needs_config = true, .fixed_queues = true, // data queues, then control
 	  .queues_bit = VU_ALWAYS, .queues_off = 4, .queues_width = 4, .queues_base = 1, .queues_each = 1 },
 	{ 23, "iommu",   .queues = 2, .needs_config = true },

@@ -17,6 +17,7 @@ struct vu_type {
 	bool needs_config;   // useless without PF_CONFIG
 	bool config_unknown; // no specification says how long its configuration space is
 	bool fixed_queues;   // their meaning depends on their number: all of them, or none
+	bool keeps_order; // gives requests back in the order of their making, and one done twice does no harm
 	// Where the configuration space counts something that has queues of its own, or bit 0: nowhere.
 	uint8_t queues_bit;   // the feature with which it does, or VU_ALWAYS
 	uint8_t queues_off;   // where

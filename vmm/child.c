@@ -141,6 +141,7 @@ static void on_death(struct loop_source *s, uint32_t events)
 	if (waitid(P_PIDFD, (id_t)c->pidfd, &si, WEXITED | WNOHANG) < 0 || si.si_pid == 0)
 		return;
 	describe_end(&si, how, sizeof(how));
+	c->ended_well = si.si_code == CLD_EXITED && si.si_status == 0;
 	log_drain(c);
 	line_end(c);
 	child_unwatch(c);
@@ -179,7 +180,7 @@ static bool await_death(const struct child *c, int ms)
 		int left = deadline_left_ms(deadline);
 		int n = poll(&p, 1, left);
 		if (n == 1)
-			return waitid(P_PIDFD, (id_t)c->pidfd, &si, WEXITED | WNOHANG) == 0;
+			return c->sibling || waitid(P_PIDFD, (id_t)c->pidfd, &si, WEXITED | WNOHANG) == 0;
 		if (n == 0)
 			return false;
 	}
@@ -198,7 +199,8 @@ void spawn_stop(struct child *c, int grace_ms)
 		log_drain(c);
 		line_end(c);
 	}
-	fd_close(&c->pidfd);
+	if (!c->sibling)
+		fd_close(&c->pidfd);
 	fd_close(&c->log_fd);
 	c->pid = 0;
 }

@@ -199,10 +199,19 @@ static void check_vhost_user(struct config_reader *r, const struct toml_value *t
 {
 	const struct toml_value *socket = toml_get(t, "socket"), *exec = toml_get(t, "exec");
 	const struct toml_value *sandbox = toml_get(t, "sandbox"), *paths = toml_get(t, "paths");
-	if (!socket && !exec)
-		config_complain(r, t->line, t->column, "key \"socket\" or \"exec\" is missing");
+	const struct toml_value *reconnect = toml_get(t, "reconnect"), *restart = toml_get(t, "restart");
+	const struct toml_value *listen = toml_get(t, "listen");
+	if (!socket && !exec && !listen)
+		config_complain(r, t->line, t->column, "key \"socket\", \"listen\" or \"exec\" is missing");
 	if (socket && exec)
 		config_complain_key(r, exec, "\"socket\" and \"exec\" exclude each other");
+	if (listen && (socket || exec))
+		config_complain_key(r, listen, "\"listen\" and \"%s\" exclude each other",
+				    socket ? "socket" : "exec");
+	if (reconnect && exec)
+		config_complain_key(r, reconnect, "\"reconnect\" does not go with \"exec\"; write restart =");
+	if (restart && !exec)
+		config_complain_key(r, restart, "\"restart\" goes with \"exec\" only; write reconnect =");
 	if (sandbox && !exec)
 		config_complain_key(r, sandbox, "key \"sandbox\" goes with \"exec\" only");
 	if (paths && !exec)

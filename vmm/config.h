@@ -30,6 +30,10 @@ enum device_via {
 	VIA_COUNT,
 };
 
+enum restart_policy { RESTART_ALWAYS, RESTART_ON_FAILURE, RESTART_NEVER };
+
+#define CONFIG_NEVER (-1)
+
 enum reboot_action { REBOOT_RESTART, REBOOT_EXIT };
 
 struct config_place {
@@ -46,12 +50,17 @@ struct device_config {
 	uint16_t queue_size; // 0: default
 	int slot;	     // PCI device number, or -1 for the next free one
 
-	// vhost-user: exactly one of the two
+	// vhost-user: exactly one of the three
 	const char *socket;  // path or "fd:..."
+	const char *listen;  // the same
 	char **exec;	     // NULL-terminated, or NULL; "{fd}" in a word stands for the descriptor's number
 	const char *sandbox; // of `exec`: a profile's name or file, or "none"; never NULL beside exec
 	const char *learn;   // write a profile there instead of enforcing one; or NULL
 	char **paths;	     // what its jail shows besides: "PATH" or "PATH:rw", NULL-terminated, or NULL
+
+	// What happens when the back-end is gone.
+	int64_t reconnect_ms; // `socket`, `listen`: how long it is waited for; 0: for ever; CONFIG_NEVER
+	enum restart_policy restart; // programs
 
 	// blk, ours
 	const char *image;

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MEMORY_MAX   (UINT64_C(64) << 40)
@@ -428,6 +429,32 @@ static void store_paths(struct config_reader *r, const struct config_key *k, con
 	*(char ***)field = paths;
 }
 
+// "forever", "never", or a time: "500ms", "30s", "5m", "2h".
+static void store_reconnect(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			    void *field)
+{
+	static const struct {
+		const char *unit;
+		int64_t ms;
+	} units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60 * 1000 }, { "h", 3600 * 1000 } };
+	const char *s = string_of(r, k, v);
+	int64_t ms = 0;
+	if (!s)
+		return;
+	const size_t digits = strspn(s, "0123456789");
+	if (strcmp(s, "never") == 0)
+		ms = CONFIG_NEVER;
+	for (size_t i = 0; digits > 0 && digits <= 6 && i < ARRAY_LEN(units); i++)
+		if (strcmp(s + digits, units[i].unit) == 0)
+			ms = strtol(s, NULL, 10) * units[i].ms;
+	if (ms == 0 && strcmp(s, "forever") != 0)
+		config_complain_value(r, v,
+				      "%s = %s is neither \"forever\", \"never\" nor a time such as \"30s\"",
+				      k->name, quote(r, s));
+	else
+		memcpy(field, &ms, sizeof(ms));
+}
+
 // ---- the table ----
 
 #define BUILTIN	   (1u << VIA_BUILTIN)
@@ -442,6 +469,9 @@ static const char *const backings[] = { [MEM_BACKING_MEMFD] = "memfd",
 					[MEM_BACKING_HUGETLB_1G] = "hugetlb-1G",
 					NULL };
 static const char *const reboots[] = { [REBOOT_RESTART] = "restart", [REBOOT_EXIT] = "exit", NULL };
+static const char *const restarts[] = {
+	[RESTART_ALWAYS] = "always", [RESTART_ON_FAILURE] = "on-failure", [RESTART_NEVER] = "never", NULL
+};
 static const char *const serials[] = { "stdio", "pty", "none", NULL };
 
 #define FIELD(type, member) \
@@ -488,6 +518,9 @@ const struct config_key config_keys[] = {
 	  .max = CONFIG_DEVICES_MAX },
 
 	{ .name = "socket", .store = store_path, DEVICE(socket), .vias = VHOST_USER },
+	{ .name = "listen", .store = store_path, DEVICE(listen), .vias = VHOST_USER },
+	{ .name = "reconnect", .store = store_reconnect, DEVICE(reconnect_ms), .vias = VHOST_USER },
+	{ .name = "restart", .store = store_choice, DEVICE(restart), .vias = ANY, .words = restarts },
 	{ .name = "exec", .store = store_exec, DEVICE(exec), .vias = VHOST_USER },
 	{ .name = "sandbox", .store = store_sandbox, DEVICE(sandbox), .vias = VHOST_USER },
 	{ .name = "paths", .store = store_paths, DEVICE(paths), .vias = VHOST_USER },

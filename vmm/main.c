@@ -176,22 +176,20 @@ static int devices_plug(struct vm *vm, struct bridge_pending *pending, unsigned 
 }
 
 // The devices' processes start while the machine is built, then each is shaken hands with.
-static int machine_build(struct vm *vm, struct err *e)
+static int machine_build(struct vm *vm, struct bridge_host *host, struct err *e)
 {
 	const struct vm_config *c = vm->config;
 	struct bridge_pending pending[CONFIG_DEVICES_MAX] = { 0 };
 	char dir[PATH_MAX];
-	static struct bridge_host host; // back-ends keep it
-	host = (struct bridge_host){
-		.loop = &vm->loop,
-		.program_dir = program_dir(dir, sizeof(dir)),
-		.start_deadline = deadline_in_ms(DEADLINE_START_MS),
-		.memory = c->memory,
-		.insecure = c->insecure,
-	};
+	host->loop = &vm->loop;
+	host->program_dir = program_dir(dir, sizeof(dir));
+	host->start_deadline = deadline_in_ms(DEADLINE_START_MS);
+	host->memory = c->memory;
+	host->insecure = c->insecure;
+	host->seal_thread = seal_wait_thread;
 	int rc = 0;
 	for (unsigned i = 0; rc == 0 && i < c->device_count; i++) {
-		rc = bridge_start(&pending[i], &c->devices[i], &host, e);
+		rc = bridge_start(&pending[i], &c->devices[i], host, e);
 		if (rc < 0)
 			pending[i].cfg = NULL;
 	}
@@ -202,8 +200,8 @@ static int machine_build(struct vm *vm, struct err *e)
 	for (unsigned i = 0; i < c->device_count; i++)
 		if (pending[i].cfg)
 			bridge_abandon(&pending[i]);
-	host.program_dir = NULL;
-	return rc;
+	host->program_dir = NULL;
+	return rc < 0 ? rc : bridges_spawner(host, e);
 }
 
 static int seal(const struct vm_config *c, struct err *e)
@@ -220,13 +218,15 @@ static int run_machine(const struct vm_config *config)
 {
 	struct err e = { 0 };
 	static struct vm vm;
+	static struct bridge_host host;
 	struct signals signals;
 	enum vm_event event = VM_CRASH;
 
 	signals_block();
+	bridges_init(&host);
 	int rc = vm_init(&vm, config, &e);
 	if (rc == 0)
-		rc = machine_build(&vm, &e);
+		rc = machine_build(&vm, &host, &e);
 	if (rc == 0)
 		rc = signals_watch(&signals, &vm, &e);
 	if (rc == 0)
@@ -234,12 +234,16 @@ static int run_machine(const struct vm_config *config)
 	if (rc == 0)
 		rc = vm_prepare(&vm, &e);
 	if (rc == 0)
+		rc = bridges_keep(&host, &e);
+	if (rc == 0)
 		rc = seal_loop_thread(&e);
 	if (rc < 0)
 		log_error("%s", e.text);
 	else
 		event = vm_run(&vm);
+	bridges_leave(&host);
 	vm_destroy(&vm);
+	bridges_free(&host);
 	return event == VM_CRASH ? EXIT_MACHINE : EXIT_GOOD;
 }
 

@@ -115,14 +115,19 @@ void memmap_destroy(struct memmap *m)
 	fd_close(&m->fd);
 }
 
-void *memmap_ptr(const struct memmap *m, uint64_t gpa, uint64_t len)
+void *mem_table_ptr(const struct mem_table *t, uint64_t gpa, uint64_t len)
 {
-	for (unsigned i = 0; i < m->ram.count; i++) {
-		const struct mem_region *r = &m->ram.region[i];
+	for (unsigned i = 0; i < t->count; i++) {
+		const struct mem_region *r = &t->region[i];
 		if (gpa >= r->gpa && range_in(gpa - r->gpa, len, r->size))
 			return (char *)r->hva + (gpa - r->gpa);
 	}
 	return NULL;
+}
+
+void *memmap_ptr(const struct memmap *m, uint64_t gpa, uint64_t len)
+{
+	return mem_table_ptr(&m->ram, gpa, len);
 }
 
 int memmap_clear(struct memmap *m)

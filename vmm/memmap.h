@@ -46,6 +46,7 @@ void memmap_destroy(struct memmap *m);
 // The bytes [gpa, gpa + len) if all of them are RAM of one region, else NULL.  The guest may change them at any time: copy what
 // is to be checked.
 void *memmap_ptr(const struct memmap *m, uint64_t gpa, uint64_t len);
+void *mem_table_ptr(const struct mem_table *t, uint64_t gpa, uint64_t len); // for who has the table only
 
 // Gives all pages back to the host: RAM reads as zeros afterwards, for whoever has it mapped.
 int memmap_clear(struct memmap *m);

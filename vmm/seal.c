@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //
-// Which system calls the monitor makes once a guest runs, and why: one table for the loop's thread, one for vCPU threads.
+// Which system calls the monitor makes once a guest runs, and why: one table for the loop's thread, one for vCPU threads, one for those that wait for a
+// back-end that went away.
 #include "vmm/seal.h"
 
 #include "vmm/base/check.h"
@@ -14,6 +15,7 @@
 #include <linux/kvm.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 // tgkill: the value is this process's id, filled in by seal_process().
@@ -123,6 +125,37 @@ static struct sandbox_rule loop_rules[] = {
 	SANDBOX_RARE_IOCTL(KVM_SET_SIGNAL_MASK, "machine restart"), ARCH_RESTART_RULES
 };
 
+// Between two connections; in the time between nothing but a poll().
+static struct sandbox_rule wait_rules[] = {
+	SANDBOX_RARE(futex, "a device's lock"),
+	SANDBOX_RARE(read, "what the loop has to say (eventfds), a program's log"),
+	SANDBOX_RARE(write, "the same to the loop, doorbells and interrupts that may be lost"),
+	SANDBOX_RARE(sendmsg, "requests to the spawner and to the back-end"),
+	SANDBOX_RARE(recvmsg, "replies, with descriptors"),
+	SANDBOX_RARE(recvfrom, "is the one who connects still there (a peek)?"),
+	SANDBOX_RARE(accept4, "a back-end connects (listen = ...)"),
+	SANDBOX_RARE_IF(socketpair, "the channel on which it asks", 0, UINT32_MAX, AF_UNIX),
+	SANDBOX_RARE(timerfd_create, "and the pauses on it"),
+	SANDBOX_RARE(epoll_ctl, "a queue's errors are looked for again"),
+	SANDBOX_RARE(fstat, "kind and size of a descriptor that a back-end sent"),
+	SANDBOX_RARE(newfstatat, "fstat of newer C libraries"),
+	SANDBOX_RARE(close, "the connection before"),
+	SANDBOX_RARE(shutdown, "one that broke its protocol is cut off"),
+	SANDBOX_RARE(waitid, "a program that does not do"),
+	SANDBOX_RARE(pidfd_send_signal, "has to end"),
+	SANDBOX_RARE(exit, "the thread's end"),
+	SANDBOX_RARE(rt_sigprocmask, "which blocks signals for a moment"),
+	SANDBOX_RARE(munmap, "and gives back its stack"),
+	SANDBOX_RARE_IF(madvise, "or a part of it", 2, UINT32_MAX, MADV_DONTNEED),
+	SANDBOX_RARE(gettid, "abort()"),
+	SANDBOX_RARE(getpid, "the same"),
+	SANDBOX_RARE_IF(tgkill, "the same", 0, UINT32_MAX, OWN_PID),
+	SANDBOX_RARE_IOCTL(TCSETS, "a fault in this thread leaves the terminal as it was before"),
+	SANDBOX_RARE_IOCTL(TCSETS2, "the same by newer C libraries"),
+	SANDBOX_RARE_IOCTL(TCGETS, "tcsetattr() looks whether it was done"),
+	SANDBOX_RARE_IOCTL(TCGETS2, "the same by newer C libraries"),
+};
+
 static const struct sandbox_spec loop_spec = {
 	.program = "minivmm",
 	.rules = loop_rules,
@@ -133,10 +166,15 @@ static const struct sandbox_spec vcpu_spec = {
 	.rules = vcpu_rules,
 	.rule_count = ARRAY_LEN(vcpu_rules),
 };
+static const struct sandbox_spec wait_spec = {
+	.program = "minivmm",
+	.rules = wait_rules,
+	.rule_count = ARRAY_LEN(wait_rules),
+};
 
 bool seal_even_sanitized;
 
-static struct sandbox_program loop_program, vcpu_program;
+static struct sandbox_program loop_program, vcpu_program, wait_program;
 static enum { SEAL_NOT_CALLED, SEAL_NO_FILTERS, SEAL_COMPILED } state;
 
 static void own_pid_set(struct sandbox_rule *rules, size_t count)
@@ -153,6 +191,7 @@ int seal_process(struct err *e)
 	state = SEAL_NO_FILTERS;
 	own_pid_set(loop_rules, ARRAY_LEN(loop_rules));
 	own_pid_set(vcpu_rules, ARRAY_LEN(vcpu_rules));
+	own_pid_set(wait_rules, ARRAY_LEN(wait_rules));
 	int rc = sandbox_drop_privileges(e);
 	if (held_back) {
 		log_debug("sanitizer build: no Landlock or seccomp");
@@ -165,6 +204,8 @@ int seal_process(struct err *e)
 	rc2 = sandbox_compile(&loop_spec, &loop_program, rc < 0 ? &later : e);
 	if (rc2 == 0)
 		rc2 = sandbox_compile(&vcpu_spec, &vcpu_program, rc < 0 ? &later : e);
+	if (rc2 == 0)
+		rc2 = sandbox_compile(&wait_spec, &wait_program, rc < 0 ? &later : e);
 	if (rc2 == 0)
 		state = SEAL_COMPILED;
 	return rc < 0 ? rc : rc2;
@@ -187,8 +228,14 @@ int seal_vcpu_thread(struct err *e)
 	return seal_thread(&vcpu_program, e);
 }
 
+int seal_wait_thread(struct err *e)
+{
+	return seal_thread(&wait_program, e);
+}
+
 void seal_print(FILE *out)
 {
 	sandbox_print(&loop_spec, "loop\t", out);
 	sandbox_print(&vcpu_spec, "vcpu\t", out);
+	sandbox_print(&wait_spec, "wait\t", out);
 }

@@ -144,8 +144,8 @@ static int child_bind_to_parent(const struct plan *p)
 {
 	if (prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0L, 0L, 0L) < 0)
 		return -errno;
-	struct pollfd reader = { .fd = p->report_fd, .events = 0 };
-	if (poll(&reader, 1, 0) == 1 && (reader.revents & POLLERR))
+	struct pollfd gone[] = { { .fd = p->report_fd }, { .fd = p->rq->sibling ? p->rq->alive_fd : -1 } };
+	if (poll(gone, 2, 0) > 0 && ((gone[0].revents & POLLERR) || (gone[1].revents & POLLHUP)))
 		_exit(126);
 	return 0;
 }
@@ -214,7 +214,7 @@ static pid_t fork_with_pidfd(uint64_t flags, int *pidfd)
 	struct clone_args args = {
 		.flags = CLONE_PIDFD | flags,
 		.pidfd = (uint64_t)(uintptr_t)pidfd,
-		.exit_signal = SIGCHLD,
+		.exit_signal = flags & CLONE_PARENT ? 0 : SIGCHLD, // of a sibling: as its new parent's others
 	};
 	return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
 }
@@ -237,11 +237,12 @@ static int await_exec(int report_fd, struct report *r)
 	}
 }
 
-static void kill_and_reap(pid_t pid, int pidfd)
+// Kills a child, and reaps one of our own.
+static void child_end(pid_t pid, int pidfd, bool sibling)
 {
 	struct pollfd p = { .fd = pidfd, .events = POLLIN };
-	kill(pid, SIGKILL); // cannot be somebody else's: it is reaped below
-	if (poll(&p, 1, KILL_WAIT_MS) == 1)
+	kill(pid, SIGKILL); // cannot be somebody else's: it is not reaped yet
+	if (poll(&p, 1, KILL_WAIT_MS) == 1 && !sibling)
 		waitpid(pid, NULL, 0);
 }
 
@@ -262,10 +263,8 @@ static int spawn_once(struct child *c, struct plan *p, bool *refused, struct err
 
 	sigfillset(&all); // our handlers must not run in the child
 	sigprocmask(SIG_SETMASK, &all, &before);
-	pid_t pid = fork_with_pidfd(p->jail	 ? p->jail->name_spaces
-				    : p->isolate ? ISOLATION_FLAGS
-						 : 0,
-				    &pidfd);
+	const uint64_t name_spaces = p->jail ? p->jail->name_spaces : p->isolate ? ISOLATION_FLAGS : 0;
+	pid_t pid = fork_with_pidfd(name_spaces | (rq->sibling ? CLONE_PARENT : 0), &pidfd);
 	if (pid == 0) {
 		close(report_read);
 		child_run(p);
@@ -288,9 +287,12 @@ static int spawn_once(struct child *c, struct plan *p, bool *refused, struct err
 		c->pid = pid;
 		c->pidfd = pidfd;
 		c->isolated = p->isolate;
+		c->sibling = rq->sibling;
 		return 0;
 	}
-	kill_and_reap(pid, pidfd);
+	child_end(pid, pidfd, rq->sibling);
+	if (rq->sibling)
+		c->pidfd = fd_steal(&pidfd);
 	fd_close(&pidfd);
 	if (rc < 0)
 		return err_sys(e, -rc, "start %s: wait for it to execute", rq->argv[0]);
@@ -311,7 +313,7 @@ static int spawn_prepared(struct child *c, struct plan *p, struct err *e)
 	struct err why;
 	bool refused = false;
 	int rc = spawn_once(c, p, &refused, &why);
-	if (rc < 0 && refused && p->rq->insecure) {
+	if (rc < 0 && refused && p->rq->insecure && !p->rq->sibling) {
 		log_warn("%s: WITHOUT isolation: %s", p->rq->id, why.text);
 		p->isolate = false;
 		p->jail = NULL;

@@ -46,7 +46,9 @@ static bool front_open_disk(struct front *f)
 				     .program_dir = program_dir,
 				     .start_deadline = deadline_in_ms(10000),
 				     .insecure = true };
+	bridges_init(&host);
 	f->rc = bridge_open(&f->b, &disk, &host, &f->e);
+	bridges_free(&host); // it is not started again
 	if (f->rc < 0) {
 		printf("%s\n", f->e.text);
 		return false;
@@ -112,10 +114,11 @@ TEST(refused_by_the_program_itself)
 	struct err e;
 	CHECK(front_open_disk(&first));
 	CHECK_EQ(loop_init(&second.loop), 0);
-	const struct bridge_host host = { .loop = &second.loop,
-					  .program_dir = program_dir,
-					  .start_deadline = deadline_in_ms(10000),
-					  .insecure = true };
+	struct bridge_host host = { .loop = &second.loop,
+				    .program_dir = program_dir,
+				    .start_deadline = deadline_in_ms(10000),
+				    .insecure = true };
+	bridges_init(&host);
 	CHECK(bridge_open(&b, &disk, &host, &e) < 0);
 	CHECK(strncmp(e.text, "disk0: minivmm-blk: image ", 26) == 0 && strstr(e.text, "in use"));
 	loop_destroy(&second.loop);
@@ -132,10 +135,11 @@ TEST(killed_before_it_is_ready)
 	struct bridge_pending p;
 	struct err e;
 	CHECK_EQ(loop_init(&loop), 0);
-	const struct bridge_host host = { .loop = &loop,
-					  .program_dir = program_dir,
-					  .start_deadline = deadline_in_ms(10000),
-					  .insecure = true };
+	struct bridge_host host = { .loop = &loop,
+				    .program_dir = program_dir,
+				    .start_deadline = deadline_in_ms(10000),
+				    .insecure = true };
+	bridges_init(&host);
 	CHECK_EQ(bridge_start(&p, &disk, &host, &e), 0);
 	kill(p.child->pid, SIGKILL);
 	deadline_ns start = deadline_now();

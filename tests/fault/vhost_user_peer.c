@@ -74,12 +74,14 @@ static const char *open_path(const char *path, int64_t deadline_ms)
 	};
 	if (loop_init(&loop) < 0)
 		return "";
-	const struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(deadline_ms) };
+	struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(deadline_ms) };
+	bridges_init(&host);
 	e.text[0] = '\0';
 	if (bridge_open(&b, &cfg, &host, &e) == 0) {
 		b->ops->close(b);
 		e.text[0] = '\0';
 	}
+	bridges_free(&host);
 	loop_destroy(&loop);
 	return e.text;
 }
@@ -804,8 +806,8 @@ TEST(b30_mute_ones_share_one_deadline)
 	CHECK(mkdtemp(dir));
 	CHECK_EQ(loop_init(&loop), 0);
 	deadline_ns start = deadline_now();
-	const struct bridge_host host = { .loop = &loop,
-					  .start_deadline = deadline_in_ms(front_deadline_ms) };
+	struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(front_deadline_ms) };
+	bridges_init(&host);
 	for (int i = 0; i < N; i++) {
 		snprintf(path[i], sizeof(path[i]), "%s/%d", dir, i);
 		listener[i] = msg_listen(path[i], &e);
@@ -972,10 +974,12 @@ static const char *run_program(const char *script, struct err *e)
 	};
 	if (loop_init(&loop) < 0)
 		return "";
-	const struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(1500) };
+	struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(1500) };
+	bridges_init(&host);
 	e->text[0] = '\0';
 	if (bridge_open(&b, &cfg, &host, e) == 0)
 		b->ops->close(b);
+	bridges_free(&host);
 	loop_destroy(&loop);
 	return e->text;
 }
@@ -1031,14 +1035,16 @@ static const char *open_image(const char *image, bool readonly, struct err *e)
 	const struct device_config cfg = {
 		.id = "disk0", .via = VIA_BUILTIN, .virtio_type = 2, .image = image, .readonly = readonly
 	};
-	const struct bridge_host host = { .loop = &loop,
-					  .start_deadline = deadline_in_ms(300),
-					  .program_dir = "/nowhere" };
+	struct bridge_host host = { .loop = &loop,
+				    .start_deadline = deadline_in_ms(300),
+				    .program_dir = "/nowhere" };
+	bridges_init(&host);
 	e->text[0] = '\0';
 	if (loop_init(&loop) < 0)
 		return "";
 	if (bridge_open(&b, &cfg, &host, e) == 0)
 		b->ops->close(b);
+	bridges_free(&host);
 	loop_destroy(&loop);
 	return e->text;
 }

@@ -232,7 +232,7 @@ static void dead_disk(void)
 	CHECK(blk_works(&other, 0, 16));
 }
 
-// Resets, while the device does not answer: done by the deadline, after which it is dead.
+// Resets, while the device does not answer: done by the deadline, after which it is dead, or another has come.
 static void stalled_disk(void)
 {
 	char line[16];
@@ -242,7 +242,12 @@ static void stalled_disk(void)
 	vdev_set_status(&disk, 0);
 	say("reset");
 	CHECK_EQ(vdev_status(&disk), 0);
-	CHECK(!vdev_negotiate(&disk, 0));
+	if (option("again", 0)) {
+		CHECK(vdev_start(&disk, F_BLK_FLUSH, 1, 16));
+		CHECK(blk_works(&disk, 0, 8));
+	} else {
+		CHECK(!vdev_negotiate(&disk, 0));
+	}
 	CHECK(blk_works(&other, 0, 8));
 }
 
@@ -265,6 +270,104 @@ static void paused_disk(void)
 	CHECK(blk_works(&disk, 0, 8));
 }
 
+// ---- a device that dies again and again
+// -----------------------------------------------------------------------------------------
+
+#define SLOTS	   8
+#define SLOT_BYTES 1024
+#define GAP_US	   3000 // a pause between two requests that is worth a line
+
+static uint64_t cycles(void)
+{
+	uint32_t lo, hi;
+	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
+	return (uint64_t)hi << 32 | lo;
+}
+
+static struct slot {
+	uint32_t data[SLOT_BYTES / 4];
+	uint32_t round;
+	bool reading;
+	volatile uint8_t *status;
+} slots[SLOTS];
+
+static void slot_offer(struct slot *s)
+{
+	const uint16_t n = (uint16_t)(s - slots);
+	for (unsigned i = 0; i < SLOT_BYTES / 4; i += 16)
+		s->data[i] = s->reading ? 0 : s->round * SLOTS * 1024 + n * 1024 + i;
+	s->status = blk_fill(&disk.q[0], (uint16_t)(3 * n), s->reading ? BLK_IN : BLK_OUT,
+			     (uint64_t)n * (SLOT_BYTES / 512), s->data, SLOT_BYTES);
+	vq_offer(&disk.q[0], (uint16_t)(3 * n));
+}
+
+// What was written is what is read, however often the device died in between.
+static bool slot_done(struct slot *s)
+{
+	const uint32_t n = (uint32_t)(s - slots);
+	if (*s->status != BLK_OK)
+		return false;
+	for (unsigned i = 0; s->reading && i < SLOT_BYTES / 4; i += 16)
+		if (s->data[i] != s->round * SLOTS * 1024 + n * 1024 + i)
+			return false;
+	s->round += s->reading;
+	s->reading = !s->reading;
+	return true;
+}
+
+// Requests without pause, each written block read back, until a byte comes from the console.  An interrupt that is lost would not be
+// noticed by who polls, so each wait ends with one.
+static void killed_disk(void)
+{
+	uint64_t per_us, last, begin = cycles();
+	uint32_t rounds = 0;
+	sleep_ms(100);
+	per_us = (cycles() - begin) / 100000;
+	CHECK(vdev_find(&disk, 0) && vdev_start(&disk, 0, 1, 32));
+	for (unsigned i = 0; i < SLOTS; i++)
+		slot_offer(&slots[i]);
+	vq_kick(&disk.q[0], 0);
+	last = cycles();
+	say("ready");
+	for (bool more = true; more;) {
+		uint32_t id, len;
+		for (unsigned i = 0; i < SLOTS; i++) {
+			if (!vq_take(&disk.q[0], &id, &len, 10000)) {
+				FAIL("round %u: a request is lost, status %x", rounds, vdev_status(&disk));
+				return;
+			}
+			const uint64_t gap = (cycles() - last) / per_us;
+			if (gap > GAP_US)
+				print("gap %lu\n", gap);
+			if (id % 3 || id / 3 >= SLOTS || !slot_done(&slots[id / 3])) {
+				FAIL("round %u: request %u gave what was not written", rounds, id);
+				return;
+			}
+			slot_offer(&slots[id / 3]);
+			vq_kick(&disk.q[0], 0);
+			last = cycles();
+		}
+		more = rounds++ % 8 || !(inb(0x3fd) & 1);
+	}
+	print("%u rounds\n", rounds);
+	CHECK_EQ(vdev_status(&disk), S_ACKNOWLEDGE | S_DRIVER | S_FEATURES_OK | S_DRIVER_OK);
+}
+
+// The device dies while it is reset and started, over and over.
+static void killed_resetting_disk(void)
+{
+	unsigned n = 0;
+	CHECK(vdev_find(&disk, 0));
+	say("ready");
+	for (; !(inb(0x3fd) & 1); n++) {
+		CHECK(vdev_start(&disk, 0, 1 + n % 2, 16));
+		CHECK(n % 4 || blk_works(&disk, 0, 8));
+	}
+	CHECK(vdev_start(&disk, 0, 1, 16));
+	CHECK(blk_works(&disk, 0, 8));
+	print("%u resets\n", n);
+}
+
 static void reset_storm(void)
 {
 	char line[16];
@@ -282,6 +385,10 @@ static void reset_storm(void)
 	CHECK(blk_works(&other, 0, 8));
 }
 
+static const struct test killed_tests[] = { { "P02 a device that is killed again and again loses nothing",
+					      killed_disk } };
+static const struct test resetting_tests[] = { { "P02 a device killed while it is reset and started",
+						 killed_resetting_disk } };
 static const struct test storm_tests[] = { { "G14 sixty resets and starts", reset_storm } };
 static const struct test dead_tests[] = { { "a dead device asks for a reset, the rest goes on", dead_disk } };
 static const struct test stalled_tests[] = { { "G14 reset of a device that stalls", stalled_disk } };
@@ -319,10 +426,13 @@ static const struct {
 	void (*run)(void);
 	const struct test *test;
 } roles[] = {
-	{ "reboot", do_reboot, NULL },	  { "button", do_button, NULL }, { "crash", do_crash, NULL },
-	{ "wait", do_wait, NULL },	  { "flood", do_flood, NULL },	 { "drink", do_drink, NULL },
-	{ "echo", do_echo, NULL },	  { "dead", NULL, dead_tests },	 { "stalled", NULL, stalled_tests },
-	{ "paused", NULL, paused_tests }, { "many", NULL, many_tests },	 { "storm", NULL, storm_tests },
+	{ "reboot", do_reboot, NULL },	    { "button", do_button, NULL },
+	{ "crash", do_crash, NULL },	    { "wait", do_wait, NULL },
+	{ "flood", do_flood, NULL },	    { "drink", do_drink, NULL },
+	{ "echo", do_echo, NULL },	    { "dead", NULL, dead_tests },
+	{ "stalled", NULL, stalled_tests }, { "paused", NULL, paused_tests },
+	{ "many", NULL, many_tests },	    { "storm", NULL, storm_tests },
+	{ "killed", NULL, killed_tests },   { "resetting", NULL, resetting_tests },
 };
 
 void guest_main(void)

@@ -274,7 +274,8 @@ scenario_blocked_log_R06() {
 dead() { # NAME OPTIONS
     label="$1: "
     machine machine "do=dead ${2:-}"
-    two_disks
+    disk disk0 'queues = 2' 'restart = "never"'
+    disk disk1
     start
     wait_line ready
     sleep "${3:-0.05}"
@@ -289,7 +290,7 @@ scenario_device_killed_P01() {
 }
 
 scenario_killed_while_resetting_P01() {
-    machine machine do=stalled
+    machine machine 'do=stalled again=1'
     two_disks
     start
     wait_line ready
@@ -299,6 +300,54 @@ scenario_killed_while_resetting_P01() {
     check 'P01 the reset waits for a device that stalls' eval '! has_line reset'
     kill -KILL "$(child disk0)"
     finish 5
+    report
+}
+
+open_fds() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
+spawner() { pgrep -P "$pid" -x spawner; }
+other_child() { local now; now=$(child "$1") && [ -n "$now" ] && [ "$now" != "$2" ]; } # ID PID-BEFORE
+
+# kill_disk TIMES PAUSE: the process behind disk0, whichever it is
+kill_disk() {
+    local i victim=''
+    for ((i = 0; i < $1; i++)); do
+        wait_for 5 other_child disk0 "$victim" || { not_ok "kill $i" "disk0 did not come back"; return; }
+        victim=$(child disk0)
+        sleep "$2"
+        kill -KILL "$victim"
+    done
+    wait_for 5 other_child disk0 "$victim" || not_ok "the last kill" "disk0 did not come back"
+}
+
+# Under requests without pause; the guest checks what it reads.
+scenario_long_killed_again_and_again_P02() {
+    local before after times=${KILLS:-300}
+    LIMIT=30
+    machine machine do=killed
+    disk disk0
+    start
+    wait_line ready
+    kill_disk 2 0.02 # a first use may make something that stays
+    before=$(open_fds "$pid"):$(open_fds "$(spawner)")
+    kill_disk "$times" 0.02
+    sleep 0.1
+    after=$(open_fds "$pid"):$(open_fds "$(spawner)")
+    tell end
+    finish
+    report
+    check "P02 $times kills cost no descriptor ($before and $after)" [ "$before" = "$after" -a "${before%:*}" -gt 20 -a "${before#*:}" -gt 5 ]
+    check 'P02 each death is said, but not without end' [ "$(grep -c 'starting it again' "$T/log")" -lt $((times + 5)) -a "$(grep -c "is back" "$T/log")" -gt 3 ]
+}
+
+scenario_killed_while_resetting_P02() {
+    slow
+    machine machine do=resetting
+    disk disk0 'queues = 2'
+    start
+    wait_line ready
+    kill_disk 30 0.03
+    tell end
+    finish
     report
 }
 
@@ -379,7 +428,6 @@ END
     check 'P03 with what it waited for' log_has 'does not answer'
 }
 
-open_fds() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
 scenario_descriptors_G14() {
     local before after victim
     machine machine do=storm
@@ -403,8 +451,9 @@ scenario_descriptors_G14() {
 }
 
 scenario_long_stalled_reset_G14() {
-    machine machine do=stalled
-    two_disks
+    machine machine "do=stalled ${1:-}"
+    disk disk0 'queues = 2' "restart = \"${2:-never}\""
+    disk disk1
     start
     wait_line ready
     kill -STOP "$(child disk0)"
@@ -413,3 +462,4 @@ scenario_long_stalled_reset_G14() {
     report
     check 'G14 by its deadline, 10 s' [ "$took" -gt 9000 -a "$took" -lt 14000 ]
 }
+scenario_long_stalled_reset_and_again_P03() { scenario_long_stalled_reset_G14 again=1 always; }

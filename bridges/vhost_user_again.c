@@ -1,0 +1,520 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What becomes of a vhost-user back-end after its death.
+//
+// The loop's thread finds it out and says so, once for each death: when the connection is gone, and the process behind it, if it is
+// ours.  A thread of the back-end's own then gets a new connection (from the spawner, or from a listening socket), shakes hands, and, holding
+// the lock, says again what the driver has set up.  From then on the loop watches the new connection.  So nothing here ever
+// holds up the loop, and a CPU of the guest waits for no longer than the exchanges that start its rings.
+#include "bridges/vhost_user_impl.h"
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+#include "vmm/base/msg.h"
+#include "vmm/spawn.h"
+#include "vmm/spawner.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define LAST_WORDS_MS  20
+#define BACK_OFF_MAX_S 60
+#define SERVED_MS      1000 // one that lived this long is not thought to die of its start
+#define THREAD_STACK   ((size_t)128 * 1024)
+
+// Posted by the thread to the loop.
+#define POST_WATCH  1u // there is a connection
+#define POST_CONFIG 2u // its configuration space is not what it was
+#define POST_FAILED 4u // the device needs a reset
+#define POST_GONE   8u // nothing comes any more
+
+static const char *next_step(const struct vhost_user *vu)
+{
+	switch (vu->again.how.source) {
+	case VU_FROM_SOCKET:
+		return "waiting until it can be connected to again";
+	case VU_FROM_LISTENER:
+		return "waiting until it connects again";
+	case VU_FROM_PROGRAM:
+		return "starting it again";
+	case VU_FROM_NOWHERE:
+	default:
+		return "it stays dead";
+	}
+}
+
+// ---- on the loop's thread: how it ended -------------------------------------------------------------------------
+
+static void tell_died(struct vhost_user *vu)
+{
+	atomic_store(&vu->again.gone, true);
+	if (vu->backend.events && vu->backend.events->died)
+		vu->backend.events->died(vu->backend.owner, vu->again.reason);
+}
+
+// Whose end it was is told by both, the connection and the process; who was killed by us said something wrong before.
+static void reason_set(struct vhost_user *vu, const char *what)
+{
+	struct vu_again *a = &vu->again;
+	const char *words = vu->child ? vu->child->last : "";
+	snprintf(a->reason, sizeof(a->reason), "%s%s%s", what, *words ? "; its last words: " : "", words);
+}
+
+// Both are gone.
+static void down(struct vhost_user *vu)
+{
+	struct vu_again *a = &vu->again;
+	const bool done = a->how.source == VU_FROM_PROGRAM && a->how.only_failures && vu->child->ended_well &&
+			  !a->killed;
+	if (!a->has_thread || done) {
+		tell_died(vu);
+		return;
+	}
+	log_limited(LOG_WARN, "%s: %s: %s; %s", vu->backend.id, vu->peer, a->reason, next_step(vu));
+	a->since = a->down_at;
+	fd_event_signal(a->lost);
+}
+
+void vu_link_lost(struct vu_link *l)
+{
+	struct vhost_user *vu = CONTAINER_OF(l, struct vhost_user, link);
+	struct vu_again *a = &vu->again;
+	a->link_down = true;
+	if (a->child_up || !vu->child)
+		a->down_at = deadline_now();
+	vu_channel_close(&vu->channel);
+	if (vu->child && a->child_up) {
+		// The socket's end comes a moment before the process's, and only the process can say why.  One
+		// without its connection is of no use; its end is reported and reaped as any other.
+		spawn_last_words(vu->child, LAST_WORDS_MS);
+		a->killed = vu->child->log_fd >= 0;
+		reason_set(vu, l->why);
+		if (vu->child->pidfd >= 0)
+			syscall(SYS_pidfd_send_signal, vu->child->pidfd, SIGKILL, NULL, 0);
+		if (!a->has_thread) {
+			loop_remove(l->loop, &vu->err_source);
+			tell_died(vu);
+		}
+		return;
+	}
+	if (!vu->child)
+		reason_set(vu, l->why);
+	if (!a->has_thread)
+		loop_remove(l->loop, &vu->err_source);
+	down(vu);
+}
+
+void vu_child_exited(struct child *c, const char *how)
+{
+	struct vhost_user *vu = c->owner;
+	struct vu_again *a = &vu->again;
+	a->child_up = false;
+	if (!a->link_down)
+		a->down_at = deadline_now();
+	if (!a->killed)
+		reason_set(vu, how);
+	if (!a->has_thread || atomic_load(&a->gone))
+		log_warn("%s: process %d: %s", vu->backend.id, (int)c->pid, how);
+	if (!a->link_down)
+		vu_link_condemn(&vu->link, "its process ended");
+	else if (a->has_thread && !atomic_load(&a->gone))
+		down(vu);
+}
+
+void vu_config_changed(struct vu_channel *c)
+{
+	struct vhost_user *vu = CONTAINER_OF(c, struct vhost_user, channel);
+	atomic_store(&vu->config_stale, true);
+	if (vu->backend.events && vu->backend.events->config_changed)
+		vu->backend.events->config_changed(vu->backend.owner);
+}
+
+static void watch_again(struct vhost_user *vu)
+{
+	struct vu_again *a = &vu->again;
+	struct loop *l = vu->link.loop;
+	a->link_down = a->killed = false;
+	a->child_up = vu->child != NULL;
+	int rc = vu_link_watch(&vu->link);
+	if (rc == 0)
+		rc = vu_channel_watch(&vu->channel);
+	if (rc == 0 && vu->child)
+		rc = spawn_watch(vu->child, l, vu_child_exited, vu);
+	if (rc < 0)
+		vu_link_condemn(&vu->link, "cannot be watched");
+}
+
+static void woken(struct loop_source *s, uint32_t events)
+{
+	struct vhost_user *vu = CONTAINER_OF(s, struct vhost_user, again.wake);
+	const struct backend_events *to = vu->backend.events;
+	(void)events;
+	fd_event_take(s->fd);
+	const unsigned posted = atomic_exchange(&vu->again.posted, 0);
+	if ((posted & POST_CONFIG) && to && to->config_changed)
+		to->config_changed(vu->backend.owner);
+	if ((posted & POST_FAILED) && to && to->queue_failed)
+		to->queue_failed(vu->backend.owner);
+	if (posted & POST_GONE)
+		tell_died(vu);
+	if (posted & POST_WATCH)
+		watch_again(vu);
+}
+
+int vu_again_init(struct vhost_user *vu)
+{
+	vu->again.wake = (struct loop_source){ .fd = fd_eventfd(), .ready = woken };
+	return vu->again.wake.fd < 0 ? vu->again.wake.fd : 0;
+}
+
+int vu_again_watch(struct vhost_user *vu)
+{
+	return loop_add(vu->link.loop, &vu->again.wake, EPOLLIN);
+}
+
+// ---- the thread -------------------------------------------------------------------------------------------------
+
+static void post(struct vhost_user *vu, unsigned bits)
+{
+	atomic_fetch_or(&vu->again.posted, bits);
+	fd_event_signal(vu->again.wake.fd);
+}
+
+// Until `fd` (or -1) is readable or the time is over.  1, 0 for the time, -ECANCELED when there is nothing to wait for any more.
+static int wait_for(const struct vhost_user *vu, int fd, deadline_ns until)
+{
+	for (;;) {
+		struct pollfd p[] = { { .fd = vu->again.leave, .events = POLLIN },
+				      { .fd = vu->again.how.leave, .events = POLLIN },
+				      { .fd = fd, .events = POLLIN } };
+		int left = until ? deadline_left_ms(until) : -1;
+		int n = poll(p, ARRAY_LEN(p), left);
+		if (n < 0 && errno != EINTR)
+			return -ECANCELED;
+		if (n > 0 && (p[0].revents || p[1].revents))
+			return -ECANCELED;
+		if (n > 0)
+			return 1;
+		if (n == 0 && left == 0)
+			return 0;
+	}
+}
+
+static void connection_drop(struct vhost_user *vu)
+{
+	vu_channel_close(&vu->channel);
+	vu_link_close(&vu->link);
+	if (vu->child)
+		spawn_stop(vu->child, 0);
+}
+
+static int spawner_gone(struct err *e)
+{
+	return err_set(e, EPIPE, "the process that starts devices again is gone");
+}
+
+static int get_from_spawner(struct vhost_user *vu, enum spawner_request what, deadline_ns until, int *sock,
+			    struct err *e)
+{
+	struct spawner_answer a;
+	int rc = spawner_ask(vu->again.how.line, what);
+	if (rc < 0)
+		return spawner_gone(e);
+	rc = wait_for(vu, vu->again.how.line, until);
+	if (rc <= 0)
+		return rc < 0 ? rc : -ETIMEDOUT;
+	rc = spawner_take(vu->again.how.line, vu->backend.id, &a);
+	if (rc == -EPIPE)
+		return spawner_gone(e);
+	if (rc < 0)
+		return err_set(e, EAGAIN, "%s", a.why.text);
+	if (vu->child)
+		*vu->child = a.child;
+	*sock = a.sock;
+	return 0;
+}
+
+// Of the connections in the queue some were given up long ago.
+static int get_from_listener(struct vhost_user *vu, deadline_ns until, int *sock)
+{
+	for (;;) {
+		char byte;
+		int rc = wait_for(vu, vu->again.how.listener, until);
+		if (rc <= 0)
+			return rc < 0 ? rc : -ETIMEDOUT;
+		FD_AUTO fd = accept4(vu->again.how.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd < 0 || recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+			continue;
+		*sock = fd_steal(&fd);
+		return 0;
+	}
+}
+
+static int get_connection(struct vhost_user *vu, deadline_ns until, int *sock, struct err *e)
+{
+	switch (vu->again.how.source) {
+	case VU_FROM_SOCKET:
+		return get_from_spawner(vu, SPAWNER_CONNECT, until, sock, e);
+	case VU_FROM_PROGRAM:
+		return get_from_spawner(vu, SPAWNER_START, until, sock, e);
+	case VU_FROM_LISTENER:
+		return get_from_listener(vu, until, sock);
+	case VU_FROM_NOWHERE:
+	default:
+		return -ECANCELED;
+	}
+}
+
+// The configuration space as the new one shows it, and what the driver has written there: 1 if the guest has to be told.
+static int replay_config(struct vhost_user *vu, const uint8_t *config, deadline_ns deadline)
+{
+	const uint32_t len = vu->backend.config_len;
+	bool changed = false;
+	for (uint32_t i = 0; i < len; i++) {
+		if (vu->written[i / 8] >> i % 8 & 1)
+			continue;
+		changed |= vu->config[i] != config[i];
+		vu->config[i] = config[i];
+	}
+	for (uint32_t i = 0, end; i < len; i = end + 1) {
+		for (end = i; end < len && (vu->written[end / 8] >> end % 8 & 1); end++)
+			;
+		int rc = end == i ? 0 : vu_do_config_write(vu, i, vu->config + i, end - i, deadline);
+		if (rc == -EPIPE)
+			return rc;
+	}
+	return changed;
+}
+
+// 1 if not even a record tells where the rings are.
+static int replay_queues(struct vhost_user *vu, deadline_ns deadline)
+{
+	bool any = false;
+	int rc = 0;
+	for (unsigned q = 0; q < vu->backend.queue_count; q++)
+		any |= vu->ring[q].started;
+	if (!any)
+		return 0;
+	const bool recorded = vu->inflight.fd >= 0;
+	rc = vu_do_inflight(vu, deadline);
+	if (rc < 0)
+		return rc;
+	for (unsigned pass = 0; pass < 2; pass++)
+		for (unsigned q = 0; rc == 0 && q < vu->backend.queue_count; q++) {
+			uint16_t base;
+			if (!vu->ring[q].started)
+				continue;
+			// A record that is new knows no more than the ring.
+			const int fd = vu->inflight.fd;
+			vu->inflight.fd = recorded ? fd : -1;
+			const bool known = vu_queue_base(vu, q, &base);
+			vu->inflight.fd = fd;
+			vu->ring[q].used_at_start = base;
+			rc = !known ? 1 : pass ? vu_do_queue_start(vu, q, base, deadline) : 0;
+		}
+	return rc;
+}
+
+// Says again what the driver has set up.  With the lock.  0; 1: the device needs a reset; -errno.
+static int replay(struct vhost_user *vu, const uint8_t *config, unsigned *posts)
+{
+	const deadline_ns deadline = deadline_in_ms(vu->control_ms);
+	int rc = 0;
+	if (vu->negotiated && (vu->features & ~vu->link.features))
+		return -EAGAIN; // the driver has come while we shook hands
+	if (vu->negotiated)
+		rc = vu_do_negotiate(vu, deadline);
+	if (rc == 0 && (rc = replay_config(vu, config, deadline)) == 1) {
+		*posts |= POST_CONFIG;
+		rc = 0;
+	}
+	vu->live = true;
+	if (rc < 0 || !vu->negotiated)
+		return rc;
+	if (vu->memory.count)
+		rc = vu_do_memory(vu, deadline);
+	if (rc == 0)
+		rc = replay_queues(vu, deadline);
+	if (rc == 0 && vu->running)
+		rc = vu_do_run(vu, deadline);
+	return rc;
+}
+
+// A doorbell that the dead one had heard is lost, and so may be its interrupt.
+static void wake_both_ends(struct vhost_user *vu)
+{
+	for (unsigned q = 0; q < vu->backend.queue_count; q++) {
+		const struct vu_ring *r = &vu->ring[q];
+		if (!r->started)
+			continue;
+		fd_event_signal(r->cfg.kick_fd);
+		if (r->cfg.call_fd >= 0)
+			fd_event_signal(r->cfg.call_fd);
+	}
+}
+
+static int take_over(struct vhost_user *vu, const uint8_t *config, struct err *e)
+{
+	unsigned posts = POST_WATCH;
+	pthread_mutex_lock(&vu->lock);
+	int rc = replay(vu, config, &posts);
+	if (rc == 1 || rc == -EIO || rc == -E2BIG) {
+		log_limited(LOG_WARN,
+			    "%s: requests were under way, or it refuses a part of what the driver "
+			    "had set up",
+			    vu->backend.id);
+		vu->live = false;
+		posts |= POST_FAILED;
+		rc = 0;
+	}
+	if (rc == 0) {
+		vu->connected = true;
+		vu->answered = false;
+		vu->again.back = deadline_now();
+		if (vu->live)
+			wake_both_ends(vu);
+		post(vu, posts);
+	}
+	pthread_mutex_unlock(&vu->lock);
+	return rc < 0 ? err_set(e, -rc, "%s: %s: the back-end %s", vu->backend.id, vu->peer,
+				rc == -EPIPE ? vu->link.why : "changed")
+		      : 0;
+}
+
+// One attempt on a connection that is there.
+static int attempt(struct vhost_user *vu, int sock, struct err *e)
+{
+	uint8_t config[VHOST_USER_CONFIG_CHUNK];
+	vu_link_init(&vu->link, vu->backend.id, sock, vu->link.loop, vu_link_lost);
+	int rc = vu_shake_again(vu, config, deadline_in_ms(vu->control_ms), e);
+	if (rc == 0)
+		rc = take_over(vu, config, e);
+	if (rc < 0)
+		connection_drop(vu);
+	return rc;
+}
+
+// The old connection is closed; what was known of its memory with it.
+static void begin_wait(struct vhost_user *vu)
+{
+	struct vu_again *a = &vu->again;
+	pthread_mutex_lock(&vu->lock);
+	vu->connected = vu->live = false;
+	vu->sent.count = 0;
+	vu_link_close(&vu->link);
+	bool served = vu->answered || a->since - a->back >= SERVED_MS * NS_PER_MS;
+	for (unsigned q = 0; q < vu->backend.queue_count && vu->running; q++)
+		served |= vu->ring[q].started && vu_used_index(vu, q) != vu->ring[q].used_at_start;
+	pthread_mutex_unlock(&vu->lock);
+	if (served)
+		a->tries = 0;
+}
+
+// 0, 1, 2, 4 ... 60 s before each attempt in a row.
+static deadline_ns back_off(struct vu_again *a)
+{
+	const unsigned n = a->tries++;
+	return deadline_in_ms(n == 0 ? 0 : n > 6 ? BACK_OFF_MAX_S * 1000 : INT64_C(1000) << (n - 1));
+}
+
+// True: connected.  False: the end, of the machine or of the waiting.
+static bool recover(struct vhost_user *vu)
+{
+	struct vu_again *a = &vu->again;
+	const deadline_ns until = a->how.limit_ms ? a->since + a->how.limit_ms * NS_PER_MS : 0;
+	struct err e;
+	int rc;
+	begin_wait(vu);
+	for (;;) {
+		int sock = -1;
+		const deadline_ns pause = back_off(a);
+		rc = wait_for(vu, -1, until && until < pause ? until : pause);
+		if (rc == 0 && until && deadline_left_ms(until) == 0)
+			rc = -ETIMEDOUT;
+		if (rc == 0)
+			rc = get_connection(vu, until, &sock, &e);
+		if (rc == 0 && (rc = attempt(vu, sock, &e)) == 0)
+			break;
+		if (rc == -ECANCELED)
+			return false;
+		if (rc == -ETIMEDOUT && sock < 0) {
+			snprintf(a->reason, sizeof(a->reason), "did not come back within %lld s",
+				 (long long)(a->how.limit_ms / 1000));
+			break;
+		}
+		if (rc == -EPIPE && sock < 0) {
+			snprintf(a->reason, sizeof(a->reason), "%s", e.text);
+			break;
+		}
+		log_limited(LOG_WARN, "%s; %s", e.text, next_step(vu));
+	}
+	if (rc < 0) {
+		fd_close(&a->how.line); // or it would be connected some day, and not served
+		post(vu, POST_GONE);
+		return false;
+	}
+	log_limited(LOG_WARN, "%s: %s is back after %lld ms", vu->backend.id, vu->peer,
+		    (long long)((a->back - a->since) / NS_PER_MS));
+	return true;
+}
+
+static void *again_thread(void *arg)
+{
+	struct vhost_user *vu = arg;
+	struct vu_again *a = &vu->again;
+	struct err e = { "" };
+	if (a->how.seal && a->how.seal(&e) < 0) {
+		log_error("%s: %s", vu->backend.id, e.text);
+		return NULL;
+	}
+	while (wait_for(vu, a->lost, 0) == 1) {
+		fd_event_take(a->lost);
+		if (!recover(vu))
+			break;
+	}
+	return NULL;
+}
+
+int vhost_user_keep(struct backend *b, const struct vhost_user_again *how, struct err *e)
+{
+	struct vhost_user *vu = CONTAINER_OF(b, struct vhost_user, backend);
+	struct vu_again *a = &vu->again;
+	pthread_attr_t attr;
+	sigset_t all, old;
+	a->how = *how;
+	a->back = deadline_now();
+	a->leave = fd_eventfd();
+	a->lost = fd_eventfd();
+	if (a->leave < 0 || a->lost < 0)
+		return err_sys(e, EMFILE, "%s: make an eventfd", b->id);
+	sigfillset(&all);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, THREAD_STACK);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	int error = pthread_create(&a->thread, &attr, again_thread, vu);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	a->has_thread = error == 0;
+	return error ? err_sys(e, error, "%s: thread", b->id) : 0;
+}
+
+void vu_again_close(struct vhost_user *vu)
+{
+	struct vu_again *a = &vu->again;
+	if (a->has_thread) {
+		fd_event_signal(a->leave);
+		pthread_join(a->thread, NULL);
+		a->has_thread = false;
+	}
+	if (a->wake.fd >= 0)
+		loop_remove(vu->link.loop, &a->wake);
+	fd_close(&a->wake.fd);
+	fd_close(&a->leave);
+	fd_close(&a->lost);
+	fd_close(&a->how.line);
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Queues of a vhost-user back-end: start, stop, and from where one goes on that was cut off.
+//
+// Called by vhost_user.c and vhost_user_again.c with the lock.  Of guest memory it reads two indices, and believes neither further
+// than to tell a back-end where to begin; the guest can only fool its own device.
+#include "bridges/vhost_user_impl.h"
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define VIRTIO_F_RING_PACKED (UINT64_C(1) << 34)
+#define VIRTIO_F_IN_ORDER    (UINT64_C(1) << 35)
+
+static void send_event_fd(struct vu_exchange *x, uint32_t request, unsigned q, int fd, bool must_succeed)
+{
+	uint64_t value = q | (fd < 0 ? VHOST_USER_VRING_NO_FD : 0);
+	if (must_succeed)
+		vu_order(x, request, &value, sizeof(value), &fd, fd >= 0);
+	else
+		vu_tell(x, request, &value, sizeof(value), fd);
+}
+
+void vu_send_enable(struct vu_exchange *x, unsigned q, bool on)
+{
+	struct vhost_user_vring_state s = { .index = q, .num = on };
+	if (on)
+		vu_order(x, VHOST_USER_SET_VRING_ENABLE, &s, sizeof(s), NULL, 0);
+	else
+		vu_tell(x, VHOST_USER_SET_VRING_ENABLE, &s, sizeof(s), -1);
+}
+
+int vu_do_queue_stop(struct vhost_user *vu, unsigned q, uint16_t *base, deadline_ns deadline)
+{
+	struct vhost_user_vring_state s = { .index = q };
+	struct vu_exchange x;
+	vu_begin(&x, &vu->link, deadline);
+	vu_ask(&x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
+	// Only after it is stopped: a ring that runs disabled may drop what it finds.
+	vu_send_enable(&x, q, false);
+	vu_answer(&x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
+	if (x.rc == 0 && s.index != q)
+		vu_broken(&x, "broke the protocol (answer to GET_VRING_BASE: another queue)");
+	if (x.rc == 0)
+		*base = (uint16_t)s.num; // of a split ring; the rest is noise
+	return vu_end(&x);
+}
+
+int vu_do_queue_start(struct vhost_user *vu, unsigned q, uint16_t first, deadline_ns deadline)
+{
+	const struct vring_cfg *cfg = &vu->ring[q].cfg;
+	const struct vhost_user_vring_state num = { .index = q, .num = cfg->size };
+	const struct vhost_user_vring_state base = { .index = q, .num = first };
+	const struct vhost_user_vring_addr addr = {
+		.index = q,
+		.desc_user = cfg->desc_gpa + VU_USER_OFFSET,
+		.used_user = cfg->used_gpa + VU_USER_OFFSET,
+		.avail_user = cfg->avail_gpa + VU_USER_OFFSET,
+	};
+	struct vu_exchange x;
+	vu->ring[q].served = true;
+	vu_begin(&x, &vu->link, deadline);
+	vu_tell(&x, VHOST_USER_SET_VRING_NUM, &num, sizeof(num), -1);
+	vu_tell(&x, VHOST_USER_SET_VRING_BASE, &base, sizeof(base), -1);
+	vu_order(&x, VHOST_USER_SET_VRING_ADDR, &addr, sizeof(addr), NULL, 0);
+	send_event_fd(&x, VHOST_USER_SET_VRING_ERR, q, vu->err_fd, false);
+	send_event_fd(&x, VHOST_USER_SET_VRING_CALL, q, cfg->call_fd, false);
+	// The kick starts the ring, so everything else about it comes before.
+	send_event_fd(&x, VHOST_USER_SET_VRING_KICK, q, cfg->kick_fd, true);
+	if (vu->running)
+		vu_send_enable(&x, q, true);
+	int rc = vu_end(&x);
+	if (rc < 0 && rc != -EPIPE) {
+		// It refused a part of the ring and may have taken the rest: nothing of it is to stay in use.
+		uint16_t unused;
+		vu_do_queue_stop(vu, q, &unused, deadline);
+	}
+	return rc;
+}
+
+// ---- where to go on ---------------------------------------------------------------------------------------------
+
+// The index of an available or used ring, both of which begin with 16 bits of flags.
+static uint16_t ring_index(const struct vhost_user *vu, uint64_t gpa)
+{
+	const uint16_t *ring = mem_table_ptr(&vu->memory, gpa, 4);
+	return ring ? __atomic_load_n(ring + 1, __ATOMIC_ACQUIRE) : 0;
+}
+
+static bool is_packed(const struct vhost_user *vu)
+{
+	return vu->features & VIRTIO_F_RING_PACKED;
+}
+
+uint16_t vu_used_index(const struct vhost_user *vu, unsigned q)
+{
+	return is_packed(vu) ? 0 : ring_index(vu, vu->ring[q].cfg.used_gpa);
+}
+
+bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint16_t *base)
+{
+	const uint16_t used = vu_used_index(vu, q);
+	*base = vu->ring[q].cfg.base;
+	if (!vu->ring[q].served)
+		return true;
+	*base = used;
+	if (is_packed(vu))
+		return false; // memory does not tell where the device was
+	if (vu->inflight.fd >= 0 || (vu->features & VIRTIO_F_IN_ORDER) || (vu->type && vu->type->keeps_order))
+		return true;
+	return used == ring_index(vu, vu->ring[q].cfg.avail_gpa);
+}
+
+// ---- requests in flight -----------------------------------------------------------------------------------------
+
+void vu_inflight_drop(struct vhost_user *vu)
+{
+	fd_close(&vu->inflight.fd);
+}
+
+static bool record_is_sound(int fd, const struct vhost_user_inflight *in)
+{
+	struct stat st;
+	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && in->mmap_size > 0 &&
+	       range_in(in->mmap_offset, in->mmap_size, (uint64_t)st.st_size);
+}
+
+static void inflight_get(struct vu_exchange *x, struct vhost_user *vu)
+{
+	struct vhost_user_inflight in = { .queue_count = vu->backend.queue_count,
+					  .queue_size = vu->backend.queue_size_max };
+	const uint16_t queues = in.queue_count, size = in.queue_size;
+	FD_AUTO fd = -1;
+	vu_ask(x, VHOST_USER_GET_INFLIGHT_FD, &in, sizeof(in));
+	vu_answer_fd(x, VHOST_USER_GET_INFLIGHT_FD, &in, sizeof(in), &fd);
+	if (x->rc < 0 || (fd < 0 && in.mmap_size == 0)) // it offers the feature and keeps no record
+		return;
+	if (fd < 0 || !record_is_sound(fd, &in)) {
+		vu_broken(x, "broke the protocol (answer to GET_INFLIGHT_FD: no memory of that size)");
+		return;
+	}
+	in.queue_count = queues;
+	in.queue_size = size;
+	vu->inflight.place = in;
+	vu->inflight.fd = fd_steal(&fd);
+}
+
+int vu_do_inflight(struct vhost_user *vu, deadline_ns deadline)
+{
+	if (!vu_has(vu, VHOST_USER_PF_BIT(INFLIGHT_SHMFD))) {
+		vu_inflight_drop(vu);
+		return 0;
+	}
+	struct vu_exchange x;
+	vu_begin(&x, &vu->link, deadline);
+	if (vu->inflight.fd < 0)
+		inflight_get(&x, vu);
+	if (vu->inflight.fd >= 0)
+		vu_order(&x, VHOST_USER_SET_INFLIGHT_FD, &vu->inflight.place, sizeof(vu->inflight.place),
+			 &vu->inflight.fd, 1);
+	int rc = vu_end(&x);
+	if (rc == -EIO)
+		vu_inflight_drop(vu); // then the rings alone have to tell
+	return rc == -EIO ? 0 : rc;
+}
