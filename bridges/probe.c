@@ -42,7 +42,7 @@ static const struct {
 	[VHOST_USER_PF_CONFIG] = { "CONFIG", "the driver sees its configuration space" },
 	[VHOST_USER_PF_BACKEND_SEND_FD] = { "BACKEND_SEND_FD", "a back-end's requests bring no descriptors" },
 	[VHOST_USER_PF_HOST_NOTIFIER] = { "HOST_NOTIFIER", "doorbells are eventfds" },
-	[VHOST_USER_PF_INFLIGHT_SHMFD] = { "INFLIGHT_SHMFD", "for reconnecting, which is not done" },
+	[VHOST_USER_PF_INFLIGHT_SHMFD] = { "INFLIGHT_SHMFD", "requests under way survive a back-end that dies" },
 	[VHOST_USER_PF_RESET_DEVICE] = { "RESET_DEVICE", "the driver's reset reaches the device" },
 	[VHOST_USER_PF_INBAND_NOTIFICATIONS] = { "INBAND_NOTIFICATIONS",
 						 "doorbells and interrupts are eventfds" },

@@ -206,7 +206,9 @@ static int op_config_read(struct backend *b, uint32_t off, void *buf, uint32_t l
 		if (rc < 0)
 			atomic_store(&vu->config_stale, true);
 	}
-	memcpy(buf, vu->config + off, len); // while nobody is there, as it was last known
+	rc = noted(vu, rc);
+	if (rc == 0)
+		memcpy(buf, vu->config + off, len); // while nobody is there, as it was last known
 	return op_end(vu, rc);
 }
 

@@ -62,7 +62,7 @@ has() { # LINE, a pattern
     for _ in 1 2 3; do
         probe --virtio blk
         has 'protocol   0 MQ                       used: .*'
-        has 'protocol  12 INFLIGHT_SHMFD           not .*'
+        has 'protocol  12 INFLIGHT_SHMFD           not offered'
         has 'virtio     9 FLUSH                    used: .*'
         has 'virtio    24 NOTIFY_ON_EMPTY          not used: .*'
         has 'queues    it has up to 4, 4 would be used'

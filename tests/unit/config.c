@@ -357,7 +357,7 @@ TEST(keys_that_are_missing)
 		{ BOOT "[[device]]\nid = \"a\"\nvia = \"vhost-user\"\n",
 		  { 0 },
 		  "3:1: [device] \"a\": key \"virtio\" is missing\n"
-		  "3:1: [device] \"a\": key \"socket\" or \"exec\" is missing\n" });
+		  "3:1: [device] \"a\": key \"socket\", \"listen\" or \"exec\" is missing\n" });
 }
 
 TEST(network_devices_and_random_numbers)

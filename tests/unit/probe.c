@@ -51,7 +51,7 @@ TEST(a_disk_is_described)
 	CHECK(says("protocol   0 MQ                       used: "));
 	CHECK(says("protocol   1 LOG_SHMFD                not offered\n"));
 	CHECK(says("protocol   8 PAGEFAULT                not used: "));
-	CHECK(says("protocol  12 INFLIGHT_SHMFD           not used: "));
+	CHECK(says("protocol  12 INFLIGHT_SHMFD           used: "));
 	CHECK(says("protocol  22 SHMEM                    not offered\n"));
 	CHECK(says("protocol  40 ?                        not used: "));
 	CHECK(says("virtio     9 FLUSH                    used: "));

@@ -129,7 +129,7 @@ TEST(unknown_protocol_features_are_left_alone)
 	peer_join(&p);
 	uint64_t taken;
 	memcpy(&taken, find(&p, VHOST_USER_SET_PROTOCOL_FEATURES)->payload, 8);
-	CHECK_EQ(taken, PEER_PROTOCOL | VHOST_USER_PF_BIT(RESET_DEVICE) |
+	CHECK_EQ(taken, PEER_PROTOCOL | VHOST_USER_PF_BIT(INFLIGHT_SHMFD) | VHOST_USER_PF_BIT(RESET_DEVICE) |
 				VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS));
 	peer_free(&p);
 }
