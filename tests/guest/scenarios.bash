@@ -170,7 +170,7 @@ scenario_killed_P04() {
 
 # ---- a terminal ------------------------------------------------------------------------------------------------
 
-monitor_in_terminal() { pgrep -f -- "^$MINIVMM -q -c $T/vm.toml"; }
+monitor_in_terminal() { pgrep -o -f -- "^$MINIVMM -q -c $T/vm.toml"; }
 
 in_terminal() { # NAME, then the command that ends the machine
     local name=$1 end
