@@ -66,7 +66,7 @@ static struct jail_show *show_at(struct jail *j, const char *to)
 	return NULL;
 }
 
-static int show_add(struct jail *j, const struct profile_show *wish, bool executable, struct err *e)
+static int show_add(struct jail *j, const struct profile_show *wish, struct err *e)
 {
 	char path[PATH_MAX];
 	struct stat st = { 0 };
@@ -89,7 +89,7 @@ static int show_add(struct jail *j, const struct profile_show *wish, bool execut
 	s->folder = wish->kind != SHOW_BIND || S_ISDIR(st.st_mode);
 	s->device = S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode);
 	s->writable |= wish->writable || wish->kind == SHOW_TMPFS;
-	s->executable |= executable;
+	s->executable |= wish->executable;
 	s->size = wish->size;
 	return 0;
 }
@@ -110,7 +110,7 @@ static int show_path(struct jail *j, const char *word, struct err *e)
 			return err_sys(e, errno, "show %s in its jail", path);
 		s.path = real;
 	}
-	return show_add(j, &s, false, e);
+	return show_add(j, &s, e);
 }
 
 static int by_path(const void *a, const void *b, void *jail)
@@ -144,11 +144,6 @@ static void shows_sort(struct jail *j)
 	j->show_count = kept;
 }
 
-static bool is_library_folder(const char *path)
-{
-	return strstr(path, "/lib") != NULL;
-}
-
 static int shows_make(struct jail *j, const struct profile *p, const char *program, const char *const *paths,
 		      struct err *e)
 {
@@ -156,12 +151,11 @@ static int shows_make(struct jail *j, const struct profile *p, const char *progr
 	struct elf_needs *needs = arena_alloc(&a, sizeof(*needs));
 	int rc = needs ? elf_needs_add(needs, &a, program, e) : err_sys(e, ENOMEM, "make a jail");
 	for (unsigned i = 0; rc == 0 && i < needs->count; i++) {
-		const struct profile_show s = { .path = needs->path[i], .kind = SHOW_BIND };
-		rc = show_add(j, &s, true, e);
+		const struct profile_show s = { .path = needs->path[i], .kind = SHOW_BIND, .executable = true };
+		rc = show_add(j, &s, e);
 	}
 	for (unsigned i = 0; rc == 0 && i < p->show_count; i++)
-		rc = show_add(j, &p->show[i],
-			      p->show[i].kind == SHOW_BIND && is_library_folder(p->show[i].path), e);
+		rc = show_add(j, &p->show[i], e);
 	for (unsigned i = 0; rc == 0 && paths && paths[i]; i++)
 		rc = show_path(j, paths[i], e);
 	arena_free(&a);
@@ -226,7 +220,7 @@ int jail_of_device(struct jail *j, struct profile *p, struct arena *a, const str
 			const struct profile_show s = { .path = "/run/vhost-user",
 							.kind = SHOW_TMPFS,
 							.size = 65536 };
-			rc = show_add(j, &s, false, e);
+			rc = show_add(j, &s, e);
 			break;
 		}
 	if (rc == 0)

@@ -120,10 +120,11 @@ static int read_show(struct reader *r, const struct toml_value *t)
 {
 	struct profile_show s = { .kind = SHOW_BIND };
 	const char *kind;
-	int rc = known_keys(r, t, KEYS("path", "why", "kind", "writable", "optional", "size"));
+	int rc = known_keys(r, t, KEYS("path", "why", "kind", "writable", "executable", "optional", "size"));
 	if (rc < 0 || (rc = text_of(r, t, "path", true, &s.path)) < 0 ||
 	    (rc = text_of(r, t, "why", true, &s.why)) < 0 || (rc = text_of(r, t, "kind", false, &kind)) < 0 ||
 	    (rc = bool_of(r, t, "writable", &s.writable)) < 0 ||
+	    (rc = bool_of(r, t, "executable", &s.executable)) < 0 ||
 	    (rc = bool_of(r, t, "optional", &s.optional)) < 0 || (rc = size_of(r, t, "size", &s.size)) < 0)
 		return rc;
 	if (s.path[0] != '/')

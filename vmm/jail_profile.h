@@ -10,7 +10,7 @@
 //	landlock = false               # the program mounts something itself, which Landlock never allows
 //	[why]                          # a reason for each of net, landlock
 //	[limits]                       # nofile, processes, address_space (beyond guest RAM), file_size
-//	[[show]]                       # path, why; kind = "proc", "tmpfs" (with size) or what the host has there; writable, optional
+//	[[show]]                       # path, why; kind = "proc", "tmpfs" (with size) or what the host has there; writable, executable, optional
 //	[[keep]]                       # capability, why: over its own name spaces, never over the host
 //	[[allow]]                      # calls, why; when = "arg1 & 0xff == 0x5421", or refuse = "ENOSYS" instead of death
 #ifndef MINIVMM_VMM_JAIL_PROFILE_H
@@ -34,7 +34,7 @@ enum show_kind { SHOW_BIND, SHOW_PROC, SHOW_TMPFS };
 struct profile_show {
 	const char *path, *why;
 	enum show_kind kind;
-	bool writable, optional;
+	bool writable, executable, optional;
 	uint64_t size;
 };
 
