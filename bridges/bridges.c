@@ -3,6 +3,7 @@
 #include "bridges/bridges.h"
 
 #include "bridges/builtin.h"
+#include "bridges/foreign.h"
 #include "bridges/launch.h"
 #include "bridges/vhost_user.h"
 #include "vmm/base/check.h"
@@ -10,7 +11,6 @@
 #include "vmm/base/log.h"
 #include "vmm/base/msg.h"
 #include "vmm/base/socket_file.h"
-#include "vmm/jail.h"
 #include "vmm/spawn.h"
 
 #include <errno.h>
@@ -61,37 +61,24 @@ static int start_launch(struct bridge_pending *p, struct err *e)
 	}
 	// What one host could not do at first it is not asked for again.
 	p->kept.launch->isolate = p->child->isolated;
+	p->kept.launch->deadline = 0;
 	p->kept.pidfd = p->child->pidfd;
 	return 0;
 }
 
 static int start_program(struct bridge_pending *p, struct err *e)
 {
-	const struct device_config *cfg = p->cfg;
-	const bool jailed = strcmp(cfg->sandbox, "none") != 0;
 	struct arena texts = { 0 };
-	struct profile *profile = NULL;
-	struct launch *l = p->kept.launch = calloc(1, sizeof(*l));
-	if (!l)
-		return err_sys(e, ENOMEM, "start %s", cfg->exec[0]);
-	*l = (struct launch){
-		.id = cfg->id,
-		.program = cfg->exec[0],
-		.argv = (const char *const *)cfg->exec,
-		.isolate = jailed,
-		.insecure = p->host->insecure,
-		.deadline = p->host->start_deadline,
-	};
-	int rc = 0;
-	if (jailed) {
-		l->jail = malloc(sizeof(*l->jail));
-		profile = malloc(sizeof(*profile));
-		rc = l->jail && profile ? jail_of_device(l->jail, profile, &texts, cfg, p->host->memory, e)
-					: err_sys(e, ENOMEM, "make a jail");
-	}
+	struct profile *profile = malloc(sizeof(*profile));
+	int rc = profile ? foreign_prepare(&p->kept.launch, profile, &texts, p->cfg, p->host->memory,
+					   p->host->insecure, e)
+			 : err_sys(e, ENOMEM, "start %s", p->cfg->exec[0]);
 	free(profile);
 	arena_free(&texts);
-	return rc < 0 ? rc : start_launch(p, e);
+	if (rc < 0)
+		return rc;
+	p->kept.launch->deadline = p->host->start_deadline;
+	return start_launch(p, e);
 }
 
 static int start_vhost_user(struct bridge_pending *p, struct err *e)

@@ -8,6 +8,7 @@
 #define MINIVMM_BRIDGES_BRIDGES_H
 
 #include "bridges/backend.h"
+#include "vmm/base/arena.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/err.h"
 #include "vmm/base/loop.h"
@@ -75,6 +76,11 @@ void bridge_abandon(struct bridge_pending *p);
 // Both halves, for one device.
 int bridge_open(struct backend **out, const struct device_config *cfg, struct bridge_host *host,
 		struct err *e);
+
+// What the device would be, with nothing started or opened.  Texts live in the arena.  -errno with the sentence.  Any thread.
+struct explain_device;
+int bridge_describe(struct explain_device *d, const struct device_config *cfg, const struct bridge_host *host,
+		    struct arena *a, struct err *e);
 
 // "vhost-user" for VIA_VHOST_USER and so on; never NULL for a valid value.
 const char *bridge_name(enum device_via via);

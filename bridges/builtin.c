@@ -7,6 +7,7 @@
 #include "vmm/base/tap.h"
 #include "vmm/base/virtio_id.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -38,6 +39,25 @@ __attribute__((format(printf, 2, 3))) static void command_add(struct command *c,
 		return; // no value from the configuration is long enough for this
 	c->words[c->count++] = c->text + c->used;
 	c->used += (size_t)n + 1;
+}
+
+static unsigned plan_image(struct launch *l, const struct device_config *cfg)
+{
+	l->resource_name = cfg->image;
+	return 1;
+}
+
+static unsigned plan_taps(struct launch *l, const struct device_config *cfg)
+{
+	l->resource_name = cfg->tap;
+	return MAX(cfg->queues, 1u);
+}
+
+static unsigned plan_nothing(struct launch *l, const struct device_config *cfg)
+{
+	(void)cfg;
+	l->resource_name = NULL;
+	return 0;
 }
 
 // Opens a disk image: a regular file or a block device.
@@ -91,7 +111,7 @@ static int open_taps(struct launch *l, const struct device_config *cfg, struct e
 {
 	struct tap t;
 	int rc = 0;
-	const unsigned pairs = MAX(cfg->queues, 1u);
+	const unsigned pairs = l->resource_planned;
 	while (l->resource_count < pairs && (rc = tap_open(&t, cfg->tap, pairs > 1, e)) == 0)
 		l->resource[l->resource_count++] = t.fd;
 	return rc;
@@ -126,13 +146,22 @@ static void rng_command(struct command *c, const struct device_config *cfg)
 static const struct builtin {
 	uint16_t virtio_type;
 	const char *program;
+	unsigned (*plan)(struct launch *l, const struct device_config *cfg); // how many open() opens
 	int (*open)(struct launch *l, const struct device_config *cfg, struct err *e);
 	void (*command)(struct command *c, const struct device_config *cfg);
 } builtins[] = {
-	{ VIRTIO_BLK, "minivmm-blk", open_image, blk_command },
-	{ VIRTIO_NET, "minivmm-net", open_taps, net_command },
-	{ VIRTIO_RNG, "minivmm-rng", open_nothing, rng_command },
+	{ VIRTIO_BLK, "minivmm-blk", plan_image, open_image, blk_command },
+	{ VIRTIO_NET, "minivmm-net", plan_taps, open_taps, net_command },
+	{ VIRTIO_RNG, "minivmm-rng", plan_nothing, open_nothing, rng_command },
 };
+
+static const struct builtin *builtin_of(const struct device_config *cfg)
+{
+	for (size_t i = 0; i < ARRAY_LEN(builtins); i++)
+		if (builtins[i].virtio_type == cfg->virtio_type)
+			return &builtins[i];
+	return NULL;
+}
 
 static int command_write(struct launch *l, const struct builtin *b, const struct device_config *cfg,
 			 const char *dir, bool insecure, struct err *e)
@@ -153,13 +182,10 @@ static int command_write(struct launch *l, const struct builtin *b, const struct
 	return 0;
 }
 
-int builtin_prepare(struct launch **out, const struct device_config *cfg, const char *dir, bool insecure,
-		    struct err *e)
+int builtin_plan(struct launch **out, const struct device_config *cfg, const char *dir, bool insecure,
+		 struct err *e)
 {
-	const struct builtin *b = NULL;
-	for (size_t i = 0; i < ARRAY_LEN(builtins); i++)
-		if (builtins[i].virtio_type == cfg->virtio_type)
-			b = &builtins[i];
+	const struct builtin *b = builtin_of(cfg);
 	if (!b)
 		return err_set(
 			e, ENOTSUP,
@@ -171,9 +197,25 @@ int builtin_prepare(struct launch **out, const struct device_config *cfg, const 
 	l->id = cfg->id;
 	l->isolate = true;
 	l->insecure = insecure;
-	int rc = b->open(l, cfg, e);
-	if (rc == 0)
-		rc = command_write(l, b, cfg, dir, insecure, e);
+	l->resource_planned = b->plan(l, cfg);
+	int rc = command_write(l, b, cfg, dir, insecure, e);
+	if (rc < 0)
+		launch_free(l);
+	else
+		*out = l;
+	return rc;
+}
+
+int builtin_prepare(struct launch **out, const struct device_config *cfg, const char *dir, bool insecure,
+		    struct err *e)
+{
+	const struct builtin *b = builtin_of(cfg);
+	struct launch *l;
+	int rc = builtin_plan(&l, cfg, dir, insecure, e);
+	if (rc < 0 || !b)
+		return rc;
+	rc = b->open(l, cfg, e);
+	assert(rc < 0 || l->resource_count == l->resource_planned);
 	if (rc < 0)
 		launch_free(l);
 	else

@@ -15,6 +15,9 @@ struct launch;
 
 // Opens what the program for cfg->virtio_type needs and writes its command line; it is taken from `dir` if it is
 // there, else from PATH.  *out: launch_free().  -errno with a sentence that does not name the device yet.
+// builtin_plan() opens nothing, and says what would be.
+int builtin_plan(struct launch **out, const struct device_config *cfg, const char *dir, bool insecure,
+		 struct err *e);
 int builtin_prepare(struct launch **out, const struct device_config *cfg, const char *dir, bool insecure,
 		    struct err *e);
 

@@ -38,8 +38,7 @@ enum launch_end launch_end_of(const char *const *argv)
 	return LAUNCH_NO_END;
 }
 
-// A copy of `word` with every placeholder filled in, or NULL without memory.
-static char *fill_in(const char *word)
+char *launch_word(const char *word)
 {
 	char *filled = malloc(strlen(word) * sizeof(SOCKET_PATH) + 1);
 	char *to = filled;
@@ -135,7 +134,7 @@ static int fill_words(char **words, const char *const *argv, struct err *e)
 		if (n == LAUNCH_WORDS_MAX)
 			return err_set(e, E2BIG, "start %s: more than %d words in its command", argv[0],
 				       LAUNCH_WORDS_MAX);
-		words[n] = fill_in(argv[n]);
+		words[n] = launch_word(argv[n]);
 		if (!words[n])
 			return err_sys(e, ENOMEM, "start %s", argv[0]);
 	}

@@ -24,6 +24,8 @@ struct launch {
 	const char *const *argv;	    // NULL-terminated; see above for what is replaced in it
 	int resource[LAUNCH_RESOURCES_MAX]; // follow the socket: LAUNCH_RESOURCE_FD, ...; the launch's own
 	unsigned resource_count;
+	unsigned resource_planned; // how many there are once they are open, and what each is
+	const char *resource_name;
 	bool isolate, insecure; // as in struct spawn_request
 	struct jail *jail;	// from malloc(), or NULL
 	deadline_ns deadline;	// by when one with "{socket}" listens; 0: DEADLINE_START_MS from its start
@@ -33,6 +35,8 @@ struct launch {
 enum launch_end { LAUNCH_NO_END, LAUNCH_FD, LAUNCH_LISTEN, LAUNCH_PATH };
 // How a command gets its end; of several placeholders the first kind in the order above, which is none of use.
 enum launch_end launch_end_of(const char *const *argv);
+// A word of the command as the program gets it, from malloc(), or NULL.
+char *launch_word(const char *word);
 #define LAUNCH_PATH_FOLDER "/run/vhost-user"
 
 #define LAUNCH_SOCKET_FD   3

@@ -151,7 +151,9 @@ static int shows_make(struct jail *j, const struct profile *p, const char *progr
 	struct elf_needs *needs = arena_alloc(&a, sizeof(*needs));
 	int rc = needs ? elf_needs_add(needs, &a, program, e) : err_sys(e, ENOMEM, "make a jail");
 	for (unsigned i = 0; rc == 0 && i < needs->count; i++) {
-		const struct profile_show s = { .path = needs->path[i], .kind = SHOW_BIND, .executable = true };
+		const struct profile_show s = { .path = needs->path[i],
+						.kind = SHOW_BIND,
+						.executable = true };
 		rc = show_add(j, &s, e);
 	}
 	for (unsigned i = 0; rc == 0 && i < p->show_count; i++)

@@ -10,6 +10,7 @@
 #include "vmm/base/parse.h"
 #include "vmm/base/virtio_id.h"
 #include "vmm/config.h"
+#include "vmm/explain.h"
 #include "vmm/seal.h"
 #include "vmm/signals.h"
 #include "vmm/virtio_pci.h"
@@ -30,6 +31,7 @@ enum { EXIT_GOOD = 0, EXIT_MACHINE = 1, EXIT_USAGE = 2 };
 
 static const char help[] =
 	"usage: minivmm -c FILE [--check] [--set KEY=VALUE]... [-v | -q]\n"
+	"       minivmm explain -c FILE [--set KEY=VALUE]... [-v]\n"
 	"       minivmm probe [--virtio TYPE] SOCKET\n"
 	"\n"
 	"Runs the virtual machine that FILE describes until the guest powers off.\n"
@@ -42,6 +44,8 @@ static const char help[] =
 	"  -q, --quiet          say errors only\n"
 	"      --version, --help\n"
 	"\n"
+	"explain prints what the machine would consist of: each process with its program, user, descriptors,\n"
+	"paths, limits and system calls (-v: each call's reason), each device with what it gives and costs.\n"
 	"probe asks the vhost-user back-end at SOCKET what it offers, and says what minivmm would use\n"
 	"of it as a device of TYPE (blk, net, fs, ... or a number), and what not and why.\n"
 	"\n"
@@ -55,7 +59,7 @@ static const char help[] =
 
 struct options {
 	const char *config;
-	bool check;
+	bool check, explain;
 	const char **sets;
 	unsigned set_count;
 	int loudness;
@@ -247,6 +251,27 @@ static int run_machine(const struct vm_config *config)
 	return event == VM_CRASH ? EXIT_MACHINE : EXIT_GOOD;
 }
 
+// minivmm explain: nothing is opened or started.
+static int explain(const struct vm_config *c, bool reasons)
+{
+	char dir[PATH_MAX];
+	struct arena texts = { 0 };
+	struct err e = { 0 };
+	static struct explain_device devices[CONFIG_DEVICES_MAX];
+	struct bridge_host host = { .program_dir = program_dir(dir, sizeof(dir)),
+				    .memory = c->memory,
+				    .insecure = c->insecure };
+	int rc = 0;
+	for (unsigned i = 0; i < c->device_count && rc == 0; i++)
+		rc = bridge_describe(&devices[i], &c->devices[i], &host, &texts, &e);
+	if (rc < 0)
+		log_error("%s", e.text);
+	else
+		explain_print(c, devices, c->device_count, reasons, stdout);
+	arena_free(&texts);
+	return rc < 0 ? EXIT_MACHINE : EXIT_GOOD;
+}
+
 // Whoever started us with a standard descriptor closed would have the guest's console go to whatever we open next.
 static bool standard_fds_fill(void)
 {
@@ -317,6 +342,11 @@ int main(int argc, char **argv)
 		return EXIT_MACHINE;
 	if (argc > 1 && strcmp(argv[1], "probe") == 0)
 		return probe_command(argc - 1, argv + 1);
+	if (argc > 1 && strcmp(argv[1], "explain") == 0) {
+		o.explain = true;
+		argc--;
+		argv++;
+	}
 
 	o.sets = calloc((size_t)argc + 1, sizeof(*o.sets));
 	if (!o.sets)
@@ -332,6 +362,9 @@ int main(int argc, char **argv)
 		} else if (o.check) {
 			puts("ok");
 			status = EXIT_GOOD;
+			config_free(&config);
+		} else if (o.explain) {
+			status = explain(&config, o.loudness > 0);
 			config_free(&config);
 		} else {
 			status = run_machine(&config);

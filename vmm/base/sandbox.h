@@ -110,7 +110,7 @@ int sandbox_enter_root(const char **step);
 // What to do about a host that refused a user name space with `error`: half a sentence.
 const char *sandbox_mend(int error);
 
-// The whole table, a row a line, as text fields with a tab between: call, condition ("-" or "arg1 & 0xffffffff == 0x1277"), "rare"
+// The whole table, a row a line, as text fields with a tab between: call, condition ("-", "refused" or "arg1 & 0xffffffff == 0x1277"), "rare"
 // or "-", reason; each row after `prefix`.  Behind `--print-syscalls` of device programs.
 void sandbox_print(const struct sandbox_spec *s, const char *prefix, FILE *out);
 

@@ -120,7 +120,8 @@ static void rules_print(const struct sandbox_rule *rules, size_t count, const ch
 {
 	for (size_t i = 0; i < count; i++) {
 		const struct sandbox_rule *r = &rules[i];
-		char condition[64] = "-";
+		char condition[64];
+		snprintf(condition, sizeof(condition), "%s", r->refuse ? "refused" : "-");
 		if (r->arg >= 0)
 			snprintf(condition, sizeof(condition), "arg%d & %#" PRIx64 " == %#" PRIx64, r->arg,
 				 r->mask, r->value);

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What a device would be, for `minivmm explain`: the launches that bridges.c would start, told instead.
+#include "bridges/bridges.h"
+#include "bridges/builtin.h"
+#include "bridges/foreign.h"
+#include "bridges/launch.h"
+#include "vmm/base/fd.h"
+#include "vmm/explain.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *say_again(const struct device_config *cfg, bool *needs_spawner, struct arena *a)
+{
+	static const char *const programs[] = {
+		[RESTART_ALWAYS] = "started again, always, at growing intervals up to 60 s",
+		[RESTART_ON_FAILURE] = "started again after a failure, at growing intervals up to 60 s",
+		[RESTART_NEVER] = "stays dead (restart = \"never\")",
+	};
+	if (!cfg->socket && !cfg->listen) {
+		*needs_spawner = cfg->restart != RESTART_NEVER;
+		return programs[cfg->restart];
+	}
+	if (cfg->reconnect_ms == CONFIG_NEVER || (cfg->socket && fd_is_reference(cfg->socket)))
+		return "stays dead";
+	*needs_spawner = cfg->socket != NULL;
+	return cfg->reconnect_ms ? arena_printf(a, "connected again within %lld s",
+						(long long)(cfg->reconnect_ms / 1000))
+				 : "connected again whenever it comes back";
+}
+
+static const char *say_socket(enum launch_end end, struct arena *a)
+{
+	switch (end) {
+	case LAUNCH_LISTEN:
+		return "a listening Unix socket, to which minivmm is connected";
+	case LAUNCH_PATH:
+		return arena_printf(a, "/dev/null; it listens in %s itself", LAUNCH_PATH_FOLDER);
+	case LAUNCH_FD:
+	case LAUNCH_NO_END:
+		break;
+	}
+	return "a Unix socket, connected to minivmm";
+}
+
+static int describe_launch(struct explain_device *d, const struct launch *l, struct arena *a, struct err *e)
+{
+	char path[PATH_MAX];
+	size_t words = 0;
+	int rc = spawn_find_program(l->program, path, sizeof(path), e);
+	if (rc < 0)
+		return rc;
+	while (l->argv[words])
+		words++;
+	const char **argv = arena_alloc(a, (words + 1) * sizeof(*argv));
+	for (size_t i = 0; argv && i < words; i++) {
+		char *word = launch_word(l->argv[i]);
+		argv[i] = word ? arena_copy(a, word, strlen(word)) : NULL;
+		free(word);
+	}
+	d->argv = argv;
+	d->program = arena_copy(a, path, strlen(path));
+	d->peer = d->program;
+	d->isolated = l->isolate;
+	d->fd[d->fd_count++] = say_socket(launch_end_of(l->argv), a);
+	for (unsigned i = 0; i < l->resource_planned; i++)
+		d->fd[d->fd_count++] = l->resource_name;
+	return argv && d->program ? 0 : err_sys(e, ENOMEM, "explain");
+}
+
+int bridge_describe(struct explain_device *d, const struct device_config *cfg, const struct bridge_host *host,
+		    struct arena *a, struct err *e)
+{
+	*d = (struct explain_device){ .cfg = cfg, .interface = "vhost-user" };
+	struct launch *l = NULL;
+	int rc = 0;
+	d->again = say_again(cfg, &d->needs_spawner, a);
+	d->peer = cfg->listen ? arena_printf(a, "whoever connects to %s", cfg->listen) : cfg->socket;
+	if (cfg->via == VIA_BUILTIN) {
+		d->own = true;
+		rc = builtin_plan(&l, cfg, host->program_dir, host->insecure, e);
+	} else if (cfg->exec) {
+		d->profile = arena_alloc(a, sizeof(*d->profile));
+		rc = d->profile ? foreign_prepare(&l, d->profile, a, cfg, host->memory, host->insecure, e)
+				: err_sys(e, ENOMEM, "explain");
+	}
+	if (rc == 0 && l)
+		rc = describe_launch(d, l, a, e);
+	if (rc == 0 && l && l->jail) {
+		d->jail = arena_alloc(a, sizeof(*d->jail));
+		if (d->jail)
+			*d->jail = *l->jail;
+	}
+	launch_free(l);
+	if (rc < 0)
+		err_prefix(e, "%s", cfg->id);
+	return rc;
+}
