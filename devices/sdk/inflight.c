@@ -9,6 +9,18 @@
 _Static_assert(sizeof(struct inflight_desc) == 16, "inflight descriptor");
 _Static_assert(offsetof(struct inflight_region, desc) == 16, "inflight region");
 
+struct taken {
+	bool inflight;
+	uint64_t counter;
+};
+
+static struct taken taken_at(const struct inflight *f, unsigned i)
+{
+	if (f->packed)
+		return (struct taken){ f->packed->desc[i].inflight == 1, f->packed->desc[i].counter };
+	return (struct taken){ f->region->desc[i].inflight == 1, f->region->desc[i].counter };
+}
+
 // The compiler may not move writes across: who is killed between two of them must leave them in order.
 static void barrier(void)
 {
@@ -58,9 +70,9 @@ int inflight_redo(struct inflight *f)
 	int best = -1;
 	uint64_t lowest = UINT64_MAX;
 	for (unsigned i = 0; i < f->size && f->redo; i++) {
-		uint64_t counter = f->region->desc[i].counter;
-		if (f->region->desc[i].inflight == 1 && counter > f->redone && counter < lowest) {
-			lowest = counter;
+		struct taken t = taken_at(f, i);
+		if (t.inflight && t.counter > f->redone && t.counter < lowest) {
+			lowest = t.counter;
 			best = (int)i;
 		}
 	}
@@ -71,7 +83,7 @@ int inflight_redo(struct inflight *f)
 
 void inflight_redo_later(struct inflight *f, uint16_t head)
 {
-	f->redone = f->region->desc[head].counter - 1;
+	f->redone = taken_at(f, head).counter - 1;
 	f->redo++;
 }
 

@@ -370,8 +370,11 @@ static int device_run(struct vdev *d, const struct settings *s, int sock, const 
 	d->queues = calloc(MAX(d->queue_count, 1), sizeof(*d->queues));
 	if (!d->queues)
 		return err_sys(e, ENOMEM, "queues");
-	for (unsigned i = 0; i < d->queue_count; i++)
-		d->queues[i] = (struct vq){ .index = (uint16_t)i, .call_fd = -1, .err_fd = -1 };
+	for (unsigned i = 0; i < d->queue_count; i++) {
+		struct vq *q = &d->queues[i]; // the rest is zeros already, and most of it is never touched
+		q->index = (uint16_t)i;
+		q->call_fd = q->err_fd = -1;
+	}
 
 	struct stopper st = { .source = { .fd = signalfd(-1, stops, SFD_CLOEXEC | SFD_NONBLOCK),
 					  .ready = stop_asked } };

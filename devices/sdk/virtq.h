@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// A virtqueue from the device's side (virtio 1.2 §2.7, split rings).
+// A virtqueue from the device's side: split rings (virtio 1.2 §2.7) and packed ones (§2.8).
 //
 // Set up and torn down by the carrier; a device calls vq_pop(), vq_push(), vq_publish() and the two notification calls, and nothing of
 // it shows the ring's format.  Everything the driver wrote is copied once and checked before it is used; a driver
@@ -16,7 +16,25 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define VQ_SIZE_MAX 1024
+#define VQ_SIZE_MAX INFLIGHT_SIZE_MAX
+
+// What every device on this can offer: the rules of these are kept here, not by devices.
+#define VQ_FEATURES                                                                            \
+	(UINT64_C(1) << 28 /* INDIRECT_DESC */ | UINT64_C(1) << 29 /* EVENT_IDX */ |           \
+	 UINT64_C(1) << 32 /* VERSION_1 */ | UINT64_C(1) << 34 /* RING_PACKED */ |             \
+	 UINT64_C(1) << 40 /* RING_RESET */)
+// For a device that gives requests back in the order in which it took them.
+#define VQ_FEATURE_IN_ORDER (UINT64_C(1) << 35)
+
+// A request that was taken from a packed ring; the driver's name for it need not be unique nor small.
+struct vq_slot {
+	uint16_t id;
+	uint16_t count;		    // descriptors that it takes up
+	uint16_t next;		    // free slot, or the request given back after this one
+	uint16_t log_head, log_end; // its first and last entry in the record
+	bool read_only;		    // nothing of it is writable
+	uint32_t len;
+};
 
 struct dirty_log; // dirty.h
 
@@ -26,41 +44,60 @@ struct vq {
 	bool running; // the pointers below are good
 	bool enabled; // the front-end wants it served
 	bool failed;  // the driver broke the rules
-	bool event_idx, indirect;
+	bool packed, event_idx, indirect, in_order;
 	bool notify_on; // the driver was asked to kick
+	bool resumed;	// it was in use before it was started here
 	struct guest_mem *mem;
-	const struct vring_desc *desc;
-	struct vring_avail *avail;
-	struct vring_used *used;
-	uint16_t next_avail; // the next avail entry to take
+	union {
+		struct { // split
+			const struct vring_desc *desc;
+			struct vring_avail *avail;
+			struct vring_used *used;
+		};
+		struct { // packed; the events are the two halves of struct vring_packed_desc_event
+			struct vring_packed_desc *ring;
+			uint32_t *driver_event, *device_event;
+		};
+	};
+	uint16_t next_avail; // the next avail entry to take; packed: a place in the ring, below `size`
+	uint16_t next_used;  // the next used entry to write; likewise
+	unsigned in_flight;  // popped and not yet pushed
+	// Split only.
 	uint16_t seen_avail; // avail.idx as last read
-	uint16_t next_used;  // the next used entry to write
 	uint16_t published;  // used.idx as the driver sees it
 	uint16_t signalled;  // used.idx when the driver was last considered for an interrupt
-	unsigned in_flight;  // popped and not yet pushed
+	// Packed only.
+	bool avail_wrap, used_wrap;	   // the wrap counters that belong to next_avail and next_used
+	uint16_t taken;			   // descriptors between next_used and next_avail
+	uint16_t slot_free, slot_fresh;	   // a list, and the first that was never used
+	uint16_t given_first, given_last;  // what was pushed and not yet published
 	struct inflight log; // what is in flight, if the front-end wants that recorded
 	struct dirty_log *dirty;   // notes what is written to guest memory, or NULL; the carrier's, like the next
 	uint64_t dirty_used_gpa;   // where the used ring lies in that log, UINT64_MAX: it is not noted
 	int call_fd, err_fd; // eventfds or -1; the carrier's
 	void (*on_fail)(struct vq *q);
 	void *carrier; // the carrier's own
+	struct vq_slot slot[VQ_SIZE_MAX];
 };
 
 // Where the ring lies: addresses in the GUEST_USER space.
 struct vq_place {
 	uint16_t size;
-	uint16_t base; // first avail entry to take
-	uint64_t desc, avail, used;
+	uint32_t base;		    // where to begin, as vq_stop() says it
+	uint64_t desc, avail, used; // packed: the ring, the driver's and the device's event suppression
 	struct inflight_region *log; // of a queue of log_size entries; NULL: nothing is recorded
 	uint16_t log_size;
 };
 
 // A request.  iov[0 .. readable) is for reading, iov[readable .. readable + writable) for writing.
 struct vq_chain {
-	uint16_t head;
+	uint16_t head; // what vq_push() wants to know
 	unsigned readable, writable;
 	uint64_t readable_len, writable_len;
 };
+
+// Whether a queue may be of that size with these features.
+bool vq_size_valid(uint32_t size, uint64_t features);
 
 // Checks the place against guest memory and begins.  `features` are the negotiated ones.  0 or -errno, the queue then as before.
 int vq_start(struct vq *q, struct guest_mem *mem, const struct vq_place *at, uint64_t features);
@@ -68,8 +105,9 @@ int vq_start(struct vq *q, struct guest_mem *mem, const struct vq_place *at, uin
 // Looks the ring up again after guest memory changed.  -EFAULT if it is gone; the queue is then stopped.
 int vq_relocate(struct vq *q, const struct vq_place *at);
 
-// The ring's memory is not touched after this.  Returns the next avail index that would have been taken.
-uint16_t vq_stop(struct vq *q);
+// The ring's memory is not touched after this.  Returns where to go on: the next avail index that would have been taken; packed:
+// the places (bits 0-14 and 16-30) and wrap counters (15 and 31) of the next descriptor to take and to use.
+uint32_t vq_stop(struct vq *q);
 
 // Takes the next request.  1 and *c filled, 0 if there is none, -EPROTO if the queue is (now) failed.
 int vq_pop(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned iov_max);
@@ -88,7 +126,7 @@ void vq_publish(struct vq *q);
 bool vq_notify_enable(struct vq *q);
 void vq_notify_disable(struct vq *q);
 
-// True if vq_pop() would find something; reads one index.
+// True if vq_pop() would find something; reads one index or descriptor.
 bool vq_has_more(struct vq *q);
 
 // The driver broke a rule: says so once, signals err_fd, and stops the queue for good (until vq_stop()).
