@@ -309,8 +309,7 @@ int vblk_init(struct vblk *b, struct vdev *d, uint16_t queue_count, uint16_t que
 	};
 	d->config = &b->config;
 	d->config_len = sizeof(b->config);
-	d->features = BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
-		      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) |
+	d->features = VQ_FEATURES | BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_BLK_SIZE) |
 		      BIT(VIRTIO_BLK_F_TOPOLOGY) | BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE) |
 		      BIT(VIRTIO_BLK_F_MQ);
 	d->features |= img->readonly ? BIT(VIRTIO_BLK_F_RO)

@@ -180,7 +180,7 @@ static bool message_read(const struct iovec *iov, const struct vq_chain *c, stru
 // A driver that has used this queue before was set up with another process of ours and will not say again what it has said.
 static void resume(struct vcon *c, const struct vq *q)
 {
-	for (unsigned i = 0; i < c->port_count && q->next_avail != 0; i++) {
+	for (unsigned i = 0; i < c->port_count && q->resumed; i++) {
 		c->port[i].ready = c->port[i].open = true;
 		tell(&c->port[i], TELL_OPEN);
 		vcon_port_again(&c->port[i]);
@@ -332,8 +332,7 @@ int vcon_init(struct vcon *c, struct vdev *d, struct err *e)
 	d->queue_count = (uint16_t)(2 * c->port_count + 2);
 	d->queue_size_max = VQ_SIZE_MAX;
 	d->fds_needed = 8 * c->port_count; // its own, and a client's two
-	d->features = BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
-		      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_CONSOLE_F_MULTIPORT) |
+	d->features = VQ_FEATURES | VQ_FEATURE_IN_ORDER | BIT(VIRTIO_CONSOLE_F_MULTIPORT) |
 		      (c->port[0].terminal ? BIT(VIRTIO_CONSOLE_F_SIZE) : 0);
 	return 0;
 }

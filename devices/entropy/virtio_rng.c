@@ -89,8 +89,7 @@ static void period_ends(struct loop_source *s, uint32_t events)
 int vrng_init(struct vrng *r, struct vdev *d, uint64_t rate, struct err *e)
 {
 	*r = (struct vrng){ .d = d, .rate = rate, .timer = { .fd = -1, .ready = period_ends } };
-	d->features = (UINT64_C(1) << VIRTIO_F_VERSION_1) | (UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC) |
-		      (UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX);
+	d->features = VQ_FEATURES | VQ_FEATURE_IN_ORDER;
 	uint8_t probe;
 	if (getrandom(&probe, sizeof(probe), 0) != sizeof(probe)) // waits, if the host has only just started
 		return err_sys(e, errno, "getrandom");

@@ -280,8 +280,7 @@ int vnet_init(struct vnet *n, struct vdev *d, const struct vnet_options *o, stru
 	d->config = &n->config;
 	d->config_len = CONFIG_LEN;
 	d->queue_count = (uint16_t)(2 * n->pairs_max + 1);
-	d->features = NET_BIT(VIRTIO_F_VERSION_1) | NET_BIT(VIRTIO_RING_F_INDIRECT_DESC) |
-		      NET_BIT(VIRTIO_RING_F_EVENT_IDX) | NET_BIT(VIRTIO_NET_F_MAC) |
+	d->features = VQ_FEATURES | VQ_FEATURE_IN_ORDER | NET_BIT(VIRTIO_NET_F_MAC) |
 		      NET_BIT(VIRTIO_NET_F_STATUS) | NET_BIT(VIRTIO_NET_F_MRG_RXBUF) |
 		      NET_BIT(VIRTIO_NET_F_CTRL_VQ) | NET_BIT(VIRTIO_NET_F_CTRL_RX) |
 		      NET_BIT(VIRTIO_NET_F_CTRL_RX_EXTRA) | NET_BIT(VIRTIO_NET_F_CTRL_MAC_ADDR) |

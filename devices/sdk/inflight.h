@@ -9,6 +9,7 @@
 
 #include <linux/virtio_ring.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define INFLIGHT_SIZE_MAX 1024 // entries of a queue

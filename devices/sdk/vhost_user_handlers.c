@@ -128,7 +128,7 @@ static int on_set_vring_num(struct server *s, struct request *rq)
 {
 	struct ring *r = vu_ring(s, rq->p.state.index);
 	uint32_t n = rq->p.state.num;
-	if (!r || n > s->d->queue_size_max || !is_power_of_two(n))
+	if (!r || n > s->d->queue_size_max || !vq_size_valid(n, s->features))
 		return -EINVAL;
 	if (r->vq->running)
 		return r->at.size == n ? 0 : -EBUSY;
@@ -162,11 +162,11 @@ static int on_set_vring_addr(struct server *s, struct request *rq)
 static int on_set_vring_base(struct server *s, struct request *rq)
 {
 	struct ring *r = vu_ring(s, rq->p.state.index);
-	if (!r || rq->p.state.num > UINT16_MAX)
+	if (!r || (!vu_packed(s) && rq->p.state.num > UINT16_MAX))
 		return -EINVAL;
 	if (r->vq->running)
 		return -EBUSY;
-	r->at.base = (uint16_t)rq->p.state.num;
+	r->at.base = rq->p.state.num;
 	return 0;
 }
 
@@ -312,7 +312,7 @@ static int on_get_inflight_fd(struct server *s, struct request *rq)
 	struct vhost_user_inflight *i = &rq->p.inflight;
 	if (i->queue_count == 0 || i->queue_count > s->d->queue_count || i->queue_size > s->d->queue_size_max)
 		return -EINVAL;
-	uint64_t len = i->queue_count * inflight_region_len(i->queue_size);
+	uint64_t len = i->queue_count * inflight_region_len(i->queue_size, vu_packed(s));
 	rq->reply_fd = memfd_create("inflight", MFD_CLOEXEC);
 	if (rq->reply_fd < 0 || ftruncate(rq->reply_fd, (off_t)len) < 0)
 		return -errno;
@@ -335,7 +335,7 @@ static int on_set_inflight_fd(struct server *s, struct request *rq)
 {
 	const struct vhost_user_inflight *in = &rq->p.inflight;
 	struct stat st;
-	uint64_t region_len = inflight_region_len(in->queue_size), len = in->queue_count * region_len;
+	uint64_t region_len = inflight_region_len(in->queue_size, vu_packed(s)), len = in->queue_count * region_len;
 	for (unsigned i = 0; i < s->d->queue_count; i++)
 		if (s->ring[i].vq->running)
 			return -EBUSY;

@@ -77,6 +77,12 @@ struct server {
 	struct ring ring[];
 };
 
+// The front-end took packed rings; it is to say so before anything whose layout depends on it.
+static inline bool vu_packed(const struct server *s)
+{
+	return s->features & VQ_FEATURE_PACKED;
+}
+
 // ---- vhost_user_ring.c ------------------------------------------------------------------------------------------
 
 // NULL if the device has no such queue.

@@ -34,7 +34,7 @@ int vu_ring_start(struct ring *r)
 	if (!needs_enable(s))
 		r->vq->enabled = true;
 	r->kicked = false;
-	log_debug("queue %u runs: %u entries from %u", r->vq->index, r->at.size, r->at.base);
+	log_debug("queue %u runs: %u entries from %#x", r->vq->index, r->at.size, r->at.base);
 	vu_channel_flush(s); // what it had to keep to itself while suspended
 	return 0;
 }

@@ -5,16 +5,9 @@
 #include "vmm/base/log.h"
 
 #include <errno.h>
-#include <linux/virtio_config.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-
-_Static_assert(VQ_FEATURES == (UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC | UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX |
-			       UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_F_RING_PACKED |
-			       UINT64_C(1) << VIRTIO_F_RING_RESET),
-	       "feature bits");
-_Static_assert(VQ_FEATURE_IN_ORDER == UINT64_C(1) << VIRTIO_F_IN_ORDER, "feature bits");
 
 // ---- for the ring formats ---------------------------------------------------------------------------------------
 

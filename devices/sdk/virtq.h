@@ -11,6 +11,7 @@
 #include "devices/sdk/guest_mem.h"
 #include "devices/sdk/inflight.h"
 
+#include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -18,13 +19,13 @@
 
 #define VQ_SIZE_MAX INFLIGHT_SIZE_MAX
 
+#define VQ_FEATURE_PACKED (UINT64_C(1) << VIRTIO_F_RING_PACKED)
 // What every device on this can offer: the rules of these are kept here, not by devices.
-#define VQ_FEATURES                                                                            \
-	(UINT64_C(1) << 28 /* INDIRECT_DESC */ | UINT64_C(1) << 29 /* EVENT_IDX */ |           \
-	 UINT64_C(1) << 32 /* VERSION_1 */ | UINT64_C(1) << 34 /* RING_PACKED */ |             \
-	 UINT64_C(1) << 40 /* RING_RESET */)
+#define VQ_FEATURES                                                                                  \
+	(UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC | UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX |       \
+	 UINT64_C(1) << VIRTIO_F_VERSION_1 | VQ_FEATURE_PACKED | UINT64_C(1) << VIRTIO_F_RING_RESET)
 // For a device that gives requests back in the order in which it took them.
-#define VQ_FEATURE_IN_ORDER (UINT64_C(1) << 35)
+#define VQ_FEATURE_IN_ORDER (UINT64_C(1) << VIRTIO_F_IN_ORDER)
 
 // A request that was taken from a packed ring; the driver's name for it need not be unique nor small.
 struct vq_slot {

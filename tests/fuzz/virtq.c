@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// A virtqueue over guest memory that is the input: whatever lies there, every piece of a request is guest memory, and the
-// walk ends.  The first byte chooses the features, the rest is memory from address 0.
+// A virtqueue of either layout over guest memory that is the input: whatever lies there, every piece of a request is guest memory, and
+// the walk ends.  The first byte chooses the features and whether there is a record of what is in flight, which lies in that memory, too;
+// the rest is memory from address 0.
 #include "devices/sdk/virtq.h"
 #include "tests/fuzz/disk.h"
 #include "vmm/base/log.h"
@@ -10,6 +11,15 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define IOVECS 16
+#define RECORD 512u // offset in guest memory
+
+#define CHOOSE_RING    3u // INDIRECT_DESC, EVENT_IDX
+#define CHOOSE_WRITE   4u
+#define CHOOSE_SINGLY  8u
+#define CHOOSE_PACKED  16u
+#define CHOOSE_ORDER   32u
+#define CHOOSE_RECORD  64u
+#define CHOOSE_UNPOP   128u
 
 static void check_pieces(const struct guest_mem *m, const struct vq_chain *c, const struct iovec *iov)
 {
@@ -27,10 +37,10 @@ static void check_pieces(const struct guest_mem *m, const struct vq_chain *c, co
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct disk k;
-	static const struct vq_place place = { .size = GUEST_QUEUE,
-					       .desc = GUEST_UVA,
-					       .avail = GUEST_UVA + GUEST_AVAIL,
-					       .used = GUEST_UVA + GUEST_USED };
+	struct vq_place place = { .size = GUEST_QUEUE,
+				  .desc = GUEST_UVA,
+				  .avail = GUEST_UVA + GUEST_AVAIL,
+				  .used = GUEST_UVA + GUEST_USED };
 	if (!k.ram) {
 		log_init("fuzz", LOG_ERROR);
 		disk_open(&k);
@@ -41,22 +51,34 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	disk_fresh(&k, data + 1, size - 1);
 	struct vq *q = &k.q[0];
-	uint64_t features = (uint64_t)(data[0] & 3) << VIRTIO_RING_F_INDIRECT_DESC;
+	uint64_t features = (uint64_t)(data[0] & CHOOSE_RING) << VIRTIO_RING_F_INDIRECT_DESC;
+	if (data[0] & CHOOSE_PACKED) {
+		features |= VQ_FEATURE_PACKED;
+		place.base = 0x80008000;
+	}
+	if (data[0] & CHOOSE_ORDER)
+		features |= VQ_FEATURE_IN_ORDER;
+	if (data[0] & CHOOSE_RECORD) {
+		place.log = (struct inflight_region *)(void *)(k.ram + RECORD);
+		place.log_size = GUEST_QUEUE;
+	}
 	disk_must(vq_start(q, &k.d.mem, &place, features) == 0, "vq_start");
-	unsigned taken = 0;
 	for (unsigned i = 0; i < 64; i++) {
 		struct vq_chain c;
 		struct iovec iov[IOVECS];
 		vq_notify_disable(q);
 		if (vq_pop(q, &c, iov, IOVECS) <= 0)
 			break;
-		disk_must(++taken <= 64 && c.head < GUEST_QUEUE && c.readable + c.writable <= IOVECS,
+		disk_must(c.head < GUEST_QUEUE && c.readable + c.writable <= IOVECS,
 			  "a chain too long");
 		check_pieces(&k.d.mem, &c, iov);
-		if (data[0] & 4 && c.writable) // the device's own writes may hit the rings
+		if (data[0] & CHOOSE_WRITE && c.writable) // the device's own writes may hit the rings
 			memset(iov[c.readable].iov_base, data[0], iov[c.readable].iov_len);
-		vq_push(q, c.head, 1);
-		if (data[0] & 8)
+		if (data[0] & CHOOSE_UNPOP && i % 4 == 3)
+			vq_unpop(q, &c);
+		else
+			vq_push(q, c.head, 1);
+		if (data[0] & CHOOSE_SINGLY)
 			vq_publish(q);
 		vq_notify_enable(q);
 	}
