@@ -20,13 +20,17 @@ struct mem_table; // vmm/memmap.h
 // A virtqueue as the driver set it up; every address was checked against guest RAM (virtio 1.2 §4.1.4.3).
 struct vring_cfg {
 	uint16_t size;
-	uint16_t base; // first avail index to serve
+	uint32_t base; // where to begin: the first avail index to serve; packed ring: VRING_BASE_PACKED, or as queue_stop() said
 	uint64_t desc_gpa;
 	uint64_t avail_gpa; // packed ring: driver event suppression
 	uint64_t used_gpa;  // packed ring: device event suppression
 	int kick_fd;	    // eventfd that a doorbell signals; stays the caller's
 	int call_fd;	    // eventfd that interrupts the guest, or -1 for none; stays the caller's
 };
+
+// Packed rings begin with both wrap counters 1: bits 0-14 are the place of the next descriptor to take, bit 15 its wrap counter,
+// 16-30 and 31 those of the next one to use.
+#define VRING_BASE_PACKED UINT32_C(0x80008000)
 
 struct backend_ops {
 	const char *kind; // "vhost-user", for log lines
@@ -41,8 +45,8 @@ struct backend_ops {
 	// Guest RAM; before the first queue_start, and again whenever it changes.
 	int (*memory)(struct backend *b, const struct mem_table *t);
 	int (*queue_start)(struct backend *b, unsigned q, const struct vring_cfg *cfg);
-	// No access to the queue's memory after this.  *base: the next avail index it would have served.
-	int (*queue_stop)(struct backend *b, unsigned q, uint16_t *base);
+	// No access to the queue's memory after this.  *base: where it would have gone on, as in struct vring_cfg.
+	int (*queue_stop)(struct backend *b, unsigned q, uint32_t *base);
 	// All queues are set up (true), or the device is being reset and all are stopped (false).
 	int (*run)(struct backend *b, bool on);
 	// Ends the connection and frees the back-end.  Never fails; good on a dead one.

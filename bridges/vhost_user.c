@@ -7,6 +7,7 @@
 #include "vmm/spawn.h"
 
 #include <errno.h>
+#include <linux/virtio_config.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -89,7 +90,10 @@ int vu_do_negotiate(struct vhost_user *vu, deadline_ns deadline)
 		tell_u64(&x, VHOST_USER_SET_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER);
 	}
 	// Bit 30 is what makes rings start disabled and SET_VRING_ENABLE meaningful.
-	order_u64(&x, VHOST_USER_SET_FEATURES, vu->features | UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES);
+	// ACCESS_PLATFORM would tell the back-end to ask for each address; without an IOMMU there is nothing to ask for.
+	order_u64(&x, VHOST_USER_SET_FEATURES,
+		  (vu->features & ~(UINT64_C(1) << VIRTIO_F_ACCESS_PLATFORM)) |
+			  UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES);
 	if (status) {
 		tell_u64(&x, VHOST_USER_SET_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK);
 		vu_ask(&x, VHOST_USER_GET_STATUS, NULL, 0);
@@ -337,7 +341,7 @@ static bool any_started(const struct vhost_user *vu)
 	return false;
 }
 
-static int op_queue_stop(struct backend *b, unsigned q, uint16_t *base)
+static int op_queue_stop(struct backend *b, unsigned q, uint32_t *base)
 {
 	struct vhost_user *vu = vu_of(b);
 	int rc = op_begin_live(vu) ? 0 : -EPIPE;

@@ -306,7 +306,7 @@ static int replay_queues(struct vhost_user *vu, deadline_ns deadline)
 		return rc;
 	for (unsigned pass = 0; pass < 2; pass++)
 		for (unsigned q = 0; rc == 0 && q < vu->backend.queue_count; q++) {
-			uint16_t base;
+			uint32_t base;
 			if (!vu->ring[q].started)
 				continue;
 			// A record that is new knows no more than the ring.
@@ -314,7 +314,7 @@ static int replay_queues(struct vhost_user *vu, deadline_ns deadline)
 			vu->inflight.fd = recorded ? fd : -1;
 			const bool known = vu_queue_base(vu, q, &base);
 			vu->inflight.fd = fd;
-			vu->ring[q].used_at_start = base;
+			vu->ring[q].used_at_start = vu_used_index(vu, q);
 			rc = !known ? 1 : pass ? vu_do_queue_start(vu, q, base, deadline) : 0;
 		}
 	return rc;

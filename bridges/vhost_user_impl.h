@@ -121,17 +121,17 @@ uint16_t vu_find_config(struct vu_exchange *x, uint8_t *config);
 
 // ---- vhost_user_queue.c: the same for queues
 
-int vu_do_queue_start(struct vhost_user *vu, unsigned q, uint16_t base, deadline_ns deadline);
-int vu_do_queue_stop(struct vhost_user *vu, unsigned q, uint16_t *base, deadline_ns deadline);
+int vu_do_queue_start(struct vhost_user *vu, unsigned q, uint32_t base, deadline_ns deadline);
+int vu_do_queue_stop(struct vhost_user *vu, unsigned q, uint32_t *base, deadline_ns deadline);
 void vu_send_enable(struct vu_exchange *x, unsigned q, bool on);
 // Before the first queue of a start: has the back-end make a record, or shows it the one that is there.
 int vu_do_inflight(struct vhost_user *vu, deadline_ns deadline);
 void vu_inflight_drop(struct vhost_user *vu);
-// The used index of a started queue as the guest sees it.
+// The used index of a started queue as the guest sees it; 0 of a packed ring, which has none.
 uint16_t vu_used_index(const struct vhost_user *vu, unsigned q);
 // From where a back-end that knows nothing of what was before can go on with a started queue: true and *base; false
 // where requests may have been under way and nobody knows which.
-bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint16_t *base);
+bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint32_t *base);
 
 // ---- vhost_user_open.c
 

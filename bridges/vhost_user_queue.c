@@ -9,11 +9,14 @@
 #include "vmm/base/log.h"
 
 #include <errno.h>
+#include <linux/virtio_config.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#define VIRTIO_F_RING_PACKED (UINT64_C(1) << 34)
-#define VIRTIO_F_IN_ORDER    (UINT64_C(1) << 35)
+static bool is_packed(const struct vhost_user *vu)
+{
+	return vu->features >> VIRTIO_F_RING_PACKED & 1;
+}
 
 static void send_event_fd(struct vu_exchange *x, uint32_t request, unsigned q, int fd, bool must_succeed)
 {
@@ -33,7 +36,7 @@ void vu_send_enable(struct vu_exchange *x, unsigned q, bool on)
 		vu_tell(x, VHOST_USER_SET_VRING_ENABLE, &s, sizeof(s), -1);
 }
 
-int vu_do_queue_stop(struct vhost_user *vu, unsigned q, uint16_t *base, deadline_ns deadline)
+int vu_do_queue_stop(struct vhost_user *vu, unsigned q, uint32_t *base, deadline_ns deadline)
 {
 	struct vhost_user_vring_state s = { .index = q };
 	struct vu_exchange x;
@@ -45,11 +48,11 @@ int vu_do_queue_stop(struct vhost_user *vu, unsigned q, uint16_t *base, deadline
 	if (x.rc == 0 && s.index != q)
 		vu_broken(&x, "broke the protocol (answer to GET_VRING_BASE: another queue)");
 	if (x.rc == 0)
-		*base = (uint16_t)s.num; // of a split ring; the rest is noise
+		*base = is_packed(vu) ? s.num : (uint16_t)s.num; // of a split ring the rest is noise
 	return vu_end(&x);
 }
 
-int vu_do_queue_start(struct vhost_user *vu, unsigned q, uint16_t first, deadline_ns deadline)
+int vu_do_queue_start(struct vhost_user *vu, unsigned q, uint32_t first, deadline_ns deadline)
 {
 	const struct vring_cfg *cfg = &vu->ring[q].cfg;
 	const struct vhost_user_vring_state num = { .index = q, .num = cfg->size };
@@ -75,7 +78,7 @@ int vu_do_queue_start(struct vhost_user *vu, unsigned q, uint16_t first, deadlin
 	int rc = vu_end(&x);
 	if (rc < 0 && rc != -EPIPE) {
 		// It refused a part of the ring and may have taken the rest: nothing of it is to stay in use.
-		uint16_t unused;
+		uint32_t unused;
 		vu_do_queue_stop(vu, q, &unused, deadline);
 	}
 	return rc;
@@ -90,26 +93,21 @@ static uint16_t ring_index(const struct vhost_user *vu, uint64_t gpa)
 	return ring ? __atomic_load_n(ring + 1, __ATOMIC_ACQUIRE) : 0;
 }
 
-static bool is_packed(const struct vhost_user *vu)
-{
-	return vu->features & VIRTIO_F_RING_PACKED;
-}
-
 uint16_t vu_used_index(const struct vhost_user *vu, unsigned q)
 {
 	return is_packed(vu) ? 0 : ring_index(vu, vu->ring[q].cfg.used_gpa);
 }
 
-bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint16_t *base)
+bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint32_t *base)
 {
 	const uint16_t used = vu_used_index(vu, q);
 	*base = vu->ring[q].cfg.base;
 	if (!vu->ring[q].served)
 		return true;
-	*base = used;
 	if (is_packed(vu))
-		return false; // memory does not tell where the device was
-	if (vu->inflight.fd >= 0 || (vu->features & VIRTIO_F_IN_ORDER) || (vu->type && vu->type->keeps_order))
+		return vu->inflight.fd >= 0; // the record tells where the device was, memory does not
+	*base = used;
+	if (vu->inflight.fd >= 0 || (vu->features >> VIRTIO_F_IN_ORDER & 1) || (vu->type && vu->type->keeps_order))
 		return true;
 	return used == ring_index(vu, vu->ring[q].cfg.avail_gpa);
 }

@@ -46,7 +46,7 @@ static uint64_t queue_register_read(struct virtio_pci *vp, uint64_t offset, unsi
 			return q->enabled;
 		case VC_QUEUE_NOTIFY_OFF:
 			return vp->queue_select;
-		default:
+		default: // queue_reset among them: when a write to it returns the queue has been reset
 			return 0;
 		}
 	const uint64_t *address = queue_address(q, offset, size, &shift);
@@ -87,16 +87,23 @@ static uint16_t vector_checked(const struct virtio_pci *vp, uint64_t val)
 	return val < vp->msix.count ? (uint16_t)val : MSIX_NO_VECTOR;
 }
 
-// Queue registers: only while the driver sets up, and only until the queue is enabled.
+// Queue registers: only while the driver sets up, the device or a queue that it has reset, and only until the queue is enabled.
 static void queue_register_write(struct virtio_pci *vp, uint64_t offset, unsigned size, uint64_t val)
 {
 	struct vp_queue *q = selected_queue(vp);
 	unsigned shift;
-	if (!q || q->enabled || vp->state != VP_CONFIG)
+	if (!q || (vp->state != VP_CONFIG && vp->state != VP_RUNNING))
+		return;
+	if (REG(offset, size) == REG(VC_QUEUE_RESET, 2)) {
+		if (val == 1 && q->enabled && (vp->taken & VF_RING_RESET))
+			vp_queue_reset(vp, vp->queue_select);
+		return;
+	}
+	if (q->enabled || (vp->state == VP_RUNNING && !q->reset))
 		return;
 	switch (REG(offset, size)) {
 	case REG(VC_QUEUE_SIZE, 2):
-		if (is_power_of_two(val) && val <= vp->backend->queue_size_max)
+		if (vp_queue_size_valid(vp, val))
 			q->size = (uint16_t)val;
 		return;
 	case REG(VC_QUEUE_MSIX_VECTOR, 2):
@@ -104,6 +111,8 @@ static void queue_register_write(struct virtio_pci *vp, uint64_t offset, unsigne
 		return;
 	case REG(VC_QUEUE_ENABLE, 2):
 		q->enabled = val == 1 && (vp->status & VS_FEATURES_OK);
+		if (q->enabled && vp->state == VP_RUNNING)
+			vp_queue_enable(vp, vp->queue_select);
 		return;
 	default:
 		break;

@@ -20,6 +20,7 @@ struct vp_queue {
 	uint16_t size;
 	uint16_t vector;
 	bool enabled;  // the driver enabled it: its fields are frozen until reset
+	bool reset;    // by itself, while the others ran: may be set up and enabled again (§2.6.1)
 	bool started;  // the back-end has it
 	bool doorbell; // KVM signals kick_fd
 	int kick_fd;
@@ -54,6 +55,11 @@ void vp_status_write(struct virtio_pci *vp, uint8_t val);
 void vp_reset(struct virtio_pci *vp);
 // Ends all use of the queues.  A back-end that does not answer is dead after its deadline and costs nothing further.
 void vp_stop(struct virtio_pci *vp);
+// The driver wrote queue_enable or queue_reset of one queue while the device runs, RING_RESET was negotiated, and it may do so now.
+void vp_queue_enable(struct virtio_pci *vp, unsigned index);
+void vp_queue_reset(struct virtio_pci *vp, unsigned index);
+// Whether a queue may have that many entries, by the features taken (§2.7, §2.8).
+bool vp_queue_size_valid(const struct virtio_pci *vp, uint64_t size);
 // virtio 1.2 §2.1.1: doorbells end, the driver is told, and must reset.  Says nothing to the back-end, so that it is good on the loop's
 // thread, which no back-end may hold up; the reset that follows stops the queues.
 void vp_break(struct virtio_pci *vp, const char *why);

@@ -39,7 +39,9 @@
 #define VC_QUEUE_DESC		 0x20
 #define VC_QUEUE_DRIVER		 0x28
 #define VC_QUEUE_DEVICE		 0x30
-#define VC_SIZE			 0x38
+#define VC_QUEUE_NOTIFY_DATA	 0x38 // reads as 0: NOTIF_CONFIG_DATA is not carried
+#define VC_QUEUE_RESET		 0x3a
+#define VC_SIZE			 0x3c
 
 // Device status, §2.1
 #define VS_ACKNOWLEDGE 0x01
@@ -51,10 +53,17 @@
 
 #define VP_ISR_CONFIG 0x02
 
-#define VF_VERSION_1 (UINT64_C(1) << 32)
-// Feature bits that this transport carries: those of the device types (0-23, 50-63) and, of its own, INDIRECT_DESC,
-// EVENT_IDX, VERSION_1, IN_ORDER and ORDER_PLATFORM.
-#define VF_CARRIED (UINT64_C(0xfffc001930ffffff))
+#define VF_VERSION_1   (UINT64_C(1) << 32)
+#define VF_RING_PACKED (UINT64_C(1) << 34)
+#define VF_RING_RESET  (UINT64_C(1) << 40)
+// Feature bits that this transport carries: those of the device types (0-23, 50-63) and, of its own,
+//   INDIRECT_DESC 28, EVENT_IDX 29, VERSION_1 32, RING_PACKED 34, IN_ORDER 35, ORDER_PLATFORM 36: the two ends' affair;
+//   ACCESS_PLATFORM 33: there is no IOMMU, so what a driver writes are guest addresses with it as without;
+//   NOTIFICATION_DATA 38: a doorbell takes a write of any length and value.  What it says arrives where the device looks
+//     at its doorbell page itself; behind an eventfd it is lost, and a device looks into the ring anyway (§2.9);
+//   RING_RESET 40.
+// Not: NOTIF_CONFIG_DATA 39, for no back-end has a way to tell its values; SR_IOV 37 and ADMIN_VQ 41, which there is nothing for.
+#define VF_CARRIED (UINT64_C(0xfffc015f30ffffff))
 
 // struct virtio_pci_cap, §4.1.4
 #define VCAP_COMMON	1

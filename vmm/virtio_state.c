@@ -10,15 +10,19 @@
 
 // ---- doorbells --------------------------------------------------------------------------------------------------
 
+static void doorbell_remove(struct virtio_pci *vp, unsigned index, uint64_t bar_gpa)
+{
+	struct vp_queue *q = &vp->queue[index];
+	if (q->doorbell)
+		kvm_ioeventfd(vp->host.kvm, bar_gpa + VP_NOTIFY + (uint64_t)VP_NOTIFY_STEP * index,
+			      q->kick_fd, false);
+	q->doorbell = false;
+}
+
 void vp_doorbells_remove(struct virtio_pci *vp, uint64_t bar_gpa)
 {
-	for (unsigned i = 0; i < vp_queue_count(vp); i++) {
-		struct vp_queue *q = &vp->queue[i];
-		if (q->doorbell)
-			kvm_ioeventfd(vp->host.kvm, bar_gpa + VP_NOTIFY + (uint64_t)VP_NOTIFY_STEP * i,
-				      q->kick_fd, false);
-		q->doorbell = false;
-	}
+	for (unsigned i = 0; i < vp_queue_count(vp); i++)
+		doorbell_remove(vp, i, bar_gpa);
 }
 
 int vp_doorbells_add(struct virtio_pci *vp)
@@ -49,21 +53,27 @@ void vp_config_interrupt(struct virtio_pci *vp)
 		msix_signal(&vp->msix, vp->config_vector);
 }
 
+// True: it was started.
+static bool queue_stop(struct virtio_pci *vp, unsigned index)
+{
+	struct vp_queue *q = &vp->queue[index];
+	const bool was_started = q->started;
+	uint32_t base;
+	doorbell_remove(vp, index, vp->func.bar[VP_BAR].range.start);
+	if (was_started)
+		vp->backend->ops->queue_stop(vp->backend, index, &base);
+	q->started = false;
+	fd_close(&q->kick_fd);
+	return was_started;
+}
+
 void vp_stop(struct virtio_pci *vp)
 {
 	bool any = false;
 	vp->backend->deadline = deadline_in_ms(DEADLINE_START_MS);
 	vp_doorbells_remove(vp, vp->func.bar[VP_BAR].range.start);
-	for (unsigned i = 0; i < vp_queue_count(vp); i++) {
-		struct vp_queue *q = &vp->queue[i];
-		uint16_t base;
-		if (q->started) {
-			vp->backend->ops->queue_stop(vp->backend, i, &base);
-			any = true;
-		}
-		q->started = false;
-		fd_close(&q->kick_fd);
-	}
+	for (unsigned i = 0; i < vp_queue_count(vp); i++)
+		any |= queue_stop(vp, i);
 	if (any || vp->state == VP_RUNNING)
 		vp->backend->ops->run(vp->backend, false);
 	vp->backend->deadline = 0;
@@ -90,18 +100,30 @@ static bool ring_part_valid(const struct virtio_pci *vp, uint64_t gpa, uint64_t 
 	return gpa % align == 0 && memmap_ptr(vp->host.memory, gpa, len);
 }
 
-// The one check of what a driver wrote into a queue's registers (split ring, virtio 1.2 §2.7).
+bool vp_queue_size_valid(const struct virtio_pci *vp, uint64_t size)
+{
+	return size > 0 && size <= vp->backend->queue_size_max &&
+	       ((vp->taken & VF_RING_PACKED) || is_power_of_two(size));
+}
+
+// The one check of what a driver wrote into a queue's registers (virtio 1.2 §2.7, packed: §2.8.10.1).
 static const char *queue_check(const struct virtio_pci *vp, const struct vp_queue *q)
 {
+	const bool packed = vp->taken & VF_RING_PACKED;
 	uint64_t desc_len = UINT64_C(16) * q->size;
-	uint64_t driver_len = 6 + UINT64_C(2) * q->size;
-	uint64_t device_len = 6 + UINT64_C(8) * q->size;
+	uint64_t driver_len = packed ? 4 : 6 + UINT64_C(2) * q->size;
+	uint64_t device_len = packed ? 4 : 6 + UINT64_C(8) * q->size;
+	if (!vp_queue_size_valid(vp, q->size)) // the features came after it
+		return "a split ring whose size is no power of two";
 	if (!ring_part_valid(vp, q->desc, desc_len, 16))
-		return "descriptor table misaligned or outside RAM";
-	if (!ring_part_valid(vp, q->driver, driver_len, 2))
-		return "available ring misaligned or outside RAM";
+		return packed ? "descriptor ring misaligned or outside RAM"
+			      : "descriptor table misaligned or outside RAM";
+	if (!ring_part_valid(vp, q->driver, driver_len, packed ? 4 : 2))
+		return packed ? "driver event suppression misaligned or outside RAM"
+			      : "available ring misaligned or outside RAM";
 	if (!ring_part_valid(vp, q->device, device_len, 4))
-		return "used ring misaligned or outside RAM";
+		return packed ? "device event suppression misaligned or outside RAM"
+			      : "used ring misaligned or outside RAM";
 	if (range_overlaps(q->desc, desc_len, q->driver, driver_len) ||
 	    range_overlaps(q->desc, desc_len, q->device, device_len) ||
 	    range_overlaps(q->driver, driver_len, q->device, device_len))
@@ -114,6 +136,7 @@ static int queue_start(struct virtio_pci *vp, unsigned index)
 	struct vp_queue *q = &vp->queue[index];
 	struct vring_cfg cfg = {
 		.size = q->size,
+		.base = vp->taken & VF_RING_PACKED ? VRING_BASE_PACKED : 0,
 		.desc_gpa = q->desc,
 		.avail_gpa = q->driver,
 		.used_gpa = q->device,
@@ -163,6 +186,45 @@ static void vp_start(struct virtio_pci *vp)
 	vp_interrupts_check(vp);
 }
 
+// ---- one queue of a running device ------------------------------------------------------------------------------
+
+static void queue_defaults(const struct virtio_pci *vp, struct vp_queue *q)
+{
+	*q = (struct vp_queue){
+		.size = vp->backend->queue_size_max,
+		.vector = MSIX_NO_VECTOR,
+		.kick_fd = -1,
+	};
+}
+
+void vp_queue_enable(struct virtio_pci *vp, unsigned index)
+{
+	const char *wrong = queue_check(vp, &vp->queue[index]);
+	if (wrong) {
+		vp_break(vp, wrong);
+		return;
+	}
+	vp->backend->deadline = deadline_in_ms(DEADLINE_START_MS);
+	int rc = queue_start(vp, index);
+	vp->backend->deadline = 0;
+	if (rc == 0)
+		rc = vp_doorbells_add(vp);
+	if (rc < 0)
+		vp_break(vp, strerror(-rc));
+	vp_interrupts_check(vp);
+}
+
+void vp_queue_reset(struct virtio_pci *vp, unsigned index)
+{
+	vp->backend->deadline = deadline_in_ms(DEADLINE_START_MS);
+	queue_stop(vp, index);
+	vp->backend->deadline = 0;
+	queue_defaults(vp, &vp->queue[index]);
+	vp->queue[index].reset = true;
+}
+
+// ---- the device status ------------------------------------------------------------------------------------------
+
 void vp_reset(struct virtio_pci *vp)
 {
 	vp_stop(vp);
@@ -173,11 +235,7 @@ void vp_reset(struct virtio_pci *vp)
 	vp->queue_select = 0;
 	vp->config_vector = MSIX_NO_VECTOR;
 	for (unsigned i = 0; i < vp_queue_count(vp); i++)
-		vp->queue[i] = (struct vp_queue){
-			.size = vp->backend->queue_size_max,
-			.vector = MSIX_NO_VECTOR,
-			.kick_fd = -1,
-		};
+		queue_defaults(vp, &vp->queue[i]);
 }
 
 void vp_status_write(struct virtio_pci *vp, uint8_t val)

@@ -175,7 +175,7 @@ TEST(killed_during_start_stop_and_reset)
 		pthread_t t;
 		CHECK(pthread_create(&t, NULL, kill_later, job) == 0);
 		int rc = 0;
-		uint16_t base;
+		uint32_t base;
 		deadline_ns start = deadline_now();
 		while (rc != -EPIPE && ms_since(start) < 3000) {
 			rc = front_run(&f, &ram, kick, call);

@@ -116,7 +116,7 @@ SERVED(a_record_of_what_is_in_flight, {
 	CHECK_EQ(msg_recv(fx.sock, &i, sizeof(i), &fds, deadline_in_ms(2000)), 0);
 	FD_AUTO fd = msg_fds_take_one(&fds);
 	CHECK(fd >= 0);
-	CHECK_EQ(i.mmap_size, 2 * inflight_region_len(DRIVER_SIZE));
+	CHECK_EQ(i.mmap_size, 2 * inflight_region_len(DRIVER_SIZE, false));
 	struct inflight_region *g = mmap(NULL, i.mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CHECK(g != MAP_FAILED);
 	g->version = 1;

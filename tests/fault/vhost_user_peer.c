@@ -267,7 +267,7 @@ static bool dies(struct front *f, struct peer *p, const char *because)
 	for (int i = 0; i < 5; i++)
 		loop_once(&f->loop, 1);
 	uint8_t byte;
-	uint16_t base;
+	uint32_t base;
 	uint64_t v;
 	const struct backend_ops *ops = f->b->ops;
 	deadline_ns ops_start = deadline_now();
@@ -505,7 +505,7 @@ TEST(b15_ring_base)
 	for (int wrong = 0; wrong < 2; wrong++) {
 		struct peer p;
 		struct front f;
-		uint16_t base = 1;
+		uint32_t base = 1;
 		peer_init(&p);
 		p.vring_base = 0xdeadbeef;
 		p.at = wrong ? VHOST_USER_GET_VRING_BASE : 0;

@@ -79,7 +79,7 @@ static void live(struct front *f, const struct mem_table *ram, int kick)
 {
 	const struct backend_ops *ops = f->b->ops;
 	uint8_t bytes[VHOST_USER_CONFIG_CHUNK];
-	uint16_t base;
+	uint32_t base;
 	for (int round = 0; round < 2; round++) {
 		front_run(f, ram, kick, round ? kick : -1);
 		ops->config_write(f->b, 0, "x", f->b->config_len ? 1 : 0);

@@ -130,9 +130,11 @@ static inline int fb_memory(struct backend *b, const struct mem_table *t)
 
 static inline bool fb_ring_valid(const struct fake_backend *f, const struct vring_cfg *c)
 {
-	uint64_t desc = 16ull * c->size, avail = 6 + 2ull * c->size, used = 6 + 8ull * c->size;
-	return is_power_of_two(c->size) && c->size <= f->b.queue_size_max && c->desc_gpa % 16 == 0 &&
-	       c->avail_gpa % 2 == 0 && c->used_gpa % 4 == 0 && memmap_ptr(f->memory, c->desc_gpa, desc) &&
+	const bool packed = f->negotiated >> 34 & 1;
+	uint64_t desc = 16ull * c->size, avail = packed ? 4 : 6 + 2ull * c->size,
+		 used = packed ? 4 : 6 + 8ull * c->size;
+	return (packed ? c->size > 0 : is_power_of_two(c->size)) && c->base == (packed ? 0x80008000u : 0) &&
+	       c->size <= f->b.queue_size_max && c->desc_gpa % 16 == 0 && c->avail_gpa % (packed ? 4 : 2) == 0 && c->used_gpa % 4 == 0 && memmap_ptr(f->memory, c->desc_gpa, desc) &&
 	       memmap_ptr(f->memory, c->avail_gpa, avail) && memmap_ptr(f->memory, c->used_gpa, used) &&
 	       !range_overlaps(c->desc_gpa, desc, c->avail_gpa, avail) &&
 	       !range_overlaps(c->desc_gpa, desc, c->used_gpa, used) &&
@@ -159,7 +161,7 @@ static inline int fb_queue_start(struct backend *b, unsigned q, const struct vri
 	return rc;
 }
 
-static inline int fb_queue_stop(struct backend *b, unsigned q, uint16_t *base)
+static inline int fb_queue_stop(struct backend *b, unsigned q, uint32_t *base)
 {
 	struct fake_backend *f = fb_of(b);
 	char what[16];

@@ -148,7 +148,7 @@ TEST(start_and_stop_in_order)
 	CHECK_EQ(front_run(&f, &ram, kick, call), 0);
 	unsigned from = 7;
 	unsigned started = p.count;
-	uint16_t base = 0;
+	uint32_t base = 0;
 	CHECK_EQ(f.b->ops->queue_stop(f.b, 0, &base), 0);
 	CHECK_EQ(base, 77);
 	CHECK_EQ(f.b->ops->run(f.b, false), 0);
@@ -214,7 +214,7 @@ TEST(reset_with_status_and_slots)
 	CHECK_EQ(front_run(&f, &ram, kick, -1), 0);
 	unsigned started = p.count;
 	CHECK_EQ(p.status, 1 | 2 | 4 | 8);
-	uint16_t base;
+	uint32_t base;
 	CHECK_EQ(f.b->ops->queue_stop(f.b, 0, &base), 0);
 	CHECK_EQ(f.b->ops->run(f.b, false), 0);
 	CHECK_EQ(p.status, 0);
@@ -408,7 +408,7 @@ TEST(queue_errors_are_told_once)
 	}
 	CHECK_EQ(f.failed, 1);
 	// Nothing of the old run is heard in the next one.
-	uint16_t base;
+	uint32_t base;
 	CHECK_EQ(f.b->ops->queue_stop(f.b, 0, &base), 0);
 	CHECK_EQ(f.b->ops->run(f.b, false), 0);
 	CHECK_EQ(front_run(&f, &ram, kick, -1), 0);

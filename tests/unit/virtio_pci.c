@@ -31,6 +31,7 @@ static struct fake_backend fb;
 static struct err err;
 static uint64_t fds_before;
 static int hush_null, hush_saved;
+static uint64_t features_wanted; // by negotiate(), beside VERSION_1 and a bit of the device's
 
 __attribute__((constructor)) static void hush_prepare(void)
 {
@@ -53,6 +54,7 @@ static int create(struct pci_func **f)
 static int start_with(unsigned queues, uint32_t config_len, uint64_t features)
 {
 	static const struct pci_window win32 = { WIN32, 0x20000000 }, none;
+	features_wanted = 0;
 	struct pci_func *f;
 	fake_reset();
 	fds_before = fds_open();
@@ -162,7 +164,7 @@ static void negotiate(void)
 	status_set(0);
 	status_set(VS_ACKNOWLEDGE);
 	status_set(VS_ACKNOWLEDGE | VS_DRIVER);
-	features_take(VF_VERSION_1 | 1);
+	features_take(VF_VERSION_1 | 1 | features_wanted);
 	status_set(VS_ACKNOWLEDGE | VS_DRIVER | VS_FEATURES_OK);
 }
 
@@ -334,9 +336,13 @@ TEST(features_ok)
 		{ VF_VERSION_1 | 7, 7, false },		       // not modern
 		{ VF_VERSION_1 | 7, 0, false },
 		{ 7, VF_VERSION_1 | 7, false }, // nor the back-end
-		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 34,
-		  false }, // packed: the transport does not carry it
-		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 40, false }, // nor ring reset
+		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 39, false }, // not carried: NOTIF_CONFIG_DATA
+		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 41, false }, // nor ADMIN_VQ
+		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 33, true },	 // ACCESS_PLATFORM
+		{ UINT64_MAX, VF_VERSION_1 | VF_RING_PACKED, true },
+		{ VF_VERSION_1 | 7, VF_VERSION_1 | VF_RING_PACKED, false }, // not offered
+		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 38, true }, // NOTIFICATION_DATA
+		{ UINT64_MAX, VF_VERSION_1 | VF_RING_RESET, true },
 		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 50, true },
 		{ UINT64_MAX, UINT64_MAX, false },
 		{ UINT64_MAX, VF_CARRIED, true },
@@ -671,6 +677,198 @@ TEST(rings_at_the_edges_are_good)
 		CHECK_EQ(fb.ring[0].avail_gpa, good[i].driver);
 		CHECK_EQ(fb.ring[0].used_gpa, good[i].device);
 		CHECK_EQ(fb.ring[0].base, 0);
+		CHECK(finish());
+	}
+}
+
+// ---- packed rings -----------------------------------------------------------------------------------------------
+
+static int start_packed(void)
+{
+	int rc = start();
+	features_wanted = VF_RING_PACKED;
+	decode(true);
+	negotiate();
+	return rc;
+}
+
+TEST(packed_rings_may_be_of_any_size)
+{
+	CHECK_EQ(start_packed(), 0);
+	wr(VC_QUEUE_SIZE, 2, 64);
+	for (uint32_t size = 0; size < 65536; size++) {
+		wr(VC_QUEUE_SIZE, 2, size);
+		CHECK_EQ(rd(VC_QUEUE_SIZE, 2), size > 0 && size <= 256 ? size : 64);
+		wr(VC_QUEUE_SIZE, 2, 64);
+	}
+	// A size that was good before the driver thought again.
+	negotiate();
+	features_wanted = 0;
+	status_set(0);
+	status_set(VS_ACKNOWLEDGE);
+	status_set(VS_ACKNOWLEDGE | VS_DRIVER);
+	features_take(VF_VERSION_1 | VF_RING_PACKED);
+	wr(VC_QUEUE_SIZE, 2, 3);
+	features_take(VF_VERSION_1);
+	status_set(VS_ACKNOWLEDGE | VS_DRIVER | VS_FEATURES_OK);
+	wr(VC_QUEUE_DESC, 8, 0x1000);
+	wr(VC_QUEUE_DRIVER, 8, 0x2000);
+	wr(VC_QUEUE_DEVICE, 8, 0x3000);
+	wr(VC_QUEUE_ENABLE, 2, 1);
+	hush(true);
+	status_set(RUNNING);
+	hush(false);
+	CHECK_EQ(status(), RUNNING | VS_NEEDS_RESET);
+	CHECK(finish());
+}
+
+TEST(packed_rings_are_checked_at_driver_ok)
+{
+	static const struct {
+		uint16_t size;
+		uint64_t desc, driver, device;
+		bool good;
+	} rows[] = {
+		{ 128, 0x1000, 0x3000, 0x3004, true },
+		{ 77, 0x1000, 0x14d0, 0xffc, true }, // all side by side
+		{ 128, LOW - 2048, HIGH, HIGH + LOW - 4, true },
+		{ 256, 0, 0x1000, 0x2000, true },
+		{ 1, 0x1000, 0x1010, 0x1014, true },
+		{ 128, 0x1008, 0x3000, 0x5000, false }, // misaligned
+		{ 128, 0x1000, 0x3002, 0x5000, false },
+		{ 128, 0x1000, 0x3000, 0x5002, false },
+		{ 128, LOW - 2032, 0x3000, 0x5000, false }, // over the end of a region
+		{ 128, 0x1000, LOW, 0x5000, false },
+		{ 128, 0x1000, 0x3000, LOW, false },
+		{ 128, WIN32, 0x3000, 0x5000, false },
+		{ 128, UINT64_MAX - 15, 0x3000, 0x5000, false }, // wraps
+		{ 128, 0x1000, UINT64_MAX - 3, 0x5000, false },
+		{ 128, 0x1000, 0x1000, 0x5000, false }, // overlaps
+		{ 128, 0x1000, 0x17fc, 0x5000, false },
+		{ 128, 0x1000, 0x3000, 0x17fc, false },
+		{ 128, 0x1000, 0x3000, 0x3000, false },
+	};
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		CHECK_EQ(start_packed(), 0);
+		queue_set(1, rows[i].size, rows[i].desc, rows[i].driver, rows[i].device);
+		hush(true);
+		status_set(RUNNING);
+		hush(false);
+		if (status() != (rows[i].good ? RUNNING : RUNNING | VS_NEEDS_RESET))
+			printf("case %zu\n", i);
+		CHECK_EQ(status(), rows[i].good ? RUNNING : RUNNING | VS_NEEDS_RESET);
+		CHECK_EQ(fb.started[1], rows[i].good); // where it starts is the fake back-end's to check
+		CHECK(finish());
+	}
+}
+
+// ---- a queue is reset by itself ---------------------------------------------------------------------------------
+
+// §2.6.1, §4.1.4.3.2
+TEST(a_queue_is_reset_and_set_up_anew)
+{
+	CHECK_EQ(start(), 0);
+	features_wanted = VF_RING_RESET;
+	run();
+	fb.log[0] = '\0';
+	wr(VC_QUEUE_SELECT, 2, 2);
+	wr(VC_QUEUE_RESET, 2, 1);
+	CHECK_STR(fb.log, "stop2 "); // that one, and nothing of the device
+	CHECK_EQ(rd(VC_QUEUE_RESET, 2), 0);
+	CHECK_EQ(fake.doorbell_count, 1);
+	CHECK_EQ(fake.doorbell[0].where, WIN32 + VP_NOTIFY);
+	CHECK(queue_registers_are(256, MSIX_NO_VECTOR, 0, 0, 0, 0));
+	CHECK_EQ(status(), RUNNING);
+	wr(VP_NOTIFY + 8, 2, 2); // goes nowhere
+	wr(VC_QUEUE_RESET, 2, 1); // it is reset already
+	CHECK_STR(fb.log, "stop2 ");
+	queue_set(2, 64, 0x40000, 0x41000, 0x42000);
+	CHECK_STR(fb.log, "stop2 start2 ");
+	CHECK_EQ(fb.ring[2].size, 64);
+	CHECK_EQ(fb.ring[2].desc_gpa, 0x40000);
+	CHECK_EQ(fake.doorbell_count, 2);
+	CHECK_EQ(rd(VC_QUEUE_ENABLE, 2), 1);
+	queue_set(2, 32, 0x50000, 0x51000, 0x52000); // enabled: frozen again
+	CHECK(queue_registers_are(64, 3, 1, 0x40000, 0x41000, 0x42000));
+	for (unsigned i = 0; i < 200; i++) { // storms
+		wr(VC_QUEUE_RESET, 2, 1);
+		if (i % 2)
+			queue_set(2, 64, 0x40000, 0x41000, 0x42000);
+	}
+	CHECK_EQ(status(), RUNNING);
+	wr(VC_QUEUE_RESET, 2, 1);
+	decode(false); // doorbells of the others move, its own is not there
+	decode(true);
+	CHECK_EQ(fake.doorbell_count, 1);
+	CHECK(finish());
+}
+
+TEST(what_does_not_reset_a_queue)
+{
+	CHECK_EQ(start(), 0);
+	run(); // RING_RESET was not taken
+	wr(VC_QUEUE_SELECT, 2, 0);
+	wr(VC_QUEUE_RESET, 2, 1);
+	CHECK(fb.started[0]);
+	features_wanted = VF_RING_RESET;
+	run();
+	static const uint16_t no[] = { 0, 2, 3, 0x100, 0xffff };
+	wr(VC_QUEUE_SELECT, 2, 0);
+	for (size_t i = 0; i < ARRAY_LEN(no); i++)
+		wr(VC_QUEUE_RESET, 2, no[i]);
+	wr(VC_QUEUE_RESET, 1, 1); // another width
+	wr(VC_QUEUE_RESET, 4, 1);
+	CHECK(fb.started[0]);
+	wr(VC_QUEUE_SELECT, 2, 1); // never enabled
+	wr(VC_QUEUE_RESET, 2, 1);
+	queue_good(1);
+	CHECK_EQ(rd(VC_QUEUE_ENABLE, 2), 0);
+	wr(VC_QUEUE_SELECT, 2, 4000);
+	wr(VC_QUEUE_RESET, 2, 1);
+	CHECK_EQ(status(), RUNNING);
+	// While the driver sets up it only forgets what was set up.
+	negotiate();
+	queue_good(0);
+	wr(VC_QUEUE_RESET, 2, 1);
+	CHECK(queue_registers_are(256, MSIX_NO_VECTOR, 0, 0, 0, 0));
+	queue_good(0);
+	status_set(RUNNING);
+	CHECK_EQ(status(), RUNNING);
+	CHECK(fb.started[0]);
+	CHECK(finish());
+}
+
+TEST(a_queue_is_set_up_anew_badly)
+{
+	for (unsigned n = 0; n < 4; n++) {
+		CHECK_EQ(start(), 0);
+		features_wanted = VF_RING_RESET;
+		run();
+		wr(VC_QUEUE_SELECT, 2, 0);
+		hush(true);
+		fb.fail_queue = 0;
+		fb.die_on_fail = n == 2;
+		if (n == 3)
+			fb.fail = FB_STOP;
+		wr(VC_QUEUE_RESET, 2, 1);
+		CHECK_EQ(status(), RUNNING);
+		if (n == 0)
+			queue_set(0, 64, 0x40000, 0x40000, 0x42000);
+		else if (n < 3)
+			fb.fail = FB_START;
+		if (n > 0)
+			queue_good(0);
+		hush(false);
+		// A back-end that would not stop it has it stopped all the same, or is dead.
+		CHECK_EQ(status(), n == 3 ? RUNNING : RUNNING | VS_NEEDS_RESET);
+		CHECK_EQ(fake.doorbell_count, n == 3 ? 2 : 0);
+		fb.fail = FB_NONE;
+		wr(VC_QUEUE_RESET, 2, 1); // BROKEN: only a reset of the device helps
+		if (n < 2) {
+			CHECK_EQ(status(), RUNNING | VS_NEEDS_RESET);
+			run();
+			CHECK_EQ(status(), RUNNING);
+		}
 		CHECK(finish());
 	}
 }
