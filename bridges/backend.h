@@ -20,7 +20,8 @@ struct mem_table; // vmm/memmap.h
 // A virtqueue as the driver set it up; every address was checked against guest RAM (virtio 1.2 §4.1.4.3).
 struct vring_cfg {
 	uint16_t size;
-	uint32_t base; // where to begin: the first avail index to serve; packed ring: VRING_BASE_PACKED, or as queue_stop() said
+	uint32_t
+		base; // where to begin: the first avail index to serve; packed ring: VRING_BASE_PACKED, or as queue_stop() said
 	uint64_t desc_gpa;
 	uint64_t avail_gpa; // packed ring: driver event suppression
 	uint64_t used_gpa;  // packed ring: device event suppression

@@ -55,7 +55,7 @@ struct inflight_packed_region { // begins like the other one
 };
 
 struct inflight {
-	struct inflight_region *region; // NULL: none is kept
+	struct inflight_region *region;	       // NULL: none is kept
 	struct inflight_packed_region *packed; // the same, of a packed ring; or NULL
 	uint16_t size;
 	uint64_t counter; // for the next request taken

@@ -8,7 +8,8 @@
 
 _Static_assert(sizeof(struct inflight_packed_desc) == 32, "inflight descriptor");
 _Static_assert(sizeof(struct inflight_packed_region) == 32, "inflight region");
-_Static_assert(offsetof(struct inflight_packed_region, version) == offsetof(struct inflight_region, version) &&
+_Static_assert(offsetof(struct inflight_packed_region, version) ==
+			       offsetof(struct inflight_region, version) &&
 		       offsetof(struct inflight_packed_region, desc_count) ==
 			       offsetof(struct inflight_region, desc_count),
 	       "inflight regions begin alike");

@@ -335,7 +335,8 @@ static int on_set_inflight_fd(struct server *s, struct request *rq)
 {
 	const struct vhost_user_inflight *in = &rq->p.inflight;
 	struct stat st;
-	uint64_t region_len = inflight_region_len(in->queue_size, vu_packed(s)), len = in->queue_count * region_len;
+	uint64_t region_len = inflight_region_len(in->queue_size, vu_packed(s)),
+		 len = in->queue_count * region_len;
 	for (unsigned i = 0; i < s->d->queue_count; i++)
 		if (s->ring[i].vq->running)
 			return -EBUSY;

@@ -21,8 +21,8 @@
 
 #define VQ_FEATURE_PACKED (UINT64_C(1) << VIRTIO_F_RING_PACKED)
 // What every device on this can offer: the rules of these are kept here, not by devices.
-#define VQ_FEATURES                                                                                  \
-	(UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC | UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX |       \
+#define VQ_FEATURES                                                                            \
+	(UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC | UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX | \
 	 UINT64_C(1) << VIRTIO_F_VERSION_1 | VQ_FEATURE_PACKED | UINT64_C(1) << VIRTIO_F_RING_RESET)
 // For a device that gives requests back in the order in which it took them.
 #define VQ_FEATURE_IN_ORDER (UINT64_C(1) << VIRTIO_F_IN_ORDER)
@@ -68,14 +68,15 @@ struct vq {
 	uint16_t published;  // used.idx as the driver sees it
 	uint16_t signalled;  // used.idx when the driver was last considered for an interrupt
 	// Packed only.
-	bool avail_wrap, used_wrap;	   // the wrap counters that belong to next_avail and next_used
-	uint16_t taken;			   // descriptors between next_used and next_avail
-	uint16_t slot_free, slot_fresh;	   // a list, and the first that was never used
-	uint16_t given_first, given_last;  // what was pushed and not yet published
-	struct inflight log; // what is in flight, if the front-end wants that recorded
-	struct dirty_log *dirty;   // notes what is written to guest memory, or NULL; the carrier's, like the next
-	uint64_t dirty_used_gpa;   // where the used ring lies in that log, UINT64_MAX: it is not noted
-	int call_fd, err_fd; // eventfds or -1; the carrier's
+	bool avail_wrap, used_wrap;	  // the wrap counters that belong to next_avail and next_used
+	uint16_t taken;			  // descriptors between next_used and next_avail
+	uint16_t slot_free, slot_fresh;	  // a list, and the first that was never used
+	uint16_t given_first, given_last; // what was pushed and not yet published
+	struct inflight log;		  // what is in flight, if the front-end wants that recorded
+	struct dirty_log
+		*dirty; // notes what is written to guest memory, or NULL; the carrier's, like the next
+	uint64_t dirty_used_gpa; // where the used ring lies in that log, UINT64_MAX: it is not noted
+	int call_fd, err_fd;	 // eventfds or -1; the carrier's
 	void (*on_fail)(struct vq *q);
 	void *carrier; // the carrier's own
 	struct vq_slot slot[VQ_SIZE_MAX];
@@ -84,8 +85,8 @@ struct vq {
 // Where the ring lies: addresses in the GUEST_USER space.
 struct vq_place {
 	uint16_t size;
-	uint32_t base;		    // where to begin, as vq_stop() says it
-	uint64_t desc, avail, used; // packed: the ring, the driver's and the device's event suppression
+	uint32_t base;		     // where to begin, as vq_stop() says it
+	uint64_t desc, avail, used;  // packed: the ring, the driver's and the device's event suppression
 	struct inflight_region *log; // of a queue of log_size entries; NULL: nothing is recorded
 	uint16_t log_size;
 };

@@ -13,13 +13,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define IOVECS 16
 #define RECORD 512u // offset in guest memory
 
-#define CHOOSE_RING    3u // INDIRECT_DESC, EVENT_IDX
-#define CHOOSE_WRITE   4u
-#define CHOOSE_SINGLY  8u
-#define CHOOSE_PACKED  16u
-#define CHOOSE_ORDER   32u
-#define CHOOSE_RECORD  64u
-#define CHOOSE_UNPOP   128u
+#define CHOOSE_RING   3u // INDIRECT_DESC, EVENT_IDX
+#define CHOOSE_WRITE  4u
+#define CHOOSE_SINGLY 8u
+#define CHOOSE_PACKED 16u
+#define CHOOSE_ORDER  32u
+#define CHOOSE_RECORD 64u
+#define CHOOSE_UNPOP  128u
 
 static void check_pieces(const struct guest_mem *m, const struct vq_chain *c, const struct iovec *iov)
 {
@@ -69,8 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		vq_notify_disable(q);
 		if (vq_pop(q, &c, iov, IOVECS) <= 0)
 			break;
-		disk_must(c.head < GUEST_QUEUE && c.readable + c.writable <= IOVECS,
-			  "a chain too long");
+		disk_must(c.head < GUEST_QUEUE && c.readable + c.writable <= IOVECS, "a chain too long");
 		check_pieces(&k.d.mem, &c, iov);
 		if (data[0] & CHOOSE_WRITE && c.writable) // the device's own writes may hit the rings
 			memset(iov[c.readable].iov_base, data[0], iov[c.readable].iov_len);

@@ -134,8 +134,10 @@ static inline bool fb_ring_valid(const struct fake_backend *f, const struct vrin
 	uint64_t desc = 16ull * c->size, avail = packed ? 4 : 6 + 2ull * c->size,
 		 used = packed ? 4 : 6 + 8ull * c->size;
 	return (packed ? c->size > 0 : is_power_of_two(c->size)) && c->base == (packed ? 0x80008000u : 0) &&
-	       c->size <= f->b.queue_size_max && c->desc_gpa % 16 == 0 && c->avail_gpa % (packed ? 4 : 2) == 0 && c->used_gpa % 4 == 0 && memmap_ptr(f->memory, c->desc_gpa, desc) &&
-	       memmap_ptr(f->memory, c->avail_gpa, avail) && memmap_ptr(f->memory, c->used_gpa, used) &&
+	       c->size <= f->b.queue_size_max && c->desc_gpa % 16 == 0 &&
+	       c->avail_gpa % (packed ? 4 : 2) == 0 && c->used_gpa % 4 == 0 &&
+	       memmap_ptr(f->memory, c->desc_gpa, desc) && memmap_ptr(f->memory, c->avail_gpa, avail) &&
+	       memmap_ptr(f->memory, c->used_gpa, used) &&
 	       !range_overlaps(c->desc_gpa, desc, c->avail_gpa, avail) &&
 	       !range_overlaps(c->desc_gpa, desc, c->used_gpa, used) &&
 	       !range_overlaps(c->avail_gpa, avail, c->used_gpa, used);

@@ -133,10 +133,9 @@ static inline uint64_t model_table(struct model *m, unsigned i)
 		struct vring_desc d = { .addr = MODEL_GPA + model_piece(i, p), .len = MODEL_PIECE };
 		unsigned flags = writable ? VRING_DESC_F_WRITE : 0;
 		if (m->packed) {
-			struct vring_packed_desc e = { .addr = d.addr,
-						       .len = d.len,
-						       .id = 0xabcd,
-						       .flags = (uint16_t)flags };
+			struct vring_packed_desc e = {
+				.addr = d.addr, .len = d.len, .id = 0xabcd, .flags = (uint16_t)flags
+			};
 			memcpy(m->ram + at + p * sizeof(e), &e, sizeof(e));
 			continue;
 		}
@@ -191,7 +190,8 @@ static inline void model_write_split(struct model *m, unsigned i, bool indirect)
 			.addr = indirect ? model_table(m, i) : MODEL_GPA + model_piece(i, p),
 			.len = indirect ? r->pieces * (uint32_t)sizeof(*d) : MODEL_PIECE,
 			.flags = (uint16_t)((indirect ? VRING_DESC_F_INDIRECT
-						      : (p >= r->pieces - r->writable ? VRING_DESC_F_WRITE : 0)) |
+						      : (p >= r->pieces - r->writable ? VRING_DESC_F_WRITE
+										      : 0)) |
 					    (last ? 0 : VRING_DESC_F_NEXT)),
 			.next = last ? 0 : r->desc[p + 1],
 		};
@@ -240,7 +240,8 @@ static inline bool model_finish(struct model *m, unsigned at, uint32_t len)
 	for (unsigned p = r->count; p-- > 0;)
 		m->free[m->room++] = r->desc[p];
 	if (m->packed)
-		for (m->used = (uint16_t)(m->used + r->count); m->used >= m->size; m->used = (uint16_t)(m->used - m->size))
+		for (m->used = (uint16_t)(m->used + r->count); m->used >= m->size;
+		     m->used = (uint16_t)(m->used - m->size))
 			m->used_wrap = !m->used_wrap;
 	if (len != r->writable * MODEL_PIECE)
 		return false;
@@ -312,11 +313,12 @@ static inline void model_want_interrupt(struct model *m, bool on)
 {
 	const bool event_idx = model_has(m, VIRTIO_RING_F_EVENT_IDX);
 	if (m->packed && on && event_idx)
-		*model_event(m, MODEL_DRIVER) = (uint32_t)m->used | (uint32_t)m->used_wrap << 15 |
-						VRING_PACKED_EVENT_FLAG_DESC << 16;
+		*model_event(m, MODEL_DRIVER) =
+			(uint32_t)m->used | (uint32_t)m->used_wrap << 15 | VRING_PACKED_EVENT_FLAG_DESC << 16;
 	else if (m->packed)
 		*model_event(m, MODEL_DRIVER) =
-			(uint32_t)(on ? VRING_PACKED_EVENT_FLAG_ENABLE : VRING_PACKED_EVENT_FLAG_DISABLE) << 16;
+			(uint32_t)(on ? VRING_PACKED_EVENT_FLAG_ENABLE : VRING_PACKED_EVENT_FLAG_DISABLE)
+			<< 16;
 	else if (event_idx)
 		model_avail(m)->ring[m->size] = (uint16_t)(on ? m->used : m->used - 1);
 	else

@@ -335,13 +335,13 @@ TEST(features_ok)
 		{ VF_VERSION_1 | 7, VF_VERSION_1 | 8, false }, // not offered
 		{ VF_VERSION_1 | 7, 7, false },		       // not modern
 		{ VF_VERSION_1 | 7, 0, false },
-		{ 7, VF_VERSION_1 | 7, false }, // nor the back-end
+		{ 7, VF_VERSION_1 | 7, false },				 // nor the back-end
 		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 39, false }, // not carried: NOTIF_CONFIG_DATA
 		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 41, false }, // nor ADMIN_VQ
 		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 33, true },	 // ACCESS_PLATFORM
 		{ UINT64_MAX, VF_VERSION_1 | VF_RING_PACKED, true },
 		{ VF_VERSION_1 | 7, VF_VERSION_1 | VF_RING_PACKED, false }, // not offered
-		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 38, true }, // NOTIFICATION_DATA
+		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 38, true },	    // NOTIFICATION_DATA
 		{ UINT64_MAX, VF_VERSION_1 | VF_RING_RESET, true },
 		{ UINT64_MAX, VF_VERSION_1 | UINT64_C(1) << 50, true },
 		{ UINT64_MAX, UINT64_MAX, false },
@@ -779,7 +779,7 @@ TEST(a_queue_is_reset_and_set_up_anew)
 	CHECK_EQ(fake.doorbell[0].where, WIN32 + VP_NOTIFY);
 	CHECK(queue_registers_are(256, MSIX_NO_VECTOR, 0, 0, 0, 0));
 	CHECK_EQ(status(), RUNNING);
-	wr(VP_NOTIFY + 8, 2, 2); // goes nowhere
+	wr(VP_NOTIFY + 8, 2, 2);  // goes nowhere
 	wr(VC_QUEUE_RESET, 2, 1); // it is reset already
 	CHECK_STR(fb.log, "stop2 ");
 	queue_set(2, 64, 0x40000, 0x41000, 0x42000);

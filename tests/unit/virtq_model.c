@@ -132,8 +132,8 @@ static void play(uint64_t features, uint16_t size, unsigned steps, uint64_t leas
 			model_want_interrupt(&m, model_random(&m, 2));
 			driver_sleeps = !m.packed && model_has(&m, VIRTIO_RING_F_EVENT_IDX)
 						? model_avail(&m)->ring[size] == m.used
-						: m.packed ? *model_event(&m, MODEL_DRIVER) >> 16 != 1
-							   : !model_avail(&m)->flags;
+					: m.packed ? *model_event(&m, MODEL_DRIVER) >> 16 != 1
+						   : !model_avail(&m)->flags;
 			break;
 		}
 		default:
@@ -204,7 +204,8 @@ static void kill_again_and_again(uint64_t features, uint16_t size, unsigned kill
 	const uint64_t len = inflight_region_len(size, features & PACKED);
 	// The children look up numbers there.
 	struct model *m = mmap(NULL, sizeof(*m), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	struct inflight_region *record = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct inflight_region *record =
+		mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	CHECK(m != MAP_FAILED && record != MAP_FAILED);
 	CHECK(open_all(m, features, size, 1));
 	vq_stop(&q);

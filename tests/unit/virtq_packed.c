@@ -58,8 +58,7 @@ static bool set_up(uint64_t features)
 	r.q.enabled = true;
 	r.q.call_fd = fd_eventfd();
 	r.q.err_fd = fd_eventfd();
-	if (!driver_open(&r.dr) ||
-	    guest_mem_add(&r.mem, r.dr.fd, 0, DRIVER_GPA, DRIVER_UVA, DRIVER_MEM) < 0)
+	if (!driver_open(&r.dr) || guest_mem_add(&r.mem, r.dr.fd, 0, DRIVER_GPA, DRIVER_UVA, DRIVER_MEM) < 0)
 		return false;
 	r.dr.place.base = FRESH;
 	return start(features);
@@ -96,21 +95,21 @@ static void table(unsigned i, uint64_t off, uint32_t len, unsigned flags)
 }
 
 // One hostile layout from descriptor 0 on: popped, it must fail the queue, signal the error eventfd and leave the ring alone.
-#define REFUSED(features, ...)                                                              \
-	do {                                                                                \
-		CHECK(set_up(features));                                                    \
-		__VA_ARGS__;                                                                \
-		uint8_t before[DRIVER_SIZE * sizeof(struct vring_packed_desc)];             \
-		memcpy(before, r.dr.ram, sizeof(before));                                   \
-		CHECK_EQ(pop(), -EPROTO);                                                   \
-		CHECK(r.q.failed);                                                          \
-		CHECK(fd_event_take(r.q.err_fd));                                           \
-		CHECK_EQ(pop(), -EPROTO);                                                   \
-		vq_publish(&r.q);                                                           \
-		CHECK(!vq_notify_enable(&r.q));                                             \
+#define REFUSED(features, ...)                                                                \
+	do {                                                                                  \
+		CHECK(set_up(features));                                                      \
+		__VA_ARGS__;                                                                  \
+		uint8_t before[DRIVER_SIZE * sizeof(struct vring_packed_desc)];               \
+		memcpy(before, r.dr.ram, sizeof(before));                                     \
+		CHECK_EQ(pop(), -EPROTO);                                                     \
+		CHECK(r.q.failed);                                                            \
+		CHECK(fd_event_take(r.q.err_fd));                                             \
+		CHECK_EQ(pop(), -EPROTO);                                                     \
+		vq_publish(&r.q);                                                             \
+		CHECK(!vq_notify_enable(&r.q));                                               \
 		CHECK(memcmp(before, r.dr.ram, sizeof(before)) == 0 && *device_event() == 0); \
-		CHECK_EQ(vq_stop(&r.q), FRESH);                                             \
-		tear_down();                                                                \
+		CHECK_EQ(vq_stop(&r.q), FRESH);                                               \
+		tear_down();                                                                  \
 	} while (0)
 
 TEST(an_empty_ring_gives_nothing)
@@ -177,7 +176,7 @@ TEST(the_first_of_a_batch_is_shown_last)
 TEST(indirect_tables)
 {
 	CHECK(set_up(F_INDIRECT));
-	desc(0, TABLE, 32, 5, INDIRECT | WRITE); // WRITE says nothing there
+	desc(0, TABLE, 32, 5, INDIRECT | WRITE);	    // WRITE says nothing there
 	table(0, DRIVER_DATA, 16, NEXT | INDIRECT | AVAIL); // and in the table nothing else does
 	table(1, DRIVER_DATA + 64, 1, WRITE);
 	CHECK_EQ(pop(), 1);
@@ -208,7 +207,8 @@ TEST(lengths_and_addresses_that_are_not_memory)
 	REFUSED(0, desc(0, DRIVER_MEM, 1, 0, 0));
 	REFUSED(0, desc(0, DRIVER_MEM - 1, 2, 0, 0));
 	REFUSED(0, desc(0, UINT64_MAX - DRIVER_GPA - 3, 8, 0, 0));
-	REFUSED(0, desc(0, DRIVER_UVA - DRIVER_GPA + DRIVER_DATA, 1, 0, 0)); // a front-end's address is no guest's
+	REFUSED(0, desc(0, DRIVER_UVA - DRIVER_GPA + DRIVER_DATA, 1, 0,
+			0)); // a front-end's address is no guest's
 	REFUSED(0, desc(0, DRIVER_DATA, 1, 0, WRITE | NEXT), desc(1, DRIVER_DATA, 1, 0, 0));
 }
 
@@ -292,7 +292,7 @@ TEST(interrupts)
 		{ VRING_PACKED_EVENT_FLAG_DESC << 16 | 0x8008, false },
 		{ VRING_PACKED_EVENT_FLAG_DESC << 16 | 0x0005, false }, // in the next lap
 		{ VRING_PACKED_EVENT_FLAG_DESC << 16 | 0xffff, false },
-		{ 3u << 16, true }, // reserved
+		{ 3u << 16, true },   // reserved
 		{ 0xfffc0000, true }, // so are the bits above
 	};
 	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
