@@ -107,7 +107,8 @@ bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint32_t *base)
 	if (is_packed(vu))
 		return vu->inflight.fd >= 0; // the record tells where the device was, memory does not
 	*base = used;
-	if (vu->inflight.fd >= 0 || (vu->features >> VIRTIO_F_IN_ORDER & 1) || (vu->type && vu->type->keeps_order))
+	if (vu->inflight.fd >= 0 || (vu->features >> VIRTIO_F_IN_ORDER & 1) ||
+	    (vu->type && vu->type->keeps_order))
 		return true;
 	return used == ring_index(vu, vu->ring[q].cfg.avail_gpa);
 }

@@ -39,6 +39,7 @@ static const struct sandbox_rule sdk_rules[] = {
 	SANDBOX_RARE(fstat, "size and kind of a memory file"),
 	SANDBOX_RARE(newfstatat, "the same by newer C libraries"),
 	SANDBOX_CALL_IF(mmap, "guest memory, never executable", 2, PROT_EXEC, 0),
+	SANDBOX_RARE(brk, "what is kept of a front-end with many queues"),
 	SANDBOX_RARE(memfd_create, "the record of requests in flight, for front-ends that want one"),
 	SANDBOX_RARE(ftruncate, "its size"),
 	SANDBOX_CALL(munmap, "guest memory that the front-end takes back"),

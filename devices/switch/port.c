@@ -14,9 +14,8 @@
 #include <unistd.h>
 
 #define CONFIG_LEN offsetof(struct virtio_net_config, speed)
-#define PORT_FEATURES                                                                                  \
-	(NET_BIT(VIRTIO_F_VERSION_1) | NET_BIT(VIRTIO_RING_F_INDIRECT_DESC) |                          \
-	 NET_BIT(VIRTIO_RING_F_EVENT_IDX) | NET_BIT(VIRTIO_NET_F_MAC) | NET_BIT(VIRTIO_NET_F_STATUS) | \
+#define PORT_FEATURES                                                             \
+	(VQ_FEATURES | NET_BIT(VIRTIO_NET_F_MAC) | NET_BIT(VIRTIO_NET_F_STATUS) | \
 	 NET_BIT(VIRTIO_NET_F_MRG_RXBUF))
 
 static bool has(const struct port *p, unsigned feature)
@@ -255,8 +254,10 @@ static void port_describe(struct port *p)
 	p->d.features = PORT_FEATURES | net_offload_features(TAP_CSUM | TAP_TSO4 | TAP_TSO6 | TAP_ECN) |
 			(sw->mtu ? NET_BIT(VIRTIO_NET_F_MTU) : 0);
 	p->d.mem.memory_only = true;
-	for (unsigned i = 0; i < SWITCH_QUEUES; i++)
-		p->queue[i] = (struct vq){ .index = (uint16_t)i, .call_fd = -1, .err_fd = -1 };
+	for (unsigned i = 0; i < SWITCH_QUEUES; i++) {
+		p->queue[i].index = (uint16_t)i;
+		p->queue[i].call_fd = p->queue[i].err_fd = -1;
+	}
 }
 
 struct port *port_open(struct vswitch *sw, int sock)

@@ -285,7 +285,7 @@ static void look_first(struct vsock *v, const struct vq *q)
 	if (v->seen & 1u << q->index || q->index == EVENT)
 		return;
 	v->seen |= (uint8_t)(1u << q->index);
-	if (q->next_avail == 0)
+	if (!q->resumed)
 		return;
 	v->tell_reset = true;
 	vdev_again(v->d, &v->d->queues[EVENT]);
@@ -332,8 +332,7 @@ int vsock_init(struct vsock *v, struct vdev *d, const struct vsock_options *o, s
 	d->queue_count = QUEUES;
 	d->queue_size_max = VQ_SIZE_MAX;
 	d->fds_needed = VSOCK_CONNS_MAX + 8;
-	d->features = BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
-		      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VSOCK_F_STREAM);
+	d->features = VQ_FEATURES | BIT(VSOCK_F_STREAM);
 	return vsock_host_open(v, o->path, e);
 }
 
