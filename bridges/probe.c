@@ -251,6 +251,8 @@ static void say(struct probe *p)
 		fprintf(p->out, "%s: a vhost-user back-end; --virtio TYPE tells what it is\n",
 			p->params->socket);
 	uint64_t given = p->features & p->params->carried;
+	if (!p->config_len)
+		given = vu_type_without_config(number, given);
 	uint64_t most = p->queues;
 	const uint64_t own = vu_type_queues(number, 0, &given, p->config, p->config_len, &most);
 	say_protocol(p);

@@ -132,9 +132,17 @@ static int op_negotiate(struct backend *b, uint64_t features)
 
 // ---- configuration space ------------------------------------------------------------------------
 
+// Not where it is ours, zeros, because the back-end has none to show.
+static bool config_is_theirs(const struct vhost_user *vu)
+{
+	return vu->backend.config_len && vu_has(vu, VHOST_USER_PF_BIT(CONFIG));
+}
+
 void vu_ask_config(struct vu_exchange *x, const struct vhost_user *vu)
 {
 	const uint32_t len = vu->backend.config_len;
+	if (!config_is_theirs(vu))
+		return;
 	struct vhost_user_config c = { .len = len };
 	vu_ask(x, VHOST_USER_GET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len);
 }
@@ -142,6 +150,8 @@ void vu_ask_config(struct vu_exchange *x, const struct vhost_user *vu)
 void vu_answer_config(struct vu_exchange *x, const struct vhost_user *vu, uint8_t *config)
 {
 	const uint32_t len = vu->backend.config_len;
+	if (!config_is_theirs(vu))
+		return;
 	struct vhost_user_config c = { .off = 0 };
 	size_t got = vu_answer(x, VHOST_USER_GET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len);
 	if (x->rc < 0)
@@ -232,6 +242,8 @@ static int op_config_write(struct backend *b, uint32_t off, const void *buf, uin
 	struct vhost_user *vu = vu_of(b);
 	if (!range_in(off, len, b->config_len))
 		return -EINVAL;
+	if (!config_is_theirs(vu))
+		return 0;
 	int rc = op_begin(vu) ? vu_do_config_write(vu, off, buf, len, control_deadline(vu)) : -EPIPE;
 	if (rc == 0 || rc == -EPIPE) {
 		memcpy(vu->config + off, buf, len);

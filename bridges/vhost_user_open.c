@@ -91,9 +91,11 @@ static int choose_protocol(struct vhost_user *vu, uint64_t offered, struct err *
 {
 	const uint16_t type = vu->backend.virtio_type;
 	vu->link.protocol_features = offered & VU_PROTOCOL_FEATURES;
-	if (vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIG)))
-		vu->backend.config_len = vu_type_config_len(type, vu->offered);
-	else if (vu->type && vu->type->needs_config)
+	// Drivers insist on a configuration space where their type has one: without CONFIG it is zeros.
+	if (!vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIG)))
+		vu->offered = vu_type_without_config(type, vu->offered);
+	vu->backend.config_len = vu_type_config_len(type, vu->offered);
+	if (!vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIG)) && vu->type && vu->type->needs_config)
 		return err_set(
 			e, ENOTSUP,
 			"%s: handshake with %s: the back-end does not show its configuration space "
@@ -145,8 +147,7 @@ static int settle(struct vhost_user *vu, uint8_t *config, uint64_t *queues, dead
 		vu_ask(&x, VHOST_USER_GET_QUEUE_NUM, NULL, 0);
 	if (vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu_ask(&x, VHOST_USER_GET_MAX_MEM_SLOTS, NULL, 0);
-	if (vu->backend.config_len)
-		vu_ask_config(&x, vu);
+	vu_ask_config(&x, vu);
 	if (theirs >= 0)
 		vu_order(&x, VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, &theirs, 1);
 	*queues = UINT64_MAX;
@@ -155,8 +156,7 @@ static int settle(struct vhost_user *vu, uint8_t *config, uint64_t *queues, dead
 		*queues = vu_answer_u64(&x, VHOST_USER_GET_QUEUE_NUM);
 	if (vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu->mem_slots = vu_answer_u64(&x, VHOST_USER_GET_MAX_MEM_SLOTS);
-	if (vu->backend.config_len)
-		vu_answer_config(&x, vu, config);
+	vu_answer_config(&x, vu, config);
 	if (vu_end(&x) < 0)
 		return handshake_failed(vu, &x, e);
 	if (vu->mem_slots == 0)

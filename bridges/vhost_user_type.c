@@ -113,6 +113,10 @@ static const char *const net_high_names[] = {
 };
 // clang-format on
 
+#define NET_CTRL_VQ  17
+#define NET_MQ	     22
+#define NET_PAIRS_AT 8
+
 #define TYPE_FEATURES	    24 // bits 0 to 23
 #define TYPE_FEATURES_AGAIN 50
 
@@ -143,10 +147,26 @@ static bool counts_queues(const struct vu_type *t, uint32_t config_len)
 // A network device's queues are pairs, then one for commands (virtio 1.2 §5.1.2).  Many back-ends offer the
 // features of that one and leave it to their front-end, which has no use for it: the number of queues tells.
 // The driver then gets one pair and no commands.
-#define NET_CTRL_VQ  17
-#define NET_MQ	     22
-#define NET_PAIRS_AT 8
 static const uint8_t net_commanded[] = { 2, NET_CTRL_VQ, 18, 19, 20, 21, NET_MQ, 23, 52, 53, 57, 60 };
+
+static void net_without_commands(uint64_t *features)
+{
+	for (size_t i = 0; i < ARRAY_LEN(net_commanded); i++)
+		*features &= ~(UINT64_C(1) << net_commanded[i]);
+}
+
+// Only a network device has such features and can do without (the others: needs_config).  One that leaves the
+// configuration space to its front-end leaves the commands to it, too, however many queues it has.
+uint64_t vu_type_without_config(uint16_t virtio_type, uint64_t features)
+{
+	static const uint8_t net_shown[] = { 3, 5, 16, 63 };
+	if (virtio_type != VIRTIO_NET)
+		return features;
+	for (size_t i = 0; i < ARRAY_LEN(net_shown); i++)
+		features &= ~(UINT64_C(1) << net_shown[i]);
+	net_without_commands(&features);
+	return features;
+}
 
 static uint64_t net_queues(uint64_t *features, const uint8_t *config, uint32_t config_len, uint64_t most)
 {
@@ -156,8 +176,7 @@ static uint64_t net_queues(uint64_t *features, const uint8_t *config, uint32_t c
 	const uint64_t queues = 2 * MAX((uint64_t)pairs, 1) + 1;
 	if (*features >> NET_CTRL_VQ & 1 && queues <= MIN(most, VU_QUEUES_MAX) && most != UINT64_MAX)
 		return queues;
-	for (size_t i = 0; i < ARRAY_LEN(net_commanded); i++)
-		*features &= ~(UINT64_C(1) << net_commanded[i]);
+	net_without_commands(features);
 	return 2;
 }
 

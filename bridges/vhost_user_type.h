@@ -41,6 +41,9 @@ static inline bool vu_type_config_unknown(const struct vu_type *t)
 // Up to where the configuration space of a known type reaches with these features, at most 256.
 uint16_t vu_type_config_len(uint16_t virtio_type, uint64_t features);
 
+// For a back-end that shows no configuration space: what its features are without those that say something there.
+uint64_t vu_type_without_config(uint16_t virtio_type, uint64_t features);
+
 // How many queues the device has of its own: by what its configuration space counts, else by its type.
 // `wanted`: by the configuration file, 0 for nothing.  *most is what the back-end says that it has (UINT64_MAX:
 // it says nothing) and may become less; from *features go those that need a queue that is not there.

@@ -265,10 +265,32 @@ TEST(without_a_configuration_only_types_that_need_none)
 		if (d.rc < 0)
 			CHECK(strstr(d.e.text, "VHOST_USER_PROTOCOL_F_CONFIG") && strstr(d.e.text, t->name));
 		else
-			CHECK_EQ(d.b->config_len, 0);
+			CHECK_EQ(d.b->config_len, type == 1 ? 6 : 0); // not asked for, and there: drivers look
 		device_close(&d);
 		CHECK_EQ(d.questions, 0);
 	}
+}
+
+TEST(a_network_device_without_a_configuration_offers_nothing_that_stands_there)
+{
+	const uint64_t plain = FEATURES(1 | 1 << 7 | 1 << 15), there = 1 << 3 | 1 << 5 | 1 << 16 | 1 << 17 | 1 << 21 | 1 << 22;
+	struct device d;
+	uint64_t offered = 0;
+	uint8_t shown[6] = { 1, 1, 1, 1, 1, 1 };
+	device_init(&d, plain | there, 256); // with more queues than commands would need
+	d.p.protocol &= ~VHOST_USER_PF_BIT(CONFIG);
+	device_open(&d, 1, 0);
+	CHECK_EQ(d.rc, 0);
+	CHECK_EQ(d.b->ops->features(d.b, &offered), 0);
+	CHECK_EQ(offered & (plain | there) & 0xffffff, plain & 0xffffff);
+	CHECK_EQ(d.b->queue_count, 2);
+	CHECK_EQ(d.b->ops->config_read(d.b, 0, shown, 6), 0);
+	CHECK(memcmp(shown, (uint8_t[6]){ 0 }, 6) == 0);
+	CHECK_EQ(d.b->ops->config_write(d.b, 0, (uint8_t[6]){ 2, 3, 4, 5, 6, 7 }, 6), 0);
+	CHECK_EQ(d.b->ops->config_read(d.b, 0, shown, 6), 0);
+	CHECK(memcmp(shown, (uint8_t[6]){ 0 }, 6) == 0);
+	device_close(&d);
+	CHECK_EQ(d.questions, 0);
 }
 
 TEST(rows_are_consistent_with_themselves)
