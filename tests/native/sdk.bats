@@ -48,8 +48,25 @@ serve() { # PROGRAM: in the background, until it listens
     return 1
 }
 
+# rig build makes it, from the page as it is.
+rust() {
+    ROMDISK_RS=$("$TOP/tests/rig/build-rust" -p) || skip "the page's Rust device is not built (make rig)"
+}
+
+kill_it() { # what the crates serve knows no SIGTERM
+    kill -KILL "$rom"
+    wait "$rom" || true
+    rom=
+    rm -f "$S"
+    cat "$D/log"
+}
+
 finish() { # SIGTERM: status 0, no socket left
     local status=0
+    if [ "${ROMDISK_RS:-}" ]; then
+        kill_it
+        return
+    fi
     kill -TERM "$rom"
     wait "$rom" || status=$?
     rom=
@@ -164,6 +181,14 @@ END
     grep -q 'front-end dropped: a request without header or status' "$D/log"
 }
 
+@test "Rust, as a driver sees it" {
+    rust
+    random_image
+    serve "$ROMDISK_RS"
+    timeout 60 "$TOP/tests/native/sdk-front-end" "$S" "$D/img" crates
+    kill_it
+}
+
 @test "C: its command line and capabilities" {
     run -0 --separate-stderr "$SDK/romdisk" --print-capabilities
     python3 -c 'import json, sys; assert json.loads(sys.argv[1])["type"] == "block"' "$output"
@@ -192,15 +217,30 @@ END
 
 @test "C: qemu-img and qemu-io read it, and cannot write" { reads_back "$SDK/romdisk"; }
 
+@test "Rust: qemu-img and qemu-io read it, and cannot write" {
+    rust
+    reads_back "$ROMDISK_RS"
+}
+
 @test "Python: qemu-img and qemu-io read it, and cannot write" { reads_back "$TOP/docs/romdisk.py"; }
 
 @test "C: QEMU boots from it" { boots "$SDK/romdisk"; }
+
+@test "Rust: QEMU boots from it" {
+    rust
+    boots "$ROMDISK_RS"
+}
 
 @test "Python: QEMU boots from it" { boots "$TOP/docs/romdisk.py"; }
 
 @test "C: under minivmm, started by it" { under_minivmm exec "$SDK/romdisk"; }
 
 @test "C: under minivmm, which connects" { under_minivmm socket "$SDK/romdisk"; }
+
+@test "Rust: under minivmm, which connects" {
+    rust
+    under_minivmm socket "$ROMDISK_RS"
+}
 
 @test "Python: under minivmm, started by it" { under_minivmm exec "$TOP/docs/romdisk.py"; }
 

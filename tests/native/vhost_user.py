@@ -161,6 +161,7 @@ class FrontEnd:
     def start(self, wanted, queues, size=256, config=60, enable=True, protocol=MQ | REPLY_ACK | CONFIG | RESET | STATUS):
         """Takes the features that are wanted and offered, reads `config` bytes of configuration space, starts queues by index."""
         self.offered = self.u64(GET_FEATURES)
+        self.protocol = protocol
         assert self.u64(GET_PROTOCOL_FEATURES) & protocol == protocol
         self.send(SET_PROTOCOL_FEATURES, struct.pack("<Q", protocol))
         self.send(SET_OWNER)
@@ -190,7 +191,11 @@ class FrontEnd:
         """As a driver's reset; the queues can be started again."""
         for q in self.queues.values():
             q.stop()
-        self.order(SET_STATUS, struct.pack("<Q", 0))
+        if self.protocol & STATUS:
+            self.order(SET_STATUS, struct.pack("<Q", 0))
+        else:
+            self.order(RESET_DEVICE)
+            self.order(SET_FEATURES, struct.pack("<Q", self.features))
 
     def close(self):
         self.sock.close()

@@ -81,3 +81,15 @@ mmdebstrap_tree() { # DIR PACKAGES [OPTION]...
     rm -rf "$dir"
     mv "$dir.new" "$dir"
 }
+
+# Run a command in the tree $root, with the folder $dir seen there as /k.
+in_root() {
+    local -a names=(--mount --pid --fork)
+    [ "$(id -u)" = 0 ] || names+=(--user --map-root-user)
+    # shellcheck disable=SC2016
+    unshare "${names[@]}" sh -c '
+        root=$1 dir=$2; shift 2
+        mount --bind "$dir" "$root/k" && mount -t proc proc "$root/proc" &&
+        mount --bind /dev/null "$root/dev/null" &&
+        cd / && exec chroot "$root" "$@"' sh "$root" "$dir" "$@"
+}
