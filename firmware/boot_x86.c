@@ -77,7 +77,7 @@ static int initrd_load(struct handover *h, const struct kernel *k, const struct 
 					f.size, floor, top);
 	h->initrd_gpa = gpa;
 	h->initrd_size = f.size;
-	return boot_file_read(&f, 0, guest_ram_ptr(&rq->ram, gpa, f.size), f.size, e);
+	return boot_file_load(&f, 0, &rq->ram, gpa, f.size, e);
 }
 
 static int cmdline_write(struct handover *h, const struct kernel *k, const struct boot_request *rq,

@@ -3,8 +3,8 @@
 // boot vCPU starts.
 //
 // The monitor's only way into the loaders.  Called before the first instruction of every boot, the first and
-// each after a reset, on RAM that reads as zeros.  Opens nothing, closes nothing, keeps nothing: fstat(2) and
-// pread(2) are all it asks of the kernel.
+// each after a reset, on RAM that reads as zeros.  Opens nothing, closes nothing, keeps nothing: fstat(2),
+// pread(2), and lseek(2) and sendfile(2) to the file behind RAM are all it asks of the kernel.
 #ifndef MINIVMM_FIRMWARE_BOOT_X86_H
 #define MINIVMM_FIRMWARE_BOOT_X86_H
 

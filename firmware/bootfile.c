@@ -3,14 +3,16 @@
 
 #include "vmm/base/check.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-// read(2) takes at most 0x7ffff000 bytes a call.
+// read(2) and sendfile(2) take at most 0x7ffff000 bytes a call.
 #define READ_MAX (UINT64_C(1) << 30)
 
 int boot_file_refuse(const struct boot_file *f, struct err *e, const char *fmt, ...)
@@ -57,4 +59,36 @@ int boot_file_read(const struct boot_file *f, uint64_t off, void *buf, uint64_t 
 		len -= (uint64_t)n;
 	}
 	return 0;
+}
+
+// Into the file behind RAM: a page comes to be with its contents, where a read through the mapping has it faulted in and
+// zeroed first.  Returns how many bytes got there; not every file can be sent, nor every one be sent to (hugetlbfs).
+static uint64_t file_send(const struct boot_file *f, uint64_t off, const struct guest_ram *ram, uint64_t gpa,
+			  uint64_t len)
+{
+	uint64_t sent = 0;
+	off_t from = (off_t)off;
+	if (ram->low_fd < 0 || lseek(ram->low_fd, (off_t)(ram->low_fd_offset + gpa), SEEK_SET) < 0)
+		return 0;
+	while (sent < len) {
+		ssize_t n = sendfile(ram->low_fd, f->fd, &from, (size_t)MIN(len - sent, READ_MAX));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		sent += (uint64_t)n;
+	}
+	return sent;
+}
+
+int boot_file_load(const struct boot_file *f, uint64_t off, const struct guest_ram *ram, uint64_t gpa,
+		   uint64_t len, struct err *e)
+{
+	char *to = guest_ram_ptr(ram, gpa, len);
+	assert(to);
+	if (!range_in(off, len, INT64_MAX))
+		return boot_file_refuse(f, e, "no file has %" PRIu64 " bytes at offset %" PRIu64, len, off);
+	// Whatever is left is read, or it is reading that says why not.
+	uint64_t sent = file_send(f, off, ram, gpa, len);
+	return sent < len ? boot_file_read(f, off + sent, to + sent, len - sent, e) : 0;
 }

@@ -115,5 +115,5 @@ int bzimage_load(struct kernel *k, const struct boot_file *f, const uint8_t *hea
 	if (rc)
 		return rc;
 	k->mode = BOOT_LINUX64;
-	return boot_file_read(f, code_off, guest_ram_ptr(ram, k->start, code_len), code_len, e);
+	return boot_file_load(f, code_off, ram, k->start, code_len, e);
 }

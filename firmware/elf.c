@@ -164,9 +164,7 @@ int elf_load(struct kernel *k, const struct boot_file *f, const uint8_t *head, s
 		rc = entry_find(f, &h, ph, k, e);
 	for (unsigned i = 0; !rc && i < h.e_phnum; i++)
 		if (ph[i].p_type == PT_LOAD && ph[i].p_filesz)
-			rc = boot_file_read(f, ph[i].p_offset,
-					    guest_ram_ptr(ram, ph[i].p_paddr, ph[i].p_filesz), ph[i].p_filesz,
-					    e);
+			rc = boot_file_load(f, ph[i].p_offset, ram, ph[i].p_paddr, ph[i].p_filesz, e);
 	k->initrd_end = INITRD_END;
 	k->cmdline_max = CMDLINE_MAX;
 	k->header_len = 0;

@@ -55,15 +55,40 @@ static int ram_fd_create(uint64_t size, enum mem_backing backing, struct err *e)
 	return fd_steal(&fd);
 }
 
+// Where the host gives huge pages to shared memory (shmem_enabled), it and KVM want gpa, hva and file offset to agree
+// within one.
+static void *map_aligned(uint64_t size, int fd, uint64_t fd_offset)
+{
+	char *room =
+		mmap(NULL, size + PAGE_2M, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (room == MAP_FAILED)
+		return MAP_FAILED;
+	uint64_t before = -(uint64_t)(uintptr_t)room & (PAGE_2M - 1), after = PAGE_2M - before;
+	void *hva = mmap(room + before, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+			 fd, (off_t)fd_offset);
+	if (hva == MAP_FAILED) {
+		int error = errno;
+		munmap(room, size + PAGE_2M);
+		errno = error;
+		return MAP_FAILED;
+	}
+	if (before)
+		munmap(room, before);
+	munmap(room + before + size, after);
+	return hva;
+}
+
 static int region_map(struct memmap *m, uint64_t gpa, uint64_t size, uint64_t fd_offset,
 		      enum mem_backing backing, struct err *e)
 {
-	void *hva =
-		mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, (off_t)fd_offset);
+	void *hva = backing == MEM_BACKING_MEMFD ? map_aligned(size, m->fd, fd_offset)
+						 : mmap(NULL, size, PROT_READ | PROT_WRITE,
+							MAP_SHARED | MAP_NORESERVE, m->fd, (off_t)fd_offset);
 	if (hva == MAP_FAILED)
 		return err_sys(
 			e, errno, "guest RAM: map %llu MiB%s", (unsigned long long)(size >> 20),
 			backing == MEM_BACKING_MEMFD ? "" : " of huge pages (see /proc/sys/vm/nr_hugepages)");
+	madvise(hva, size, MADV_HUGEPAGE); // the host decides
 	// A core dump of the monitor must not hold the guest's memory.
 	madvise(hva, size, MADV_DONTDUMP);
 	madvise(hva, size, MADV_DONTFORK); // nor a process that is forked later and lives longer

@@ -111,10 +111,13 @@ static struct sandbox_rule loop_rules[] = {
 	SANDBOX_RARE_IOCTL(TCSETS2, "the same by newer C libraries"),
 	SANDBOX_RARE_IOCTL(TCGETS, "isatty() of the C library, and the terminal's state"),
 	SANDBOX_RARE_IOCTL(TCGETS2, "the same by newer C libraries"),
-	SANDBOX_RARE(lseek, "the C library leaves its streams at the right place at exit"),
+	SANDBOX_RARE(
+		lseek,
+		"where kernel and initrd go in RAM; the C library leaves its streams at the right place at exit"),
 	// The machine restarts: memory is cleared, the kernel loaded again from its descriptor, the KVM VM made anew.
 	SANDBOX_RARE(fallocate, "machine restart: RAM gives its pages back"),
-	SANDBOX_RARE(pread64, "machine restart: kernel and initrd"), SANDBOX_RARE(brk, "memory for a moment"),
+	SANDBOX_RARE(sendfile, "machine restart: kernel and initrd"),
+	SANDBOX_RARE(pread64, "the same, what cannot be sent"), SANDBOX_RARE(brk, "memory for a moment"),
 	SANDBOX_RARE_IF(mmap, "machine restart: run pages; memory for a moment; never executable", 2,
 			PROT_EXEC, 0),
 	SANDBOX_RARE_IOCTL(KVM_CREATE_VM, "machine restart"),

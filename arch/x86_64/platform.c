@@ -273,7 +273,10 @@ int arch_boot_load(struct vm *vm, struct err *e)
 	if (rc < 0)
 		return rc;
 	struct boot_request rq = {
-		.ram = { .low = ram->region[0].hva, .low_size = ram->region[0].size },
+		.ram = { .low = ram->region[0].hva,
+			 .low_size = ram->region[0].size,
+			 .low_fd = ram->region[0].fd,
+			 .low_fd_offset = ram->region[0].fd_offset },
 		.kernel_fd = vm->kernel_fd,
 		.kernel_name = c->kernel,
 		.initrd_fd = vm->initrd_fd,

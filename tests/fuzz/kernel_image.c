@@ -42,7 +42,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct err e = { "" };
 	struct boot_image out;
 	struct boot_request rq = {
-		.ram = { .low = ram, .low_size = RAM_SIZE },
+		.ram = { .low = ram, .low_size = RAM_SIZE, .low_fd = -1 },
 		.kernel_fd = kernel_fd,
 		.kernel_name = "kernel",
 		.initrd_fd = initrd_fd,

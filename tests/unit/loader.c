@@ -11,13 +11,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define MIB	 UINT64_C(0x100000)
-#define RAM_SIZE (32 * MIB)
-#define ECAM	 UINT64_C(0xe0000000)
+#define MIB	      UINT64_C(0x100000)
+#define RAM_SIZE      (32 * MIB)
+#define ECAM	      UINT64_C(0xe0000000)
+#define RAM_FD_OFFSET 0x5000
 
 static uint8_t image[0x2000]; // the kernel file being made up
 static size_t image_len;
-static uint8_t *ram;
+static uint8_t *ram; // a mapping of ram_fd
+static int ram_fd;
 static struct err err;
 static struct boot_image out;
 
@@ -37,15 +39,20 @@ static void ram_renew(void)
 	const size_t guard = 4096;
 	if (!ram) {
 		char *p = mmap(NULL, RAM_SIZE + 2 * guard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (p == MAP_FAILED || mprotect(p + guard, RAM_SIZE, PROT_READ | PROT_WRITE))
+		ram_fd = memfd_create("ram", MFD_CLOEXEC);
+		if (p == MAP_FAILED || ram_fd < 0 || ftruncate(ram_fd, RAM_FD_OFFSET + RAM_SIZE) ||
+		    mmap(p + guard, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, ram_fd,
+			 RAM_FD_OFFSET) == MAP_FAILED)
 			abort();
 		ram = (uint8_t *)p + guard;
 	}
-	if (madvise(ram, RAM_SIZE, MADV_DONTNEED))
+	if (madvise(ram, RAM_SIZE, MADV_REMOVE))
 		abort();
 	request = (struct boot_request){
 		.ram = { .low = ram,
 			 .low_size = RAM_SIZE,
+			 .low_fd = ram_fd,
+			 .low_fd_offset = RAM_FD_OFFSET,
 			 .high_gpa = UINT64_C(1) << 32,
 			 .high_size = 2 * MIB },
 		.kernel_fd = -1,
@@ -303,6 +310,29 @@ TEST(bzimage_placement)
 	bzimage_make();
 	image_len -= 15; // a paragraph need not be whole
 	CHECK_EQ(load(), 0);
+}
+
+// Whether the file behind RAM is there, takes nothing or takes all makes no difference to what RAM holds.
+TEST(the_file_behind_ram)
+{
+	static uint8_t initrd[3 * 4096 + 77];
+	for (size_t i = 0; i < sizeof(initrd); i++)
+		initrd[i] = (uint8_t)(i * 11 + i / 4096);
+	int read_only = open("/dev/null", O_RDONLY);
+	CHECK(read_only >= 0);
+	for (unsigned way = 0; way < 3; way++) {
+		bzimage_make();
+		request.ram.low_fd = way == 0 ? ram_fd : way == 1 ? read_only : -1;
+		request.initrd_fd = file_of(initrd, sizeof(initrd));
+		int rc = load();
+		close(request.initrd_fd);
+		CHECK_EQ(rc, 0);
+		CHECK(memcmp(ram + 16 * MIB, image + BZ_CODE, BZ_CODE_LEN) == 0);
+		CHECK(memcmp(ram + out.initrd_gpa, initrd, sizeof(initrd)) == 0);
+		CHECK(all_zero(ram + out.initrd_gpa + sizeof(initrd), 4096 - 77));
+		CHECK(all_zero(ram + 16 * MIB + BZ_CODE_LEN, 2 * MIB));
+	}
+	close(read_only);
 }
 
 TEST(pvh_entry)
