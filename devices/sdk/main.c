@@ -44,6 +44,7 @@ static const struct sandbox_rule sdk_rules[] = {
 	SANDBOX_RARE(ftruncate, "its size"),
 	SANDBOX_CALL(munmap, "guest memory that the front-end takes back"),
 	SANDBOX_CALL_IF(madvise, "guest memory stays out of core dumps", 2, UINT32_MAX, MADV_DONTDUMP),
+	SANDBOX_RARE(brk, "memory for the front-end of a device with many queues"),
 	SANDBOX_CALL(write, "interrupts (eventfds) and log lines"),
 	SANDBOX_CALL(read, "SIGTERM, by signalfd"),
 	SANDBOX_CALL(accept4, "the next front-end, on a listening socket"),
