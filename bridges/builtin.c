@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "bridges/builtin.h"
 
+#include "bridges/host_ends.h"
 #include "bridges/launch.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
@@ -58,6 +59,22 @@ static unsigned plan_nothing(struct launch *l, const struct device_config *cfg)
 	(void)cfg;
 	l->resource_name = NULL;
 	return 0;
+}
+
+static unsigned plan_ports(struct launch *l, const struct device_config *cfg)
+{
+	int next = 0;
+	char word[CONFIG_PORT_NAME_MAX + 32];
+	for (char **port = cfg->ports; *port; port++)
+		host_ends_port_word(word, sizeof(word), *port, &next);
+	l->resource_name = "what is behind its ports";
+	return (unsigned)next;
+}
+
+static unsigned plan_vsock(struct launch *l, const struct device_config *cfg)
+{
+	l->resource_name = cfg->path;
+	return fd_is_reference(cfg->path) ? 1 : 2; // with what keeps its file
 }
 
 // Opens a disk image: a regular file or a block device.
@@ -143,6 +160,34 @@ static void rng_command(struct command *c, const struct device_config *cfg)
 		command_add(c, "--rate=%llu", (unsigned long long)cfg->rate);
 }
 
+_Static_assert(HOST_ENDS_MAX <= LAUNCH_RESOURCES_MAX, "descriptors for each port");
+
+static int open_ports(struct launch *l, const struct device_config *cfg, struct err *e)
+{
+	return host_ends_open_ports(l->resource, &l->resource_count, cfg, e);
+}
+
+static void console_command(struct command *c, const struct device_config *cfg)
+{
+	char word[CONFIG_PORT_NAME_MAX + 32];
+	int next = LAUNCH_RESOURCE_FD;
+	for (char **port = cfg->ports; *port; port++) {
+		host_ends_port_word(word, sizeof(word), *port, &next);
+		command_add(c, "--port=%s", word);
+	}
+}
+
+static int open_vsock(struct launch *l, const struct device_config *cfg, struct err *e)
+{
+	return host_ends_open_vsock(l->resource, &l->resource_count, cfg, e);
+}
+
+static void vsock_command(struct command *c, const struct device_config *cfg)
+{
+	command_add(c, "--cid=%u", cfg->cid);
+	command_add(c, "--socket=fd:%d", LAUNCH_RESOURCE_FD);
+}
+
 static const struct builtin {
 	uint16_t virtio_type;
 	const char *program;
@@ -153,6 +198,8 @@ static const struct builtin {
 	{ VIRTIO_BLK, "minivmm-blk", plan_image, open_image, blk_command },
 	{ VIRTIO_NET, "minivmm-net", plan_taps, open_taps, net_command },
 	{ VIRTIO_RNG, "minivmm-rng", plan_nothing, open_nothing, rng_command },
+	{ VIRTIO_CONSOLE, "minivmm-console", plan_ports, open_ports, console_command },
+	{ VIRTIO_VSOCK, "minivmm-vsock", plan_vsock, open_vsock, vsock_command },
 };
 
 static const struct builtin *builtin_of(const struct device_config *cfg)

@@ -180,8 +180,11 @@ static void check_builtin(struct config_reader *r, const struct toml_value *t, c
 	const uint16_t most = d->virtio_type == VIRTIO_NET   ? CONFIG_NET_PAIRS_MAX
 			      : d->virtio_type == VIRTIO_BLK ? CONFIG_BLK_QUEUES_MAX
 							     : 1;
-	if (d->virtio_type && d->virtio_type != VIRTIO_BLK && d->virtio_type != VIRTIO_NET &&
-	    d->virtio_type != VIRTIO_RNG)
+	static const uint16_t ours[] = { VIRTIO_BLK, VIRTIO_NET, VIRTIO_RNG, VIRTIO_CONSOLE, VIRTIO_VSOCK };
+	bool is_ours = d->virtio_type == 0; // which has been complained about
+	for (unsigned i = 0; i < ARRAY_LEN(ours); i++)
+		is_ours |= d->virtio_type == ours[i];
+	if (!is_ours)
 		config_complain_value(
 			r, toml_get(t, "virtio"),
 			"minivmm has no program of its own for \"%s\" yet; use via = \"vhost-user\"",

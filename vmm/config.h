@@ -24,6 +24,9 @@
 #define CONFIG_NET_PAIRS_MAX  16
 #define CONFIG_BLK_QUEUES_MAX 64
 
+#define CONFIG_CONSOLE_PORTS_MAX 8 // each may need two descriptors
+#define CONFIG_PORT_NAME_MAX	 64
+
 enum device_via {
 	VIA_BUILTIN, // no `via`: a device program of ours
 	VIA_VHOST_USER,
@@ -78,6 +81,13 @@ struct device_config {
 
 	// rng, ours
 	uint64_t rate; // bytes a second, 0: no limit
+
+	// console, ours
+	char **ports; // "NAME=pty", "NAME=socket:PATH", "NAME=file:PATH", "NAME=fd:..."; NULL-terminated
+
+	// vsock, ours
+	uint32_t cid;
+	const char *path; // of the socket for host programs, or "fd:..."
 };
 
 struct vm_config {

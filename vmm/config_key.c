@@ -22,6 +22,8 @@
 #define CPUS_LEN     200
 #define MTU_MIN	     68 // virtio 1.2 §5.1.4.1
 #define RATE_MAX     MEMORY_MAX
+#define CID_MIN	     3 // virtio 1.2 §5.10.4
+#define CID_MAX	     0xfffffffe
 #define PATHS_MAX    64
 
 // ---- messages ----
@@ -455,6 +457,65 @@ static void store_reconnect(struct config_reader *r, const struct config_key *k,
 		memcpy(field, &ms, sizeof(ms));
 }
 
+// "NAME=TARGET" with the path in it resolved, or NULL and a complaint.
+static const char *port_of(struct config_reader *r, const struct toml_value *v, const char *s)
+{
+	static const char *const kinds[] = { "socket:", "file:" };
+	const size_t n = strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-");
+	const char *target = s + n + 1;
+	if (n == 0 || n > CONFIG_PORT_NAME_MAX || s[n] != '=') {
+		config_complain_value(r, v,
+				      "port %s is not \"NAME=TARGET\", NAME of 1 to %d of A-Z a-z 0-9 _ . -",
+				      quote(r, s), CONFIG_PORT_NAME_MAX);
+		return NULL;
+	}
+	if (strcmp(target, "pty") == 0 || (fd_is_reference(target) && target[3]))
+		return config_kept(r, arena_copy(r->arena, s, strlen(s)));
+	for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {
+		const size_t len = strlen(kinds[i]);
+		if (strncmp(target, kinds[i], len) != 0 || !target[len])
+			continue;
+		const char *path = resolve(r, v, target + len);
+		return config_kept(
+			r, arena_printf(r->arena, "%.*s%s%s", (int)n + 1, s, kinds[i], path ? path : ""));
+	}
+	if (strcmp(target, "stdio") == 0)
+		config_complain_value(r, v, "port %s: standard input and output are the serial port's",
+				      quote(r, s));
+	else
+		config_complain_value(
+			r, v, "port %s: what is behind \"=\" is none of pty, socket:PATH, file:PATH, fd:N",
+			quote(r, s));
+	return NULL;
+}
+
+static void store_ports(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			void *field)
+{
+	if (!is_type(r, k, v, TOML_ARRAY))
+		return;
+	size_t n = 0;
+	char **ports = config_kept(r, arena_alloc(r->arena, (k->max + 1) * sizeof(*ports)));
+	for (const struct toml_value *w = v->children.first; w && ports; w = w->next) {
+		const char *s = string_of(r, k, w);
+		if (n == k->max) {
+			config_complain_value(r, w, "more than %" PRIu64 " ports", k->max);
+			return;
+		}
+		s = s ? port_of(r, w, s) : NULL;
+		if (!s)
+			return;
+		for (size_t i = 0; i < n; i++)
+			if (strncmp(ports[i], s, strcspn(s, "=") + 1) == 0)
+				config_complain_value(r, w, "port %s: there are two of this name",
+						      quote(r, s));
+		ports[n++] = config_kept(r, arena_copy(r->arena, s, strlen(s)));
+	}
+	if (n == 0)
+		config_complain_value(r, v, "ports is empty; the first one is the console");
+	*(char ***)field = ports;
+}
+
 // ---- the table ----
 
 #define BUILTIN	   (1u << VIA_BUILTIN)
@@ -578,6 +639,29 @@ const struct config_key config_keys[] = {
 	  .virtio = VIRTIO_RNG,
 	  .min = 1,
 	  .max = RATE_MAX },
+
+	{ .name = "ports",
+	  .store = store_ports,
+	  DEVICE(ports),
+	  .vias = BUILTIN,
+	  .needed_by = BUILTIN,
+	  .virtio = VIRTIO_CONSOLE,
+	  .max = CONFIG_CONSOLE_PORTS_MAX },
+
+	{ .name = "cid",
+	  .store = store_uint,
+	  DEVICE(cid),
+	  .vias = BUILTIN,
+	  .needed_by = BUILTIN,
+	  .virtio = VIRTIO_VSOCK,
+	  .min = CID_MIN,
+	  .max = CID_MAX },
+	{ .name = "path",
+	  .store = store_path,
+	  DEVICE(path),
+	  .vias = BUILTIN,
+	  .needed_by = BUILTIN,
+	  .virtio = VIRTIO_VSOCK },
 };
 const unsigned config_key_count = ARRAY_LEN(config_keys);
 

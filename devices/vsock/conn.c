@@ -299,11 +299,12 @@ uint32_t vsock_conn_read(struct vsock_conn *c, struct iovec *iov, unsigned count
 	size_t most = MIN(flow_credit(&c->flow), VSOCK_PACKET_MAX);
 	if (!may_read(c) || most == 0)
 		return 0;
-	for (; m.msg_iovlen < count && most > 0; m.msg_iovlen++) {
-		struct iovec *v = &iov[m.msg_iovlen];
-		v->iov_len = MIN(v->iov_len, most);
-		most -= v->iov_len;
+	unsigned n_iov = 0;
+	for (; n_iov < count && most > 0; n_iov++) {
+		iov[n_iov].iov_len = MIN(iov[n_iov].iov_len, most);
+		most -= iov[n_iov].iov_len;
 	}
+	m.msg_iovlen = n_iov;
 	ssize_t n = recvmsg(c->host.fd, &m, MSG_DONTWAIT);
 	if (n > 0) {
 		c->flow.tx_cnt += (uint32_t)n;

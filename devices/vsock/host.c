@@ -8,7 +8,6 @@
 #include "vmm/base/socket_file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -248,34 +247,13 @@ static const char *place_of(int fd, struct sockaddr_un *at)
 	return at->sun_path[0] ? at->sun_path : NULL;
 }
 
-static int take_listener(struct vsock *v, const char *path, struct err *e)
-{
-	int listening = 0;
-	socklen_t len = sizeof(listening);
-	FD_AUTO fd = fd_open_path(path, O_RDWR, e);
-	if (fd < 0)
-		return fd;
-	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening)
-		return err_set(e, EINVAL, "--socket %s: not a listening socket", path);
-	int flags = fcntl(fd, F_GETFL);
-	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
-		return err_sys(e, errno, "--socket %s", path);
-	v->listener.fd = fd_steal(&fd);
-	return 0;
-}
-
 int vsock_host_open(struct vsock *v, const char *path, struct err *e)
 {
 	struct sockaddr_un at;
-	const bool given = fd_is_reference(path);
-	int rc = 0;
-	if (given)
-		rc = take_listener(v, path, e);
-	else
-		v->listener.fd = rc = socket_file_listen(path, &v->keeper, e);
+	int rc = v->listener.fd = socket_file_listen(path, &v->keeper, e);
 	if (rc < 0)
 		return rc;
-	const char *place = given ? place_of(v->listener.fd, &at) : path;
+	const char *place = fd_is_reference(path) ? place_of(v->listener.fd, &at) : path;
 	if (!place)
 		return err_set(e, EINVAL, "--socket %s: it has no path, so there is none for PATH_PORT",
 			       path);

@@ -94,3 +94,27 @@ scenario() { # NAME
     sleep 1 # strace writes on when its program has ended
     "$TOP/tests/native/unused-rules" "$D/table" "$D"/strace.*
 }
+
+@test "it and the process that connects for it stay below 512 kB, also after 200 connections" {
+    "$BIN/minivmm-vsock" --socket-path "$D/sock" --cid 3 --socket "$D/vm.vsock" 2> "$D/log" 3>&- &
+    local pid=$! connector
+    for _ in $(seq 100); do
+        [ ! -S "$D/sock" ] || break
+        sleep 0.1
+    done
+    pss() { sed -n 's/^Pss: *\([0-9]*\) kB/\1/p' "/proc/$1/smaps_rollup"; }
+    connector=$(pgrep -n -x vsock-connector)
+    # the front-end's memory is not its own: none is there now
+    python3 -c '
+import socket, sys
+all = [socket.socket(socket.AF_UNIX) for _ in range(200)]
+for s in all:
+    s.connect(sys.argv[1])
+    s.sendall(b"CONNECT 5\n")
+for s in all:
+    assert s.recv(1) == b""' "$D/vm.vsock" || true
+    echo "$(pss "$pid") kB and $(pss "$connector") kB"
+    [ "$(pss "$pid")" -gt 10 ] && [ $(($(pss "$pid") + $(pss "$connector"))) -le 512 ]
+    kill -TERM "$pid"
+    wait "$pid"
+}

@@ -15,6 +15,8 @@
 #define DISK	 "[[device]]\nid = \"d\"\nvirtio = \"blk\"\nimage = \"i\"\n"
 #define USER	 "[[device]]\nid = \"u\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\n"
 #define NET	 "[[device]]\nid = \"n\"\nvirtio = \"net\"\ntap = \"tap0\"\n"
+#define CON	 "[[device]]\nid = \"c\"\nvirtio = \"console\"\n"
+#define VSOCK	 "[[device]]\nid = \"v\"\nvirtio = \"vsock\"\n"
 #define RNG	 "[[device]]\nid = \"r\"\nvirtio = \"rng\"\n"
 #define MAX_SETS 4
 
@@ -397,6 +399,77 @@ TEST(network_devices_and_random_numbers)
 		    "6:8: [device] \"r\": rate = 0 is not in the range from 1 byte to 64T\n" });
 }
 
+TEST(consoles_and_sockets)
+{
+	struct vm_config c;
+	int r;
+	const char *text =
+		BOOT CON "ports = [\"con=pty\", \"org.x=socket:a.sock\", \"log=file:/l\", \"n=fd:n\", "
+			 "\"s=socket:fd:7\"]\n" VSOCK "cid = 4294967294\npath = \"vm.vsock\"\n";
+	char *got = read_text(text, strlen(text), NULL, &c, &r);
+	if (r)
+		printf("%s", got);
+	free(got);
+	CHECK_EQ(r, 0);
+	char **p = c.devices[0].ports;
+	CHECK_EQ(c.devices[0].virtio_type, 3);
+	CHECK_STR(p[0], "con=pty");
+	CHECK_STR(p[1], "org.x=socket:a.sock");
+	CHECK_STR(p[2], "log=file:/l");
+	CHECK_STR(p[3], "n=fd:n");
+	CHECK_STR(p[4], "s=socket:fd:7");
+	CHECK(!p[5]);
+	CHECK_EQ(c.devices[1].virtio_type, 19);
+	CHECK_EQ(c.devices[1].cid, 4294967294);
+	CHECK_STR(c.devices[1].path, "vm.vsock");
+	config_free(&c);
+	CHECK_BAD(
+		{ BOOT "[[device]]\nid = \"c\"\nvirtio = \"console\"\n",
+		  { 0 },
+		  "3:1: [device] \"c\": key \"ports\" is missing\n" },
+		{ BOOT CON "ports = []\n",
+		  { 0 },
+		  "6:9: [device] \"c\": ports is empty; the first one is the console\n" },
+		{ BOOT CON "ports = [\"con=stdio\"]\n",
+		  { 0 },
+		  "6:10: [device] \"c\": port \"con=stdio\": standard input and output are the serial port's\n" },
+		{ BOOT CON "ports = [\"con=tty\"]\n",
+		  { 0 },
+		  "6:10: [device] \"c\": port \"con=tty\": what is behind \"=\" is none of pty, socket:PATH, "
+		  "file:PATH, fd:N\n" },
+		{ BOOT CON "ports = [\"con=socket:\"]\n",
+		  { 0 },
+		  "6:10: [device] \"c\": port \"con=socket:\": what is behind \"=\" is none of pty, socket:PATH, "
+		  "file:PATH, fd:N\n" },
+		{ BOOT CON "ports = [\"a/b=pty\"]\n",
+		  { 0 },
+		  "6:10: [device] \"c\": port \"a/b=pty\" is not \"NAME=TARGET\", NAME of 1 to 64 of A-Z a-z 0-9 "
+		  "_ . -\n" },
+		{ BOOT CON "ports = [\"a=pty\", \"a=pty\"]\n",
+		  { 0 },
+		  "6:19: [device] \"c\": port \"a=pty\": there are two of this name\n" },
+		{ BOOT CON "ports = [1]\n",
+		  { 0 },
+		  "6:10: [device] \"c\": ports is an integer, a string is due\n" },
+		{ BOOT CON
+		  "ports = [\"1=pty\",\"2=pty\",\"3=pty\",\"4=pty\",\"5=pty\",\"6=pty\",\"7=pty\",\"8=pty\","
+		  "\"9=pty\"]\n",
+		  { 0 },
+		  "6:74: [device] \"c\": more than 8 ports\n" },
+		{ BOOT VSOCK "queues = 2\n",
+		  { 0 },
+		  "3:1: [device] \"v\": key \"cid\" is missing\n"
+		  "3:1: [device] \"v\": key \"path\" is missing\n"
+		  "6:10: [device] \"v\": queues = 2: a \"vsock\" of ours has at most 1\n" },
+		{ BOOT VSOCK "cid = 2\npath = \"\"\n",
+		  { 0 },
+		  "6:7: [device] \"v\": cid = 2 is not in the range from 3 to 4294967294\n"
+		  "7:8: [device] \"v\": path is empty, a path is due\n" },
+		{ BOOT VSOCK "cid = 3\npath = \"p\"\nports = [\"a=pty\"]\n",
+		  { 0 },
+		  "8:1: [device] \"v\": key \"ports\" goes with virtio = \"console\" only\n" });
+}
+
 TEST(keys_that_do_not_fit_the_interface)
 {
 	CHECK_BAD(
@@ -767,7 +840,9 @@ TEST(relative_paths_start_at_the_file)
 		"[[device]]\nid = \"b\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\nsocket = \"s\"\n"
 		"[[device]]\nid = \"c\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\nsandbox = \"none\"\n"
 		"exec = [\"bin/p\", \"dir/{fd}\"]\n"
-		"[[device]]\nid = \"e\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\nsocket = \"fd:3\"\n";
+		"[[device]]\nid = \"e\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\nsocket = \"fd:3\"\n"
+		"[[device]]\nid = \"f\"\nvirtio = \"console\"\nports = [\"p=socket:s\", \"q=file:/f\", \"r=socket:fd:4\"]\n"
+		"[[device]]\nid = \"g\"\nvirtio = \"vsock\"\ncid = 3\npath = \"v\"\n";
 	char folder[] = "/tmp/minivmm-config-XXXXXX", path[64], want[80];
 	CHECK(mkdtemp(folder));
 	snprintf(path, sizeof(path), "%s/my vm.toml", folder);
@@ -813,5 +888,9 @@ TEST(relative_paths_start_at_the_file)
 	IN_FOLDER(c.devices[2].exec[0], "%s/bin/p");
 	CHECK_STR(c.devices[2].exec[1], "dir/{fd}");
 	CHECK_STR(c.devices[3].socket, "fd:3");
+	IN_FOLDER(c.devices[4].ports[0], "p=socket:%s/s");
+	CHECK_STR(c.devices[4].ports[1], "q=file:/f");
+	CHECK_STR(c.devices[4].ports[2], "r=socket:fd:4");
+	IN_FOLDER(c.devices[5].path, "%s/v");
 	config_free(&c);
 }

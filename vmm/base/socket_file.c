@@ -102,8 +102,27 @@ static int keeper_start(const struct place *p, struct err *e)
 
 // ---- the owner --------------------------------------------------------------------------------------------------
 
+static int take_listener(const char *reference, struct err *e)
+{
+	int listening = 0;
+	socklen_t len = sizeof(listening);
+	FD_AUTO fd = fd_open_path(reference, O_RDWR, e);
+	if (fd < 0)
+		return fd;
+	int flags = fcntl(fd, F_GETFL);
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening)
+		return err_set(e, EINVAL, "%s: not a listening socket", reference);
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+		return err_sys(e, errno, "%s", reference);
+	return fd_steal(&fd);
+}
+
 int socket_file_listen(const char *path, int *keeper, struct err *e)
 {
+	if (fd_is_reference(path)) {
+		*keeper = -1;
+		return take_listener(path, e);
+	}
 	struct place p = { .dir = -1, .file = -1 };
 	int fd = -1, rc = place_open(&p, path, e);
 	if (rc < 0)

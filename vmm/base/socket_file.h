@@ -12,7 +12,7 @@
 
 #include <stdio.h>
 
-// msg_listen() with a keeper.  Returns the listening descriptor; *keeper is the caller's, too, to be held until the end (close-on-exec).
+// msg_listen() with a keeper; of "fd:..." a duplicate, whose file is left alone.  Returns the listening descriptor; *keeper is the caller's, too, to be held until the end (close-on-exec).
 // For a process with one thread.  -errno with the sentence, and nothing is left behind.
 int socket_file_listen(const char *path, int *keeper, struct err *e);
 

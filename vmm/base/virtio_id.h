@@ -10,6 +10,7 @@ enum virtio_id {
 	VIRTIO_BLK = 2,
 	VIRTIO_CONSOLE = 3,
 	VIRTIO_RNG = 4,
+	VIRTIO_VSOCK = 19,
 };
 
 // PCI device ids 0x1040 to 0x107f have room for no more (virtio 1.2 §4.1.2).
