@@ -83,8 +83,18 @@ talk_many() { # PATH COUNT
     } | vm_start a
     talk "$D/vm.vsock" 10485760 100
     talk_many "$D/vm.vsock" 100
-    pid=$(pgrep -P "$(vm_pid a)" -f minivmm-vsock)
-    [ -n "$pid" ]
+
+    # Killed with a connection open: it is started again, the guest hears that its connections are no more, and goes on.
+    run -0 vm_guest a "sh -c 'sh /run/socat VSOCK-LISTEN:5002 SYSTEM:\"sleep 1000\"; echo ended > /run/ended' > /run/log2 2>&1 & sleep 2"
+    peer_start hold "$HOST" hold "$D/vm.vsock" 5002 0
+    wait_for 10 grep -q open "$D/hold.log"
+    pid=$(pgrep -x minivmm-vsock)
+    kill -KILL "$pid"
+    wait_for 10 pid_gone "$(peer_pid hold)"
+    run -0 vm_guest a 'for i in $(seq 30); do [ ! -e /run/ended ] || break; sleep 0.5; done; cat /run/ended'
+    [ "$output" = ended ]
+    run -0 timeout 100 "$HOST" echo "$D/vm.vsock" 5001 100000
+    [ "$(pgrep -x minivmm-vsock)" != "$pid" ]
     vm_stop a
     wait_for 5 test ! -e "$D/vm.vsock"
 }
