@@ -19,6 +19,7 @@ int foreign_prepare(struct launch **out, struct profile *profile, struct arena *
 		.program = cfg->exec[0],
 		.argv = (const char *const *)cfg->exec,
 		.isolate = jailed,
+		.learn = cfg->learn,
 		.insecure = insecure,
 	};
 	int rc = 0;

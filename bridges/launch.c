@@ -153,6 +153,7 @@ static int launch_with(const struct launch *l, const int *alive_fd, int theirs, 
 		.isolate = l->isolate,
 		.insecure = l->insecure,
 		.jail = l->isolate ? l->jail : NULL,
+		.learn = l->learn,
 		.sibling = alive_fd != NULL,
 		.alive_fd = alive_fd ? *alive_fd : -1,
 	};

@@ -223,6 +223,11 @@ static void check_vhost_user(struct config_reader *r, const struct toml_value *t
 		config_complain_key(r, paths, "without a sandbox every path is in sight");
 	if (exec && !sandbox)
 		d->sandbox = "default";
+	if (d->learn && toml_get(t, "restart") && d->restart != RESTART_NEVER)
+		config_complain_key(r, toml_get(t, "restart"),
+				    "one that is learned from runs once: restart = \"never\"");
+	if (d->learn)
+		d->restart = RESTART_NEVER;
 }
 
 static void check_among_others(struct config_reader *r, const struct toml_value *t, const struct vm_config *c,

@@ -273,7 +273,7 @@ static void print_jail(FILE *out, const struct explain_device *d, bool reasons)
 		      j->host_net ? "" : ", no TCP, no sockets or signals outside");
 	else
 		field(out, "landlock", "none: %s", p->landlock_why);
-	if (j->learn) {
+	if (d->cfg->learn) {
 		field(out, "calls", "all of them, written to %s", d->cfg->learn);
 		return;
 	}

@@ -227,7 +227,6 @@ int jail_of_device(struct jail *j, struct profile *p, struct arena *a, const str
 		}
 	if (rc == 0)
 		shows_sort(j);
-	j->learn = cfg->learn != NULL;
 	return rc;
 }
 

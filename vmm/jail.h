@@ -33,7 +33,6 @@ struct jail {
 	uint64_t name_spaces; // CLONE_NEW*, for clone3
 	bool landlock;
 	bool host_net;
-	bool learn; // every call is allowed and reported (jail_learn.h)
 	uint64_t capabilities;
 	uint64_t nofile, processes, address_space, file_size; // limits; PROFILE_NO_LIMIT: as it is
 	unsigned show_count;

@@ -266,6 +266,7 @@ static int read_limits(struct reader *r, const struct toml_value *t)
 static int read_exceptions(struct reader *r, const struct toml_value *root)
 {
 	struct profile *p = r->p;
+	static const struct toml_value none = { .type = TOML_TABLE, .line = 1, .column = 1 };
 	const struct toml_value *why = toml_get(root, "why");
 	const char *net;
 	bool landlock = true;
@@ -276,12 +277,12 @@ static int read_exceptions(struct reader *r, const struct toml_value *root)
 		return COMPLAIN(r, root, "net is not \"host\"; leave it out for none");
 	if (net) {
 		p->host_net = true;
-		if ((rc = text_of(r, why ? why : root, "net", true, &p->net_why)) < 0)
+		if ((rc = text_of(r, why ? why : &none, "net", true, &p->net_why)) < 0)
 			return rc;
 	}
 	if (!landlock) {
 		p->no_landlock = true;
-		rc = text_of(r, why ? why : root, "landlock", true, &p->landlock_why);
+		rc = text_of(r, why ? why : &none, "landlock", true, &p->landlock_why);
 	}
 	return rc;
 }

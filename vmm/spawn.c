@@ -8,6 +8,7 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/sandbox.h"
 #include "vmm/jail.h"
+#include "vmm/jail_learn.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -59,6 +60,7 @@ struct plan {
 	gid_t gid;
 	bool isolate;
 	const struct jail *jail;
+	int learn_fd; // -1: none
 };
 
 _Noreturn static void child_report(int report_fd, const struct report *r)
@@ -77,8 +79,10 @@ static void child_enter_jail(const struct plan *p)
 {
 	struct report r = { .step = STEP_JAIL };
 	int rc = jail_enter(p->jail, &r.jail);
-	if (rc == 0)
+	if (rc == 0 && p->learn_fd < 0)
 		rc = jail_filter(p->jail, &r.jail);
+	else if (rc == 0 && (rc = jail_learn_enter(p->learn_fd)) < 0)
+		r.jail = (struct jail_failure){ .step = JAIL_SECCOMP, .error = -rc };
 	if (rc == 0)
 		return;
 	r.error = -rc;
@@ -96,7 +100,7 @@ static int child_fds(struct plan *p)
 {
 	const struct spawn_request *rq = p->rq;
 	const int above = SPAWN_FD_FIRST + (int)rq->fd_count +
-			  1; // out of the way of every number that is assigned below
+			  2; // out of the way of every number that is assigned below
 	int high[SPAWN_FDS_MAX], rc;
 
 	int report_high = fcntl(p->report_fd, F_DUPFD_CLOEXEC, above);
@@ -106,6 +110,9 @@ static int child_fds(struct plan *p)
 	int null_high = fcntl(p->null_fd, F_DUPFD_CLOEXEC, above);
 	int log_high = null_high < 0 ? -1 : fcntl(p->log_fd, F_DUPFD_CLOEXEC, above);
 	if (log_high < 0)
+		return -errno;
+	int learn_high = p->learn_fd < 0 ? -1 : fcntl(p->learn_fd, F_DUPFD_CLOEXEC, above);
+	if (p->learn_fd >= 0 && learn_high < 0)
 		return -errno;
 	for (unsigned i = 0; i < rq->fd_count; i++) {
 		high[i] = fcntl(rq->fds[i], F_DUPFD_CLOEXEC, above);
@@ -122,6 +129,11 @@ static int child_fds(struct plan *p)
 	if (dup3(report_high, next, O_CLOEXEC) < 0)
 		return -errno;
 	p->report_fd = next;
+	if (learn_high >= 0) {
+		if (dup3(learn_high, ++next, O_CLOEXEC) < 0)
+			return -errno;
+		p->learn_fd = next;
+	}
 	return syscall(SYS_close_range, (unsigned)next + 1, UINT_MAX, 0U) < 0 ? -errno : 0;
 }
 
@@ -345,7 +357,11 @@ int spawn_start(struct child *c, const struct spawn_request *rq, struct err *e)
 	if (fcntl(log_read, F_SETFL, O_NONBLOCK) < 0)
 		return err_sys(e, errno, "make a log pipe");
 
+	FD_AUTO learn = -1;
+	if (rq->jail && rq->learn && (rc = jail_learn_start(rq->learn, rq->argv[0], &learn, e)) < 0)
+		return rc;
 	struct plan p = {
+		.learn_fd = learn,
 		.rq = rq,
 		.path = path,
 		.null_fd = null_fd,

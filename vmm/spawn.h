@@ -35,7 +35,8 @@ struct spawn_request {
 	bool isolate; // name spaces; false only where the user wrote sandbox = "none"
 	const struct jail
 		*jail; // all of its walls, for a program that puts up none of its own; NULL: name spaces only
-	bool insecure; // where the host refuses name spaces: warn and go on without, instead of failing
+	const char *learn; // with a jail: no filter, but a profile written there (jail_learn.h)
+	bool insecure;	   // where the host refuses name spaces: warn and go on without, instead of failing
 	// For spawner.c: the child becomes a child of the caller's parent, and dies with that.  alive_fd hangs up when
 	// the parent is gone.  Of a child that fails before exec c->pidfd is left, dead, for the parent to reap.
 	bool sibling;
@@ -48,7 +49,7 @@ struct child {
 	int pidfd;	 // -1: no child
 	int log_fd;	 // read end of its standard error, -1 after its end
 	bool isolated;	 // it did get its name spaces
-	bool sibling;	// spawn_request.sibling: our parent reaps it, and spawn_stop() leaves pidfd
+	bool sibling;	 // spawn_request.sibling: our parent reaps it, and spawn_stop() leaves pidfd
 	bool ended_well; // exit status 0; once `exited` was called
 	bool hold_last;	 // its last line is kept back from the log: somebody is about to quote it
 	bool line_cut;	 // the rest of an overlong line is being skipped

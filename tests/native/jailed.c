@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Runs a program in its jail, as minivmm would for `exec`, but without a machine:
 //
-//	jailed [--insecure] [--path PATH[:rw]]... [--fd N]... PROFILE PROGRAM ARG...
+//	jailed [--insecure] [--learn FILE] [--path PATH[:rw]]... [--fd N]... PROFILE PROGRAM ARG...
 //
 // Each --fd hands one over, from 3 on.  Its log goes to standard error; its end is the exit status: its own, or 128 + the signal.
 #include "vmm/base/arena.h"
@@ -56,6 +56,8 @@ int main(int argc, char **argv)
 	for (unsigned n = 0; i + 1 < argc && argv[i][0] == '-'; i++) {
 		if (strcmp(argv[i], "--insecure") == 0)
 			rq.insecure = true;
+		else if (strcmp(argv[i], "--learn") == 0)
+			rq.learn = argv[++i];
 		else if (strcmp(argv[i], "--path") == 0 && n < WORDS_MAX)
 			paths[n++] = argv[++i];
 		else if (strcmp(argv[i], "--fd") == 0 && rq.fd_count < SPAWN_FDS_MAX)
@@ -63,7 +65,7 @@ int main(int argc, char **argv)
 	}
 	if (argc < i + 2) {
 		fprintf(stderr,
-			"usage: jailed [--insecure] [--path PATH]... [--fd N]... PROFILE PROGRAM ARG...\n");
+			"usage: jailed [--insecure] [--learn FILE] [--path PATH]... [--fd N]... PROFILE PROGRAM ARG...\n");
 		return 125;
 	}
 	cfg.sandbox = argv[i];
