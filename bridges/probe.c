@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "bridges/probe.h"
 
+#include "bridges/vhost_user_features.h"
 #include "bridges/vhost_user_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/msg.h"
@@ -24,39 +25,6 @@ struct probe {
 	uint8_t config[VHOST_USER_CONFIG_CHUNK];
 	FILE *out;
 	bool refused;
-};
-
-// What each protocol feature is for, or why it is left alone.
-static const struct {
-	const char *name, *why;
-} protocol_features[VHOST_USER_PF_COUNT] = {
-	[VHOST_USER_PF_MQ] = { "MQ", "the number of queues is asked for" },
-	[VHOST_USER_PF_LOG_SHMFD] = { "LOG_SHMFD", "dirty pages are for migration, which is not done" },
-	[VHOST_USER_PF_RARP] = { "RARP", "announces a guest that was migrated, which is not done" },
-	[VHOST_USER_PF_REPLY_ACK] = { "REPLY_ACK", "what matters is acknowledged" },
-	[VHOST_USER_PF_NET_MTU] = { "NET_MTU", "the driver reads the MTU in the configuration space" },
-	[VHOST_USER_PF_BACKEND_REQ] = { "BACKEND_REQ", "changes of the configuration are heard" },
-	[VHOST_USER_PF_CROSS_ENDIAN] = { "CROSS_ENDIAN", "virtio 1.0 has one byte order" },
-	[VHOST_USER_PF_CRYPTO_SESSION] = { "CRYPTO_SESSION", "the driver's control queue has the sessions" },
-	[VHOST_USER_PF_PAGEFAULT] = { "PAGEFAULT", "for post-copy migration, which is not done" },
-	[VHOST_USER_PF_CONFIG] = { "CONFIG", "the driver sees its configuration space" },
-	[VHOST_USER_PF_BACKEND_SEND_FD] = { "BACKEND_SEND_FD", "a back-end's requests bring no descriptors" },
-	[VHOST_USER_PF_HOST_NOTIFIER] = { "HOST_NOTIFIER", "doorbells are eventfds" },
-	[VHOST_USER_PF_INFLIGHT_SHMFD] = { "INFLIGHT_SHMFD", "requests under way survive a back-end that dies" },
-	[VHOST_USER_PF_RESET_DEVICE] = { "RESET_DEVICE", "the driver's reset reaches the device" },
-	[VHOST_USER_PF_INBAND_NOTIFICATIONS] = { "INBAND_NOTIFICATIONS",
-						 "doorbells and interrupts are eventfds" },
-	[VHOST_USER_PF_CONFIGURE_MEM_SLOTS] = { "CONFIGURE_MEM_SLOTS", "memory is given region by region" },
-	[VHOST_USER_PF_STATUS] = { "STATUS", "the driver's status reaches the device" },
-	[VHOST_USER_PF_XEN_MMAP] = { "XEN_MMAP", "for Xen" },
-	[VHOST_USER_PF_SHARED_OBJECT] = { "SHARED_OBJECT", "devices share no buffers" },
-	[VHOST_USER_PF_DEVICE_STATE] = { "DEVICE_STATE", "for migration, which is not done" },
-	[VHOST_USER_PF_GET_VRING_BASE_INFLIGHT] = { "GET_VRING_BASE_INFLIGHT",
-						    "for migration, which is not done" },
-	[VHOST_USER_PF_GPA_ADDRESSES] = { "GPA_ADDRESSES", "rings are named by made-up user addresses" },
-	[VHOST_USER_PF_SHMEM] = { "SHMEM", "the function has no shared memory region" },
-	[VHOST_USER_PF_GET_VRING_BASE_SKIP_DRAIN] = { "GET_VRING_BASE_SKIP_DRAIN",
-						      "for migration, which is not done" },
 };
 
 // Why a feature that the transport does not carry is not.
@@ -159,14 +127,12 @@ static void say_protocol(const struct probe *p)
 	for (unsigned bit = 0; bit < 64; bit++) {
 		const bool known = bit < VHOST_USER_PF_COUNT, offered = p->protocol >> bit & 1;
 		const bool used = offered && VU_PROTOCOL_FEATURES >> bit & 1;
+		const struct vu_protocol_feature *f = vu_protocol_feature(bit);
 		if (known && !offered)
-			fprintf(p->out, "protocol  %2u %-24s not offered\n", bit,
-				protocol_features[bit].name);
+			fprintf(p->out, "protocol  %2u %-24s not offered\n", bit, f->name);
 		else if (offered)
-			fprintf(p->out, "protocol  %2u %-24s %s: %s\n", bit,
-				known ? protocol_features[bit].name : "?", used ? "used" : "not used",
-				known ? protocol_features[bit].why
-				      : "it is in no specification that we know");
+			fprintf(p->out, "protocol  %2u %-24s %s: %s\n", bit, f->name,
+				used ? "used" : "not used", f->why);
 	}
 }
 
