@@ -22,7 +22,7 @@ struct probe {
 	uint64_t queues, mem_slots; // UINT64_MAX: not told
 	uint32_t config_wanted;	    // by the type's specification
 	uint32_t config_len;	    // what it shows
-	uint8_t config[VHOST_USER_CONFIG_CHUNK];
+	uint8_t config[VU_CONFIG_MAX];
 	FILE *out;
 	bool refused;
 };

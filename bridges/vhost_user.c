@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define VIRTIO_NET_F_MTU 3
+
 // virtio 1.2 §2.1
 #define STATUS_ACKNOWLEDGE 1u
 #define STATUS_DRIVER	   2u
@@ -103,6 +105,9 @@ int vu_do_negotiate(struct vhost_user *vu, deadline_ns deadline)
 			x.refused = "the features that the driver took (FEATURES_OK)";
 		}
 	}
+	// Only to one whose driver is told it, too.
+	if (vu->own.mtu && vu->features >> VIRTIO_NET_F_MTU & 1)
+		order_u64(&x, VHOST_USER_NET_SET_MTU, vu->own.mtu);
 	return vu_end(&x);
 }
 
@@ -132,86 +137,13 @@ static int op_negotiate(struct backend *b, uint64_t features)
 
 // ---- configuration space ------------------------------------------------------------------------
 
-// Not where it is ours, zeros, because the back-end has none to show.
-static bool config_is_theirs(const struct vhost_user *vu)
-{
-	return vu->backend.config_len && vu_has(vu, VHOST_USER_PF_BIT(CONFIG));
-}
-
-void vu_ask_config(struct vu_exchange *x, const struct vhost_user *vu)
-{
-	const uint32_t len = vu->backend.config_len;
-	if (!config_is_theirs(vu))
-		return;
-	struct vhost_user_config c = { .len = len };
-	vu_ask(x, VHOST_USER_GET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len);
-}
-
-void vu_answer_config(struct vu_exchange *x, const struct vhost_user *vu, uint8_t *config)
-{
-	const uint32_t len = vu->backend.config_len;
-	if (!config_is_theirs(vu))
-		return;
-	struct vhost_user_config c = { .off = 0 };
-	size_t got = vu_answer(x, VHOST_USER_GET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len);
-	if (x->rc < 0)
-		return;
-	if (got == 0 || got == VHOST_USER_CONFIG_HEAD) {
-		vu_broken(x, "refuses to show the %u bytes of its configuration space", len);
-		return;
-	}
-	if (got != VHOST_USER_CONFIG_HEAD + len || c.off != 0 || c.len != len) {
-		vu_broken(x, "broke the protocol (answer to GET_CONFIG: not the range that was asked for)");
-		return;
-	}
-	// The guest has as many queues as we give it, which may be fewer than the back-end could serve.
-	if (vu->backend.queue_count)
-		vu_type_queues_show(vu->type, vu->backend.queue_count, c.data, len);
-	memcpy(config, c.data, len);
-}
-
-uint16_t vu_try_config(struct vu_exchange *x, uint8_t *config, uint32_t len)
-{
-	struct vhost_user_config c = { .len = len };
-	vu_ask(x, VHOST_USER_GET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len);
-	size_t got = vu_answer(x, VHOST_USER_GET_CONFIG, &c, sizeof(c));
-	if (x->rc < 0 || got <= VHOST_USER_CONFIG_HEAD)
-		return 0;
-	got -= VHOST_USER_CONFIG_HEAD;
-	if (got > len || c.off != 0 || c.len > got) {
-		vu_broken(x, "broke the protocol (answer to GET_CONFIG: not the range that was asked for)");
-		return 0;
-	}
-	memcpy(config, c.data, c.len);
-	return (uint16_t)c.len;
-}
-
-uint16_t vu_find_config(struct vu_exchange *x, uint8_t *config)
-{
-	uint16_t good = vu_try_config(x, config, VHOST_USER_CONFIG_CHUNK);
-	if (good)
-		return good;
-	uint32_t refused = VHOST_USER_CONFIG_CHUNK;
-	while (x->rc == 0 && refused - good > 1) {
-		const uint32_t len = (good + refused) / 2;
-		const uint16_t shown = vu_try_config(x, config, len);
-		if (shown == 0)
-			refused = len;
-		else if (shown < len)
-			return shown;
-		else
-			good = shown;
-	}
-	return x->rc == 0 ? good : 0;
-}
-
 static int op_config_read(struct backend *b, uint32_t off, void *buf, uint32_t len)
 {
 	struct vhost_user *vu = vu_of(b);
 	if (!range_in(off, len, b->config_len))
 		return -EINVAL;
 	int rc = 0;
-	if (op_begin(vu) && atomic_exchange(&vu->config_stale, false)) {
+	if (op_begin(vu) && !vu->config_own && atomic_exchange(&vu->config_stale, false)) {
 		struct vu_exchange x;
 		vu_begin(&x, &vu->link, control_deadline(vu));
 		vu_ask_config(&x, vu);
@@ -226,23 +158,12 @@ static int op_config_read(struct backend *b, uint32_t off, void *buf, uint32_t l
 	return op_end(vu, rc);
 }
 
-int vu_do_config_write(struct vhost_user *vu, uint32_t off, const void *buf, uint32_t len,
-		       deadline_ns deadline)
-{
-	struct vhost_user_config c = { .off = off, .len = len, .flags = VHOST_USER_CONFIG_WRITABLE };
-	memcpy(c.data, buf, len);
-	struct vu_exchange x;
-	vu_begin(&x, &vu->link, deadline);
-	vu_order(&x, VHOST_USER_SET_CONFIG, &c, VHOST_USER_CONFIG_HEAD + len, NULL, 0);
-	return vu_end(&x);
-}
-
 static int op_config_write(struct backend *b, uint32_t off, const void *buf, uint32_t len)
 {
 	struct vhost_user *vu = vu_of(b);
 	if (!range_in(off, len, b->config_len))
 		return -EINVAL;
-	if (!config_is_theirs(vu))
+	if (vu->config_own)
 		return 0;
 	int rc = op_begin(vu) ? vu_do_config_write(vu, off, buf, len, control_deadline(vu)) : -EPIPE;
 	if (rc == 0 || rc == -EPIPE) {
@@ -256,12 +177,12 @@ static int op_config_write(struct backend *b, uint32_t off, const void *buf, uin
 
 // ---- memory -------------------------------------------------------------------------------------
 
-static struct vhost_user_mem_region wire_region(const struct mem_region *r)
+static struct vhost_user_mem_region wire_region(const struct vhost_user *vu, const struct mem_region *r)
 {
 	return (struct vhost_user_mem_region){
 		.gpa = r->gpa,
 		.size = r->size,
-		.user = r->gpa + VU_USER_OFFSET,
+		.user = r->gpa + vu_user_offset(vu),
 		.fd_offset = r->fd_offset,
 	};
 }
@@ -279,28 +200,29 @@ static bool table_holds(const struct mem_table *t, const struct mem_region *r)
 	return false;
 }
 
-static void send_slots(struct vu_exchange *x, const struct mem_table *old, const struct mem_table *new)
+static void send_slots(struct vu_exchange *x, const struct vhost_user *vu, const struct mem_table *old,
+		       const struct mem_table *new)
 {
 	for (unsigned i = 0; i < old->count; i++) {
 		if (table_holds(new, &old->region[i]))
 			continue;
-		struct vhost_user_mem_reg reg = { .region = wire_region(&old->region[i]) };
+		struct vhost_user_mem_reg reg = { .region = wire_region(vu, &old->region[i]) };
 		vu_order(x, VHOST_USER_REM_MEM_REG, &reg, sizeof(reg), NULL, 0);
 	}
 	for (unsigned i = 0; i < new->count; i++) {
 		if (table_holds(old, &new->region[i]))
 			continue;
-		struct vhost_user_mem_reg reg = { .region = wire_region(&new->region[i]) };
+		struct vhost_user_mem_reg reg = { .region = wire_region(vu, &new->region[i]) };
 		vu_order(x, VHOST_USER_ADD_MEM_REG, &reg, sizeof(reg), &new->region[i].fd, 1);
 	}
 }
 
-static void send_table(struct vu_exchange *x, const struct mem_table *t)
+static void send_table(struct vu_exchange *x, const struct vhost_user *vu, const struct mem_table *t)
 {
 	struct vhost_user_mem_table m = { .count = t->count };
 	int fds[VHOST_USER_MEM_TABLE_MAX];
 	for (unsigned i = 0; i < t->count; i++) {
-		m.region[i] = wire_region(&t->region[i]);
+		m.region[i] = wire_region(vu, &t->region[i]);
 		fds[i] = t->region[i].fd;
 	}
 	vu_order(x, VHOST_USER_SET_MEM_TABLE, &m, 8 + t->count * sizeof(m.region[0]), fds, t->count);
@@ -324,9 +246,9 @@ int vu_do_memory(struct vhost_user *vu, deadline_ns deadline)
 	struct vu_exchange x;
 	vu_begin(&x, &vu->link, deadline);
 	if (vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
-		send_slots(&x, &vu->sent, t);
+		send_slots(&x, vu, &vu->sent, t);
 	else
-		send_table(&x, t);
+		send_table(&x, vu, t);
 	int rc = vu_end(&x);
 	if (rc == 0)
 		vu->sent = *t;

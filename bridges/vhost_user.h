@@ -17,12 +17,19 @@
 struct child;
 struct loop;
 
+// What the configuration file says of the device itself.
+struct vhost_user_own {
+	const char *tag; // of a file system, at most 36 bytes; NULL: what the back-end shows
+	uint16_t mtu;	 // of a network device; 0: what the back-end shows, if it shows one
+};
+
 struct vhost_user_params {
 	const char *id;	  // device id; must outlive the back-end
 	const char *peer; // what to call it in messages: socket path or program; must outlive the back-end
 	uint16_t virtio_type; // virtio 1.2 §5
 	uint16_t queues;      // 0: what the back-end says, else the type's own
 	uint16_t queue_size;  // largest size of a queue, a power of two; 0: default
+	struct vhost_user_own own;
 	int sock;	      // connected Unix stream socket
 	struct child *child;  // the process behind it, from malloc(), not watched yet; or NULL
 	struct loop *loop;

@@ -389,7 +389,7 @@ static int take_over(struct vhost_user *vu, const uint8_t *config, struct err *e
 // One attempt on a connection that is there.
 static int attempt(struct vhost_user *vu, int sock, struct err *e)
 {
-	uint8_t config[VHOST_USER_CONFIG_CHUNK];
+	uint8_t config[VU_CONFIG_MAX];
 	vu_link_init(&vu->link, vu->backend.id, sock, vu->link.loop, vu_link_lost);
 	int rc = vu_shake_again(vu, config, deadline_in_ms(vu->control_ms), e);
 	if (rc == 0)

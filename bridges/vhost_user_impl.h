@@ -21,7 +21,8 @@
 #define VU_PROTOCOL_FEATURES                                                                               \
 	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(BACKEND_REQ) |           \
 	 VHOST_USER_PF_BIT(CONFIG) | VHOST_USER_PF_BIT(INFLIGHT_SHMFD) | VHOST_USER_PF_BIT(RESET_DEVICE) | \
-	 VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS))
+	 VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS) |                              \
+	 VHOST_USER_PF_BIT(NET_MTU) | VHOST_USER_PF_BIT(GPA_ADDRESSES))
 
 // Bits of the virtio features that mean something to the two ends only.
 #define VU_PRIVATE_FEATURES \
@@ -30,6 +31,8 @@
 // What is added to a guest address to make the "user address" that names ring addresses.  Never 0, never a
 // pointer of ours, and far above any guest address so that the two cannot be mistaken for each other.
 #define VU_USER_OFFSET (UINT64_C(1) << 44)
+
+#define VU_CONFIG_MAX 4096 // of configuration space; more is no device that anybody has seen
 
 struct vu_ring {
 	bool started;
@@ -91,8 +94,10 @@ struct vhost_user {
 	struct mem_table memory;
 	struct vu_ring ring[VU_QUEUES_MAX];
 	struct vu_inflight inflight;
-	uint8_t written[VHOST_USER_CONFIG_CHUNK / 8]; // bit per byte of `config` that the driver wrote
-	uint8_t config[VHOST_USER_CONFIG_CHUNK];
+	struct vhost_user_own own;
+	bool config_own;		   // all of `config` is ours: the back-end has none to show
+	uint8_t written[VU_CONFIG_MAX / 8]; // bit per byte of `config` that the driver wrote
+	uint8_t config[VU_CONFIG_MAX];
 };
 
 extern const struct backend_ops vu_ops;
@@ -102,22 +107,34 @@ static inline bool vu_has(const struct vhost_user *vu, uint64_t protocol_feature
 	return vu_link_has(&vu->link, protocol_feature_bit);
 }
 
+// What names memory besides the guest's address: nothing does where both ends use that alone.
+static inline uint64_t vu_user_offset(const struct vhost_user *vu)
+{
+	return vu_has(vu, VHOST_USER_PF_BIT(GPA_ADDRESSES)) ? 0 : VU_USER_OFFSET;
+}
+
 // ---- vhost_user.c: one exchange each, on a connection that is there; with the lock (or before anybody else has it)
 
 int vu_do_negotiate(struct vhost_user *vu, deadline_ns deadline);
 int vu_do_memory(struct vhost_user *vu, deadline_ns deadline);
-int vu_do_config_write(struct vhost_user *vu, uint32_t off, const void *buf, uint32_t len,
-		       deadline_ns deadline);
 int vu_do_run(struct vhost_user *vu, deadline_ns deadline);
 
+// ---- vhost_user_config.c
+
+int vu_do_config_write(struct vhost_user *vu, uint32_t off, const uint8_t *buf, uint32_t len,
+		       deadline_ns deadline);
+// Asks for all of the configuration space, piece by piece; and puts it into `config` when all of it is right.
 void vu_ask_config(struct vu_exchange *x, const struct vhost_user *vu);
-// Checks what the back-end answers and puts it into `config`.
 void vu_answer_config(struct vu_exchange *x, const struct vhost_user *vu, uint8_t *config);
 // What the back-end shows when it is asked for the first `len` bytes, at most that; 0 when it refuses.
 uint16_t vu_try_config(struct vu_exchange *x, uint8_t *config, uint32_t len);
-// Where no table tells how long the configuration space is: the most that the back-end shows, found by asking
-// (nine questions at most), into `config` of VHOST_USER_CONFIG_CHUNK bytes.  Its length, 0 for none at all.
+// Where no table tells how long the configuration space is: the most that the back-end shows, found by asking, into
+// `config` of VU_CONFIG_MAX bytes.  Its length, 0 for none at all.
 uint16_t vu_find_config(struct vu_exchange *x, uint8_t *config);
+// Whether the configuration file gives what a device cannot do without.
+bool vu_config_is_ours(const struct vhost_user *vu);
+// Puts in what the configuration file says.
+void vu_config_own(const struct vhost_user *vu, uint8_t *config);
 
 // ---- vhost_user_queue.c: the same for queues
 

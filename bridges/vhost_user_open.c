@@ -4,6 +4,7 @@
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/virtio_id.h"
 #include "vmm/spawn.h"
 
 #include <errno.h>
@@ -13,6 +14,7 @@
 #define QUEUE_SIZE_DEFAULT  256
 #define QUEUE_SIZE_LIMIT    32768 // virtio 1.2 §2.7
 #define VIRTIO_F_VERSION_1  (UINT64_C(1) << 32)
+#define VIRTIO_NET_F_MTU    3
 #define LAST_WORDS_START_MS 500
 
 // ---- upcalls ------------------------------------------------------------------------------------
@@ -91,16 +93,25 @@ static int choose_protocol(struct vhost_user *vu, uint64_t offered, struct err *
 {
 	const uint16_t type = vu->backend.virtio_type;
 	vu->link.protocol_features = offered & VU_PROTOCOL_FEATURES;
-	// Drivers insist on a configuration space where their type has one: without CONFIG it is zeros.
-	if (!vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIG)))
-		vu->offered = vu_type_without_config(type, vu->offered);
+	// Drivers insist on a configuration space where their type has one: without CONFIG it is ours, zeros for the most part.
+	vu->config_own = !vu_has(vu, VHOST_USER_PF_BIT(CONFIG));
+	const uint64_t mtu = vu->own.mtu ? vu->offered & UINT64_C(1) << VIRTIO_NET_F_MTU : 0;
+	if (vu->config_own)
+		vu->offered = vu_type_without_config(type, vu->offered) | mtu;
+	if (vu->own.mtu && (!vu_has(vu, VHOST_USER_PF_BIT(NET_MTU)) || !mtu))
+		return err_set(e, ENOTSUP,
+			       "%s: handshake with %s: mtu = %u, but the back-end takes none from us "
+			       "(VHOST_USER_PROTOCOL_F_NET_MTU and VIRTIO_NET_F_MTU); leave mtu out",
+			       vu->backend.id, vu->peer, vu->own.mtu);
 	vu->backend.config_len = vu_type_config_len(type, vu->offered);
-	if (!vu_link_has(&vu->link, VHOST_USER_PF_BIT(CONFIG)) && vu->type && vu->type->needs_config)
+	if (vu->config_own && !vu_config_is_ours(vu) && vu->type && vu->type->needs_config)
 		return err_set(
 			e, ENOTSUP,
 			"%s: handshake with %s: the back-end does not show its configuration space "
-			"(VHOST_USER_PROTOCOL_F_CONFIG), which a %s device cannot do without; use one that does",
-			vu->backend.id, vu->peer, vu->type->name);
+			"(VHOST_USER_PROTOCOL_F_CONFIG), which a %s device cannot do without; %s",
+			vu->backend.id, vu->peer, vu->type->name,
+			type == VIRTIO_FS ? "write tag = and the name that the guest mounts"
+					  : "use one that does");
 	return 0;
 }
 
@@ -147,7 +158,8 @@ static int settle(struct vhost_user *vu, uint8_t *config, uint64_t *queues, dead
 		vu_ask(&x, VHOST_USER_GET_QUEUE_NUM, NULL, 0);
 	if (vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu_ask(&x, VHOST_USER_GET_MAX_MEM_SLOTS, NULL, 0);
-	vu_ask_config(&x, vu);
+	if (!vu->config_own)
+		vu_ask_config(&x, vu);
 	if (theirs >= 0)
 		vu_order(&x, VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, &theirs, 1);
 	*queues = UINT64_MAX;
@@ -156,7 +168,10 @@ static int settle(struct vhost_user *vu, uint8_t *config, uint64_t *queues, dead
 		*queues = vu_answer_u64(&x, VHOST_USER_GET_QUEUE_NUM);
 	if (vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu->mem_slots = vu_answer_u64(&x, VHOST_USER_GET_MAX_MEM_SLOTS);
-	vu_answer_config(&x, vu, config);
+	if (vu->config_own)
+		vu_config_own(vu, config);
+	else
+		vu_answer_config(&x, vu, config);
 	if (vu_end(&x) < 0)
 		return handshake_failed(vu, &x, e);
 	if (vu->mem_slots == 0)
@@ -172,6 +187,7 @@ static int find_config(struct vhost_user *vu, deadline_ns deadline, struct err *
 		return 0;
 	vu_begin(&x, &vu->link, deadline);
 	vu->backend.config_len = vu_find_config(&x, vu->config);
+	vu_config_own(vu, vu->config);
 	return vu_end(&x) < 0 ? handshake_failed(vu, &x, e) : 0;
 }
 
@@ -239,7 +255,7 @@ int vu_shake_again(struct vhost_user *vu, uint8_t *config, deadline_ns deadline,
 	if (rc < 0)
 		return rc;
 	vu->link.protocol_features = protocol & VU_PROTOCOL_FEATURES;
-	if (vu->backend.config_len && !vu_has(vu, VHOST_USER_PF_BIT(CONFIG)))
+	if (vu->backend.config_len && !vu->config_own && !vu_has(vu, VHOST_USER_PF_BIT(CONFIG)))
 		return err_set(
 			e, ENOTSUP,
 			"%s: %s is not the device that it was: it does not show its configuration space",
@@ -262,6 +278,7 @@ static void vu_init(struct vhost_user *vu, const struct vhost_user_params *p)
 			.queue_size_max = p->queue_size ? p->queue_size : QUEUE_SIZE_DEFAULT,
 		},
 		.peer = p->peer,
+		.own = p->own,
 		.type = vu_type_of(p->virtio_type),
 		.child = p->child,
 		.control_ms = p->control_ms ? p->control_ms : DEADLINE_CONTROL_MS,

@@ -57,11 +57,12 @@ int vu_do_queue_start(struct vhost_user *vu, unsigned q, uint32_t first, deadlin
 	const struct vring_cfg *cfg = &vu->ring[q].cfg;
 	const struct vhost_user_vring_state num = { .index = q, .num = cfg->size };
 	const struct vhost_user_vring_state base = { .index = q, .num = first };
+	const uint64_t user = vu_user_offset(vu);
 	const struct vhost_user_vring_addr addr = {
 		.index = q,
-		.desc_user = cfg->desc_gpa + VU_USER_OFFSET,
-		.used_user = cfg->used_gpa + VU_USER_OFFSET,
-		.avail_user = cfg->avail_gpa + VU_USER_OFFSET,
+		.desc_user = cfg->desc_gpa + user,
+		.used_user = cfg->used_gpa + user,
+		.avail_user = cfg->avail_gpa + user,
 	};
 	struct vu_exchange x;
 	vu->ring[q].served = true;

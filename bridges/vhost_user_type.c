@@ -155,11 +155,13 @@ static void net_without_commands(uint64_t *features)
 		*features &= ~(UINT64_C(1) << net_commanded[i]);
 }
 
-// Only a network device has such features and can do without (the others: needs_config).  One that leaves the
+// Only a network device, and a file system whose tag we know, can do without (the others: needs_config).  One that leaves the
 // configuration space to its front-end leaves the commands to it, too, however many queues it has.
 uint64_t vu_type_without_config(uint16_t virtio_type, uint64_t features)
 {
 	static const uint8_t net_shown[] = { 3, 5, 16, 63 };
+	if (virtio_type == VIRTIO_FS)
+		return features & ~UINT64_C(1); // NOTIFICATION has a field there
 	if (virtio_type != VIRTIO_NET)
 		return features;
 	for (size_t i = 0; i < ARRAY_LEN(net_shown); i++)

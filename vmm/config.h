@@ -77,7 +77,8 @@ struct device_config {
 	// net, ours; `queues` then counts pairs
 	const char *tap; // an interface of the host, or "fd:..."
 	const char *mac; // "52:54:00:12:34:56"; NULL: a random one
-	uint16_t mtu;	 // 0: the guest is not told
+	uint16_t mtu;	 // 0: the guest is not told (vhost-user: what the back-end says)
+	const char *tag; // of a file system; NULL: what the back-end says
 
 	// rng, ours
 	uint64_t rate; // bytes a second, 0: no limit

@@ -18,6 +18,7 @@
 #define QUEUES_MAX   1024
 #define QUEUE_MAX    32768 // virtio 1.2 §2.7
 #define NAME_MAX_LEN 64
+#define TAG_LEN	36 // virtio 1.2 §5.11.4
 #define SERIAL_LEN   20 // VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6
 #define CPUS_LEN     200
 #define MTU_MIN	     68 // virtio 1.2 §5.1.4.1
@@ -627,10 +628,18 @@ const struct config_key config_keys[] = {
 	{ .name = "mtu",
 	  .store = store_uint,
 	  DEVICE(mtu),
-	  .vias = BUILTIN,
+	  .vias = ANY,
 	  .virtio = VIRTIO_NET,
 	  .min = MTU_MIN,
 	  .max = UINT16_MAX },
+
+	{ .name = "tag",
+	  .store = store_printable,
+	  DEVICE(tag),
+	  .vias = VHOST_USER,
+	  .virtio = VIRTIO_FS,
+	  .min = 1,
+	  .max = TAG_LEN },
 
 	{ .name = "rate",
 	  .store = store_size,

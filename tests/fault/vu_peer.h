@@ -43,7 +43,8 @@ struct peer {
 	int sock;						    // its end
 	int front;						    // ours, until a back-end is opened on it
 	uint64_t features, protocol, queue_num, mem_slots, nack_of; // nack_of: request that is refused
-	uint8_t config[256];
+	uint8_t config[1024]; // the first config_len of them; more is refused
+	uint32_t config_len;
 	uint64_t status, status_mask; // bits of the status that it is willing to set
 	uint32_t vring_base;
 	// Misbehaviour: called instead of answering request `at` (0: none).  Returns false to end the
@@ -206,6 +207,10 @@ static inline void peer_answer(struct peer *p, const struct peer_message *m)
 		return;
 	case VHOST_USER_GET_CONFIG:
 		memcpy(&c, m->payload, sizeof(c));
+		if (c.len > sizeof(c.data) || c.off > p->config_len || c.len > p->config_len - c.off) {
+			peer_reply(p, m->h.request, NULL, 0);
+			return;
+		}
 		memcpy(c.data, p->config + c.off, c.len);
 		peer_reply(p, m->h.request, &c, 12 + c.len);
 		return;
@@ -262,6 +267,7 @@ static inline void peer_init(struct peer *p)
 	p->protocol = PEER_PROTOCOL;
 	p->queue_num = 4;
 	p->mem_slots = 32;
+	p->config_len = 256;
 	p->status_mask = 0xff;
 	p->config[1] = 8;  // capacity: 2048 sectors
 	p->config[34] = 4; // num_queues

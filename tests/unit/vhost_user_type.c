@@ -13,7 +13,7 @@ static bool refuse_beyond(struct peer *p, const struct peer_message *m)
 {
 	struct vhost_user_config c;
 	memcpy(&c, m->payload, sizeof(c));
-	if (m->h.request != VHOST_USER_GET_CONFIG || (int)c.len <= p->fault_arg)
+	if (m->h.request != VHOST_USER_GET_CONFIG || (int)(c.off + c.len) <= p->fault_arg)
 		peer_answer(p, m);
 	else
 		peer_reply(p, m->h.request, &c, p->fault_arg % 2 ? VHOST_USER_CONFIG_HEAD : 0);
@@ -29,8 +29,8 @@ static bool show_less(struct peer *p, const struct peer_message *m)
 		peer_answer(p, m);
 		return true;
 	}
-	c.len = MIN(c.len, (uint32_t)p->fault_arg);
-	memcpy(c.data, p->config, c.len);
+	c.len = c.off < (uint32_t)p->fault_arg ? MIN(c.len, (uint32_t)p->fault_arg - c.off) : 0;
+	memcpy(c.data, p->config + c.off, c.len);
 	peer_reply(p, m->h.request, &c, VHOST_USER_CONFIG_HEAD + c.len);
 	return true;
 }
@@ -53,6 +53,7 @@ static void device_init(struct device *d, uint64_t features, int config_len)
 	d->p.every = true;
 	d->p.fault = refuse_beyond;
 	d->p.fault_arg = config_len;
+	d->p.config_len = sizeof(d->p.config);
 	memset(d->p.config, 0, sizeof(d->p.config));
 }
 
@@ -153,15 +154,15 @@ TEST(each_type_has_its_queues_and_its_configuration)
 TEST(a_length_that_nobody_specified_is_found_out)
 {
 	const uint16_t types[] = { 9, 12, 21, 30, 40, 63 };
-	const int lengths[] = { 0, 1, 2, 3, 7, 8, 31, 64, 100, 127, 128, 129, 254, 255, 256 };
+	const int lengths[] = { 0, 1, 2, 3, 7, 8, 31, 64, 100, 127, 128, 129, 254, 255, 256, 257, 300, 512, 600, 1000 };
 	for (size_t i = 0; i < ARRAY_LEN(types); i++)
 		for (size_t k = 0; k < ARRAY_LEN(lengths); k++)
 			for (int honest = 0; honest < 2; honest++) {
 				struct device d;
-				uint8_t config[256];
+				uint8_t config[1024];
 				device_init(&d, FEATURES(0), lengths[k]);
-				for (unsigned n = 0; n < 256; n++)
-					d.p.config[n] = (uint8_t)(n + 1);
+				for (unsigned n = 0; n < 1000; n++)
+					d.p.config[n] = (uint8_t)(n + 1 + n / 256);
 				d.p.fault = honest ? show_less : refuse_beyond;
 				device_open(&d, types[i], 0);
 				CHECK_EQ(d.rc, 0);
@@ -169,7 +170,7 @@ TEST(a_length_that_nobody_specified_is_found_out)
 				CHECK_EQ(d.b->ops->config_read(d.b, 0, config, d.b->config_len), 0);
 				CHECK_EQ(memcmp(config, d.p.config, (size_t)lengths[k]), 0);
 				device_close(&d);
-				CHECK(d.questions <= 9);
+				CHECK(d.questions <= 9 * (unsigned)(lengths[k] / 256 + 1));
 			}
 }
 

@@ -11,6 +11,7 @@ enum virtio_id {
 	VIRTIO_CONSOLE = 3,
 	VIRTIO_RNG = 4,
 	VIRTIO_VSOCK = 19,
+	VIRTIO_FS = 26,
 };
 
 // PCI device ids 0x1040 to 0x107f have room for no more (virtio 1.2 §4.1.2).
