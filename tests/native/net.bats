@@ -32,6 +32,10 @@ scenario() { # NAME
     scenario control
 }
 
+@test "a guest that moved: what its driver had said, its MTU, and a RARP" {
+    scenario moved
+}
+
 @test "thousands of packets: none lost, none twice, in order" {
     scenario many
 }

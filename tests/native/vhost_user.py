@@ -19,10 +19,12 @@ SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE = 8, 9, 10, 11
 SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR = 12, 13, 14
 GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 15, 16, 17, 18
 GET_CONFIG, SET_STATUS, GET_STATUS, RESET_DEVICE = 24, 39, 40, 34
+SEND_RARP, NET_SET_MTU, SET_BACKEND_REQ_FD, SET_DEVICE_STATE_FD, CHECK_DEVICE_STATE = 19, 20, 21, 42, 43
 VERSION, REPLY, NEED_REPLY = 1, 4, 8
 
 PROTOCOL_FEATURES, VERSION_1, INDIRECT, EVENT_IDX = 1 << 30, 1 << 32, 1 << 28, 1 << 29
 MQ, REPLY_ACK, CONFIG, RESET, STATUS = 1 << 0, 1 << 3, 1 << 9, 1 << 13, 1 << 16
+RARP, NET_MTU, BACKEND_REQ, DEVICE_STATE = 1 << 2, 1 << 4, 1 << 5, 1 << 19
 USER = 0x7000_0000  # where the front-end says its memory lies
 NEXT, WRITABLE, INDIRECT_DESC = 1, 2, 4
 NEEDS_RESET = 64
@@ -158,8 +160,11 @@ class FrontEnd:
     def u64(self, request):
         return struct.unpack("<Q", self.ask(request))[0]
 
-    def start(self, wanted, queues, size=256, config=60, enable=True, protocol=MQ | REPLY_ACK | CONFIG | RESET | STATUS):
-        """Takes the features that are wanted and offered, reads `config` bytes of configuration space, starts queues by index."""
+    def start(self, wanted, queues, size=256, config=60, enable=True, protocol=MQ | REPLY_ACK | CONFIG | RESET | STATUS,
+              before=None):
+        """Takes the features that are wanted and offered, reads `config` bytes of configuration space, starts queues by index.
+
+        before(self): what is to be said when the features are settled and nothing else."""
         self.offered = self.u64(GET_FEATURES)
         self.protocol = protocol
         assert self.u64(GET_PROTOCOL_FEATURES) & protocol == protocol
@@ -167,6 +172,8 @@ class FrontEnd:
         self.send(SET_OWNER)
         self.features = self.offered & (wanted | PROTOCOL_FEATURES | VERSION_1)
         self.order(SET_FEATURES, struct.pack("<Q", self.features))
+        if before:
+            before(self)
         self.config = self.read_config(config) if config else b""
         ram = self.area * (max(queues) + 1)
         self.memfd = os.memfd_create("ram")

@@ -362,6 +362,25 @@ TEST(keys_that_are_missing)
 		  "3:1: [device] \"a\": key \"socket\", \"listen\" or \"exec\" is missing\n" });
 }
 
+TEST(what_a_vhost_user_device_is_told)
+{
+	struct vm_config c;
+	int r;
+	static const char text[] =
+		BOOT USER "socket = \"/s\"\ntag = \"share\"\n[[device]]\nid = \"n\"\nvia = \"vhost-user\"\n"
+			  "virtio = \"net\"\nsocket = \"/n\"\nmtu = 1400\n";
+	free(read_text(text, strlen(text), NULL, &c, &r));
+	CHECK_EQ(r, 0);
+	CHECK_STR(c.devices[0].tag, "share");
+	CHECK_EQ(c.devices[1].mtu, 1400);
+	CHECK(!c.devices[1].tag);
+	config_free(&c);
+	CHECK_BAD({ BOOT USER "socket = \"/s\"\ntag = \"0123456789012345678901234567890123456\"\nmtu = 1400\n",
+		    { 0 },
+		    "8:7: [device] \"u\": tag has 37 bytes, not 1 to 36\n"
+		    "9:1: [device] \"u\": key \"mtu\" goes with virtio = \"net\" only\n" });
+}
+
 TEST(network_devices_and_random_numbers)
 {
 	struct vm_config c;
