@@ -30,8 +30,8 @@ struct vhost_user_params {
 	uint16_t queues;      // 0: what the back-end says, else the type's own
 	uint16_t queue_size;  // largest size of a queue, a power of two; 0: default
 	struct vhost_user_own own;
-	int sock;	      // connected Unix stream socket
-	struct child *child;  // the process behind it, from malloc(), not watched yet; or NULL
+	int sock;	     // connected Unix stream socket
+	struct child *child; // the process behind it, from malloc(), not watched yet; or NULL
 	struct loop *loop;
 	deadline_ns start_deadline; // for the whole handshake
 	int64_t control_ms;	    // deadlines of later exchanges; 0: DEADLINE_CONTROL_MS

@@ -21,8 +21,8 @@
 #define VU_PROTOCOL_FEATURES                                                                               \
 	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(BACKEND_REQ) |           \
 	 VHOST_USER_PF_BIT(CONFIG) | VHOST_USER_PF_BIT(INFLIGHT_SHMFD) | VHOST_USER_PF_BIT(RESET_DEVICE) | \
-	 VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS) |                              \
-	 VHOST_USER_PF_BIT(NET_MTU) | VHOST_USER_PF_BIT(GPA_ADDRESSES))
+	 VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(NET_MTU) | \
+	 VHOST_USER_PF_BIT(GPA_ADDRESSES))
 
 // Bits of the virtio features that mean something to the two ends only.
 #define VU_PRIVATE_FEATURES \
@@ -95,7 +95,7 @@ struct vhost_user {
 	struct vu_ring ring[VU_QUEUES_MAX];
 	struct vu_inflight inflight;
 	struct vhost_user_own own;
-	bool config_own;		   // all of `config` is ours: the back-end has none to show
+	bool config_own;		    // all of `config` is ours: the back-end has none to show
 	uint8_t written[VU_CONFIG_MAX / 8]; // bit per byte of `config` that the driver wrote
 	uint8_t config[VU_CONFIG_MAX];
 };

@@ -105,13 +105,12 @@ static int choose_protocol(struct vhost_user *vu, uint64_t offered, struct err *
 			       vu->backend.id, vu->peer, vu->own.mtu);
 	vu->backend.config_len = vu_type_config_len(type, vu->offered);
 	if (vu->config_own && !vu_config_is_ours(vu) && vu->type && vu->type->needs_config)
-		return err_set(
-			e, ENOTSUP,
-			"%s: handshake with %s: the back-end does not show its configuration space "
-			"(VHOST_USER_PROTOCOL_F_CONFIG), which a %s device cannot do without; %s",
-			vu->backend.id, vu->peer, vu->type->name,
-			type == VIRTIO_FS ? "write tag = and the name that the guest mounts"
-					  : "use one that does");
+		return err_set(e, ENOTSUP,
+			       "%s: handshake with %s: the back-end does not show its configuration space "
+			       "(VHOST_USER_PROTOCOL_F_CONFIG), which a %s device cannot do without; %s",
+			       vu->backend.id, vu->peer, vu->type->name,
+			       type == VIRTIO_FS ? "write tag = and the name that the guest mounts"
+						 : "use one that does");
 	return 0;
 }
 

@@ -18,7 +18,7 @@
 #define QUEUES_MAX   1024
 #define QUEUE_MAX    32768 // virtio 1.2 §2.7
 #define NAME_MAX_LEN 64
-#define TAG_LEN	36 // virtio 1.2 §5.11.4
+#define TAG_LEN	     36 // virtio 1.2 §5.11.4
 #define SERIAL_LEN   20 // VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6
 #define CPUS_LEN     200
 #define MTU_MIN	     68 // virtio 1.2 §5.1.4.1

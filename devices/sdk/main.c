@@ -69,9 +69,9 @@ static const struct vdev_option common_options[] = {
 
 struct settings {
 	const struct carrier *carrier;
-	const char *path; // to listen at, or NULL
+	const char *path;      // to listen at, or NULL
 	const char *front_end; // to connect to, or NULL
-	int fd;		  // to serve on, or -1
+	int fd;		       // to serve on, or -1
 	bool insecure;
 	int level; // enum log_level
 };
@@ -105,7 +105,8 @@ static void help_options(const struct vdev_option *o)
 
 static void help(const struct vdev_ops *ops)
 {
-	printf("usage: %s (--vhost-user PATH | --connect PATH | --fd N) [OPTION]...\n%s\n\n", ops->program, ops->summary);
+	printf("usage: %s (--vhost-user PATH | --connect PATH | --fd N) [OPTION]...\n%s\n\n", ops->program,
+	       ops->summary);
 	help_options(ops->options);
 	printf("\n");
 	help_options(common_options);

@@ -391,15 +391,13 @@ static inline struct mem_table front_memory(void)
 	char *hva = mmap(NULL, 0x200000, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (hva == MAP_FAILED)
 		abort();
-	return (struct mem_table){
-		.count = 2,
-		.region = { { .gpa = 0, .size = 0x100000, .hva = hva, .fd = fd },
-			    { .gpa = 0x100000000,
-			      .size = 0x100000,
-			      .hva = hva + 0x100000,
-			      .fd = fd,
-			      .fd_offset = 0x100000 } }
-	};
+	return (struct mem_table){ .count = 2,
+				   .region = { { .gpa = 0, .size = 0x100000, .hva = hva, .fd = fd },
+					       { .gpa = 0x100000000,
+						 .size = 0x100000,
+						 .hva = hva + 0x100000,
+						 .fd = fd,
+						 .fd_offset = 0x100000 } } };
 }
 
 // Brings queue 0 to life: negotiate, memory, queue, run.

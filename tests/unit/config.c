@@ -375,7 +375,8 @@ TEST(what_a_vhost_user_device_is_told)
 	CHECK_EQ(c.devices[1].mtu, 1400);
 	CHECK(!c.devices[1].tag);
 	config_free(&c);
-	CHECK_BAD({ BOOT USER "socket = \"/s\"\ntag = \"0123456789012345678901234567890123456\"\nmtu = 1400\n",
+	CHECK_BAD({ BOOT USER
+		    "socket = \"/s\"\ntag = \"0123456789012345678901234567890123456\"\nmtu = 1400\n",
 		    { 0 },
 		    "8:7: [device] \"u\": tag has 37 bytes, not 1 to 36\n"
 		    "9:1: [device] \"u\": key \"mtu\" goes with virtio = \"net\" only\n" });

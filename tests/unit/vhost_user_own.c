@@ -135,7 +135,8 @@ TEST(an_mtu_without_a_configuration_space)
 	CHECK_EQ(f.rc, 0);
 	uint64_t offered;
 	CHECK_EQ(f.b->ops->features(f.b, &offered), 0);
-	CHECK_EQ(offered & (NET_MTU | NET_MAC | NET_STATUS), NET_MTU); // nobody has an address or a link to show
+	CHECK_EQ(offered & (NET_MTU | NET_MAC | NET_STATUS),
+		 NET_MTU); // nobody has an address or a link to show
 	CHECK_EQ(f.b->config_len, 12);
 	CHECK_EQ(f.b->ops->config_read(f.b, 0, config, 12), 0);
 	CHECK(config[10] == (1400 & 0xff) && config[11] == 1400 >> 8 && config[0] == 0);
@@ -158,7 +159,8 @@ TEST(a_tag_without_a_configuration_space)
 	CHECK_EQ(f.b->config_len, 40);
 	CHECK_EQ(f.b->queue_count, 2);
 	CHECK_EQ(f.b->ops->config_read(f.b, 0, config, 40), 0);
-	CHECK(memcmp(config, "share\0", 6) == 0 && config[35] == 0 && config[36] == 1); // and one request queue
+	CHECK(memcmp(config, "share\0", 6) == 0 && config[35] == 0 &&
+	      config[36] == 1); // and one request queue
 	end(&f, &p);
 	peer_free(&p);
 

@@ -154,7 +154,8 @@ TEST(each_type_has_its_queues_and_its_configuration)
 TEST(a_length_that_nobody_specified_is_found_out)
 {
 	const uint16_t types[] = { 9, 12, 21, 30, 40, 63 };
-	const int lengths[] = { 0, 1, 2, 3, 7, 8, 31, 64, 100, 127, 128, 129, 254, 255, 256, 257, 300, 512, 600, 1000 };
+	const int lengths[] = { 0,   1,	  2,   3,   7,	 8,   31,  64,	100, 127,
+				128, 129, 254, 255, 256, 257, 300, 512, 600, 1000 };
 	for (size_t i = 0; i < ARRAY_LEN(types); i++)
 		for (size_t k = 0; k < ARRAY_LEN(lengths); k++)
 			for (int honest = 0; honest < 2; honest++) {
