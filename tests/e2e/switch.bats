@@ -23,7 +23,7 @@ guest_up() { # NAME NUMBER
 
 transfer() { # FROM TO NUMBER-OF-TO: a file over TCP, whose checksum is then the same
     local sum
-    run -0 vm_guest "$2" 'rm -f /run/got; nc -l -p 5000 < /dev/null > /run/got 2> /dev/null &'
+    run -0 vm_guest "$2" 'rm -f /run/got; tail -f /dev/null | nc -l -p 5000 > /run/got 2> /dev/null &'
     run -0 vm_guest "$1" -t 120 "
         [ -e /run/file ] || head -c $SIZE /dev/urandom > /run/file
         until nc 10.0.0.$3 5000 < /run/file > /dev/null 2>&1; do sleep 0.2; done
