@@ -21,11 +21,12 @@ static uint64_t map_align(const struct stat *st)
 		       : page;
 }
 
-// A memfd, or a file that is memory as well.
-static bool is_memory(int fd)
+bool guest_mem_allows(const struct guest_mem *m, int fd)
 {
 	struct statfs st;
-	return fstatfs(fd, &st) == 0 && (st.f_type == TMPFS_MAGIC || st.f_type == HUGETLBFS_MAGIC);
+	// A memfd, or a file that is memory as well.
+	return !m->memory_only ||
+	       (fstatfs(fd, &st) == 0 && (st.f_type == TMPFS_MAGIC || st.f_type == HUGETLBFS_MAGIC));
 }
 
 static bool overlaps_any(const struct guest_mem *m, uint64_t gpa, uint64_t uva, uint64_t len)
@@ -47,7 +48,7 @@ int guest_mem_add(struct guest_mem *m, int fd, uint64_t file_off, uint64_t gpa, 
 		return -errno;
 	if (!S_ISREG(st.st_mode) || (flags & O_PATH) || (flags & O_ACCMODE) != O_RDWR)
 		return -EBADF;
-	if (m->memory_only && !is_memory(fd))
+	if (!guest_mem_allows(m, fd))
 		return -EPERM;
 	if (len == 0 || st.st_size < 0 || !range_in(file_off, len, (uint64_t)st.st_size) ||
 	    !range_in(gpa, len, UINT64_MAX) || !range_in(uva, len, UINT64_MAX))

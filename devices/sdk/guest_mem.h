@@ -30,12 +30,22 @@ struct guest_region {
 	size_t map_len;
 };
 
+// Memory that the front-end shares and could take away, as it could the guest's.
+enum guest_extra { GUEST_INFLIGHT, GUEST_DIRTY_LOG, GUEST_EXTRAS };
+
 struct guest_mem {
 	unsigned count;
 	unsigned hint;	  // the region found last
 	bool memory_only; // refuse files of file systems that may make a reader wait
 	struct guest_region region[GUEST_REGIONS_MAX];
+	struct {
+		void *map; // NULL: none
+		size_t len;
+	} extra[GUEST_EXTRAS]; // the carrier's
 };
+
+// False if `fd` is refused because of memory_only.
+bool guest_mem_allows(const struct guest_mem *m, int fd);
 
 // Maps [file_off, file_off + len) of `fd` (which stays the caller's) as guest memory.  Refuses what is no memory file
 // opened for reading and writing, what the file does not cover, and what overlaps another region.  0 or -errno.

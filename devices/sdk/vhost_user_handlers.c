@@ -304,7 +304,8 @@ static int on_send_rarp(struct server *s, struct request *rq)
 
 static int on_net_set_mtu(struct server *s, struct request *rq)
 {
-	return rq->p.u64 == 0 || rq->p.u64 > UINT16_MAX ? -ERANGE : s->d->ops->set_mtu(s->d, (uint16_t)rq->p.u64);
+	return rq->p.u64 == 0 || rq->p.u64 > UINT16_MAX ? -ERANGE
+							: s->d->ops->set_mtu(s->d, (uint16_t)rq->p.u64);
 }
 
 static int on_get_inflight_fd(struct server *s, struct request *rq)
@@ -329,6 +330,7 @@ void vu_log_drop(struct server *s)
 	if (s->log)
 		munmap(s->log, s->log_len);
 	s->log = NULL;
+	s->d->mem.extra[GUEST_INFLIGHT].map = NULL;
 }
 
 static int on_set_inflight_fd(struct server *s, struct request *rq)
@@ -347,11 +349,15 @@ static int on_set_inflight_fd(struct server *s, struct request *rq)
 		return -errno;
 	if (!S_ISREG(st.st_mode) || !range_in(in->mmap_offset, len, (uint64_t)st.st_size))
 		return -ERANGE;
+	if (!guest_mem_allows(&s->d->mem, rq->fds.fd[0]))
+		return -EPERM;
 	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, rq->fds.fd[0], (off_t)in->mmap_offset);
 	if (p == MAP_FAILED)
 		return -errno;
 	s->log = p;
 	s->log_len = len;
+	s->d->mem.extra[GUEST_INFLIGHT].map = p;
+	s->d->mem.extra[GUEST_INFLIGHT].len = len;
 	for (unsigned i = 0; i < in->queue_count; i++) {
 		s->ring[i].at.log = (struct inflight_region *)(void *)(s->log + i * region_len);
 		s->ring[i].at.log_size = in->queue_size;

@@ -31,9 +31,13 @@ int vu_on_set_log_base(struct server *s, struct request *rq)
 {
 	if (rq->h.size != sizeof(rq->p.log) || rq->fds.count != 1)
 		return -EINVAL;
+	if (!guest_mem_allows(&s->d->mem, rq->fds.fd[0]))
+		return -EPERM;
 	int rc = dirty_open(&s->dirty, rq->fds.fd[0], rq->p.log.fd_offset, rq->p.log.size);
 	if (rc < 0)
 		return rc;
+	s->d->mem.extra[GUEST_DIRTY_LOG].map = s->dirty.map;
+	s->d->mem.extra[GUEST_DIRTY_LOG].len = s->dirty.map_len;
 	vu_dirty_apply(s);
 	// Empty, as it always was; a number for those who asked for one.
 	rq->reply_len = 0;
@@ -219,4 +223,5 @@ void vu_migrate_close(struct server *s)
 	for (unsigned i = 0; i < s->d->queue_count; i++)
 		s->ring[i].vq->dirty = NULL;
 	dirty_close(&s->dirty);
+	s->d->mem.extra[GUEST_DIRTY_LOG].map = NULL;
 }

@@ -9,16 +9,25 @@
 static struct vswitch *guarded;
 
 // On the one thread, inside a copy or a look at a ring: nothing changes the tables meanwhile.
-static bool replace(struct port *p, uintptr_t at)
+static bool replace(struct port *p, uintptr_t at, void *map, size_t len)
 {
-	for (unsigned i = 0; i < p->d.mem.count; i++) {
-		const struct guest_region *r = &p->d.mem.region[i];
-		if (at < (uintptr_t)r->map || at - (uintptr_t)r->map >= r->map_len)
-			continue;
-		p->mem_lost = p->sw->mem_lost = true;
-		return mmap(r->map, r->map_len, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
-	}
+	if (!map || at < (uintptr_t)map || at - (uintptr_t)map >= len)
+		return false;
+	p->mem_lost = p->sw->mem_lost = true;
+	// To the end of its page.
+	return mmap(map, (len + 4095) & ~(size_t)4095, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
+}
+
+static bool replace_any(struct port *p, uintptr_t at)
+{
+	const struct guest_mem *m = &p->d.mem;
+	for (unsigned i = 0; i < m->count; i++)
+		if (replace(p, at, m->region[i].map, m->region[i].map_len))
+			return true;
+	for (unsigned i = 0; i < GUEST_EXTRAS; i++)
+		if (replace(p, at, m->extra[i].map, m->extra[i].len))
+			return true;
 	return false;
 }
 
@@ -27,7 +36,7 @@ static void on_bus_error(int signal, siginfo_t *info, void *context)
 	(void)signal;
 	(void)context;
 	for (unsigned i = 0; i < guarded->ports_used; i++)
-		if (guarded->port[i] && replace(guarded->port[i], (uintptr_t)info->si_addr))
+		if (guarded->port[i] && replace_any(guarded->port[i], (uintptr_t)info->si_addr))
 			return;
 	_exit(1); // our own memory
 }

@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 #define CONFIG_LEN offsetof(struct virtio_net_config, speed)
-#define PORT_FEATURES                                                             \
-	(VQ_FEATURES | NET_BIT(VIRTIO_NET_F_MAC) | NET_BIT(VIRTIO_NET_F_STATUS) | \
+#define PORT_FEATURES                                                                                   \
+	(VQ_FEATURES | VQ_FEATURE_IN_ORDER | NET_BIT(VIRTIO_NET_F_MAC) | NET_BIT(VIRTIO_NET_F_STATUS) | \
 	 NET_BIT(VIRTIO_NET_F_MRG_RXBUF))
 
 static bool has(const struct port *p, unsigned feature)
@@ -40,6 +40,10 @@ static unsigned take_buffers(struct port *p, uint64_t need, unsigned *iov_count)
 		n++;
 		if (c->readable || c->writable_len == 0) {
 			vq_fail(q, "receive buffer that is to be read");
+			break;
+		}
+		if (c->writable_len > SWITCH_BUFFER) {
+			vq_fail(q, "receive buffer of more than a megabyte");
 			break;
 		}
 		*iov_count += c->writable;
@@ -219,12 +223,22 @@ static int port_config_write(struct vdev *d, uint32_t off, const void *from, uin
 	return -EINVAL;
 }
 
+// A guest was moved here, and says so before its driver does.
+static int port_announce(struct vdev *d, const uint8_t mac[6])
+{
+	struct port *p = CONTAINER_OF(d, struct port, d);
+	uint32_t second = (uint32_t)(deadline_now() / NS_PER_S);
+	return mac_table_learn(&p->sw->table, mac_number(mac), p->number, second) ? 0 : -EBUSY;
+}
+
 static const struct vdev_ops port_ops = {
+	.program = "minivmm-switch",
 	.start = port_start,
 	.kick = port_kick,
 	.drain = port_drain,
 	.stop = port_stop,
 	.config_write = port_config_write,
+	.announce = port_announce,
 };
 
 static void port_events(struct loop_source *s, uint32_t events)

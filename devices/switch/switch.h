@@ -24,6 +24,7 @@
 #define SWITCH_PORTS_MAX (MAC_PORTS_MAX - 1) // of front-ends; the table's last number is the tap's
 #define SWITCH_UPLINK	 SWITCH_PORTS_MAX
 #define SWITCH_SEGS	 256	      // of one buffer
+#define SWITCH_BUFFER	 (1u << 20)   // bytes of one buffer: all of it may have to be noted as written
 #define SWITCH_MERGE	 512	      // buffers of one frame
 #define SWITCH_BUDGET	 64	      // frames of a port in a round,
 #define SWITCH_WORK	 (512u << 10) // or so many bytes copied for it, each copy counted as SWITCH_COPY more
