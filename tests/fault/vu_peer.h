@@ -341,6 +341,8 @@ static const struct backend_events front_events = {
 #define FRONT_LONG_MS  3000
 #define FRONT_SHORT_MS 200
 static int front_deadline_ms = FRONT_LONG_MS;
+static uint16_t front_type = 2;
+static struct vhost_user_own front_own;
 
 // Starts the peer and opens a back-end on it; f->rc says how that went.
 static inline void front_open(struct front *f, struct peer *p)
@@ -350,7 +352,8 @@ static inline void front_open(struct front *f, struct peer *p)
 	const struct vhost_user_params params = {
 		.id = "disk0",
 		.peer = "peer.sock",
-		.virtio_type = 2,
+		.virtio_type = front_type,
+		.own = front_own,
 		.sock = p->front,
 		.loop = &f->loop,
 		.start_deadline = deadline_in_ms(front_deadline_ms),

@@ -78,7 +78,7 @@ static bool fuzzed_answer(struct peer *p, const struct peer_message *m)
 static void live(struct front *f, const struct mem_table *ram, int kick)
 {
 	const struct backend_ops *ops = f->b->ops;
-	uint8_t bytes[VHOST_USER_CONFIG_CHUNK];
+	uint8_t bytes[4096];
 	uint32_t base;
 	for (int round = 0; round < 2; round++) {
 		front_run(f, ram, kick, round ? kick : -1);
@@ -105,6 +105,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		kick = fd_eventfd();
 	}
 	front_deadline_ms = 20;
+	// By the input's length: a disk, or a type that nobody knows, a network device that is told its MTU, a file system's tag.
+	static const uint16_t types[] = { 2, 2, 63, 1, 26 };
+	front_type = types[size % 5];
+	front_own = (struct vhost_user_own){ .tag = front_type == 26 ? "tag" : NULL,
+					     .mtu = front_type == 1 ? 1400 : 0 };
 	unsigned fds = count_fds();
 	peer_init(&p);
 	p.every = true;
