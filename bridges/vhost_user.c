@@ -300,7 +300,7 @@ static int op_queue_start(struct backend *b, unsigned q, const struct vring_cfg 
 		return -EINVAL;
 	}
 	vu->ring[q].cfg = *cfg;
-	vu->ring[q].served = false;
+	vu->ring[q].served = vu->ring[q].on_link = false;
 	if (rc == 0 && !any_started(vu))
 		rc = vu_do_inflight(vu, stop_deadline(vu));
 	if (rc == 0)

@@ -380,6 +380,8 @@ static int take_over(struct vhost_user *vu, const uint8_t *config, struct err *e
 			wake_both_ends(vu);
 		post(vu, posts);
 	}
+	if (rc < 0)
+		vu_queues_lost(vu);
 	pthread_mutex_unlock(&vu->lock);
 	return rc < 0 ? err_set(e, -rc, "%s: %s: the back-end %s", vu->backend.id, vu->peer,
 				rc == -EPIPE ? vu->link.why : "changed")
@@ -407,6 +409,7 @@ static void begin_wait(struct vhost_user *vu)
 	vu->connected = vu->live = false;
 	vu->sent.count = 0;
 	vu_link_close(&vu->link);
+	vu_queues_lost(vu);
 	bool served = vu->answered || a->since - a->back >= SERVED_MS * NS_PER_MS;
 	for (unsigned q = 0; q < vu->backend.queue_count && vu->running; q++)
 		served |= vu->ring[q].started && vu_used_index(vu, q) != vu->ring[q].used_at_start;

@@ -36,7 +36,10 @@
 
 struct vu_ring {
 	bool started;
-	bool served; // a back-end has had it since
+	bool served;  // a back-end has had it since
+	bool on_link; // the one that is connected, or was last
+	bool idle;    // when that was gone nothing was under way, up to:
+	uint16_t idle_at;
 	struct vring_cfg cfg;
 	uint16_t used_at_start; // the used index when the connection began to serve it
 };
@@ -144,6 +147,8 @@ void vu_send_enable(struct vu_exchange *x, unsigned q, bool on);
 // Before the first queue of a start: has the back-end make a record, or shows it the one that is there.
 int vu_do_inflight(struct vhost_user *vu, deadline_ns deadline);
 void vu_inflight_drop(struct vhost_user *vu);
+// The connection is gone: what can be known of the rings has to be looked at now, before the driver goes on.
+void vu_queues_lost(struct vhost_user *vu);
 // The used index of a started queue as the guest sees it; 0 of a packed ring, which has none.
 uint16_t vu_used_index(const struct vhost_user *vu, unsigned q);
 // From where a back-end that knows nothing of what was before can go on with a started queue: true and *base; false

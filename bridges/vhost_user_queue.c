@@ -65,7 +65,7 @@ int vu_do_queue_start(struct vhost_user *vu, unsigned q, uint32_t first, deadlin
 		.avail_user = cfg->avail_gpa + user,
 	};
 	struct vu_exchange x;
-	vu->ring[q].served = true;
+	vu->ring[q].served = vu->ring[q].on_link = true;
 	vu_begin(&x, &vu->link, deadline);
 	vu_tell(&x, VHOST_USER_SET_VRING_NUM, &num, sizeof(num), -1);
 	vu_tell(&x, VHOST_USER_SET_VRING_BASE, &base, sizeof(base), -1);
@@ -99,6 +99,18 @@ uint16_t vu_used_index(const struct vhost_user *vu, unsigned q)
 	return is_packed(vu) ? 0 : ring_index(vu, vu->ring[q].cfg.used_gpa);
 }
 
+void vu_queues_lost(struct vhost_user *vu)
+{
+	for (unsigned q = 0; q < vu->backend.queue_count; q++) {
+		struct vu_ring *r = &vu->ring[q];
+		if (!r->started || !r->on_link)
+			continue;
+		r->on_link = false;
+		r->idle_at = vu_used_index(vu, q);
+		r->idle = !is_packed(vu) && r->idle_at == ring_index(vu, r->cfg.avail_gpa);
+	}
+}
+
 bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint32_t *base)
 {
 	const uint16_t used = vu_used_index(vu, q);
@@ -111,7 +123,7 @@ bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint32_t *base)
 	if (vu->inflight.fd >= 0 || (vu->features >> VIRTIO_F_IN_ORDER & 1) ||
 	    (vu->type && vu->type->keeps_order))
 		return true;
-	return used == ring_index(vu, vu->ring[q].cfg.avail_gpa);
+	return vu->ring[q].idle && vu->ring[q].idle_at == used;
 }
 
 // ---- requests in flight -----------------------------------------------------------------------------------------

@@ -12,7 +12,10 @@ fire() { # NAME COMMAND
     vm_send "$1" "x $(base64 -w 0 <<< "$2")"$'\n'
 }
 
-children() { cat "/proc/$1"/task/*/children; }
+children() { # PID: its devices
+    local p
+    for p in $(cat "/proc/$1"/task/*/children); do [ "$(cat "/proc/$p/comm")" = spawner ] || echo "$p"; done
+}
 
 # The process that serves an image: found by its serial number.
 served_by() { # NAME SERIAL
@@ -61,7 +64,7 @@ fds() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
     sum=$(sha256sum < "$D/good.img")
     {
         CPUS=2 vm_boot debian minivmm.agent minivmm.tools=/dev/vdc
-        device bad "$D/bad.img"
+        device bad "$D/bad.img" 'restart = "never"'
         device good "$D/good.img"
         device tools "$GUEST/tools.img" 'readonly = true'
     } | vm_start a
@@ -95,7 +98,7 @@ fds() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
 
 @test "minivmm-blk killed, then a reset: the machine starts again without that disk" {
     truncate -s 8M "$D/bad.img" "$D/good.img"
-    { vm_boot rig minivmm.agent; device bad "$D/bad.img"; device good "$D/good.img"; } | vm_start a
+    { vm_boot rig minivmm.agent; device bad "$D/bad.img" 'restart = "never"'; device good "$D/good.img"; } | vm_start a
     run -0 vm_guest a 'cat /sys/block/vd*/serial; echo'
     kill -KILL "$(served_by a bad)"
     fire a 'echo b > /proc/sysrq-trigger'
@@ -108,7 +111,7 @@ fds() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
 @test "minivmm-blk stopped (SIGSTOP) during a reset: bounded, and the other disk is there" {
     local begin took
     truncate -s 8M "$D/bad.img" "$D/good.img"
-    { vm_boot rig minivmm.agent; device bad "$D/bad.img"; device good "$D/good.img"; } | vm_start a
+    { vm_boot rig minivmm.agent; device bad "$D/bad.img" 'restart = "never"'; device good "$D/good.img"; } | vm_start a
     run -0 vm_guest a 'cat /sys/block/vd*/serial; echo'
     kill -STOP "$(served_by a bad)"
     begin=$(now)

@@ -103,8 +103,7 @@ image_holds() { # IMAGE LIST
     [ "$output" = by-exec ]
     [ "$(dd if="$D/disk.img" bs=1 skip=3584 count=5 2> /dev/null)" = hello ]
     # our child, and in no name space of the launcher's making
-    blk=$(cat "/proc/$(vm_pid a)"/task/*/children)
-    [ "$(cat "/proc/${blk// /}/comm")" = minivmm-blk ]
+    blk=$(pgrep -P "$(vm_pid a)" -x minivmm-blk)
     vm_stop a
-    wait_for 3 pid_gone "${blk// /}"
+    wait_for 3 pid_gone "$blk"
 }

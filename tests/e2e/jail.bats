@@ -4,7 +4,10 @@ load lib/helpers
 
 disk() { printf '[[device]]\nid = "disk0"\nvirtio = "blk"\nimage = "%s"\n' "$D/disk.img"; }
 
-children() { cat "/proc/$1"/task/*/children; }
+children() { # PID: its devices
+    local p
+    for p in $(cat "/proc/$1"/task/*/children); do [ "$(cat "/proc/$p/comm")" = spawner ] || echo "$p"; done
+}
 
 status_is() { # PID KEY VALUE: of each thread
     local t v

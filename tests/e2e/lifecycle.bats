@@ -118,13 +118,13 @@ ends_within() { # NAME SECS STATUS
 }
 
 @test "a killed monitor takes its devices with it" {
-    local blk
+    local blk spawner
     truncate -s 1M "$D/disk.img"
     { vm_boot rig minivmm.agent; disk; } | vm_start a
     vm_line a '^MINIVMM-INIT'
-    blk=$(cat "/proc/$(vm_pid a)"/task/*/children)
-    [ "$(cat "/proc/${blk// /}/comm")" = minivmm-blk ]
+    blk=$(pgrep -P "$(vm_pid a)" -x minivmm-blk) spawner=$(pgrep -P "$(vm_pid a)" -x spawner)
     kill -KILL "$(vm_pid a)"
     run -137 vm_exit a
-    wait_for 2 pid_gone "${blk// /}"
+    wait_for 2 pid_gone "$blk"
+    wait_for 2 pid_gone "$spawner"
 }
