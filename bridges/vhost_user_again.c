@@ -392,6 +392,7 @@ static int take_over(struct vhost_user *vu, const uint8_t *config, struct err *e
 static int attempt(struct vhost_user *vu, int sock, struct err *e)
 {
 	uint8_t config[VU_CONFIG_MAX];
+	vu->sent.count = 0;
 	vu_link_init(&vu->link, vu->backend.id, sock, vu->link.loop, vu_link_lost);
 	int rc = vu_shake_again(vu, config, deadline_in_ms(vu->control_ms), e);
 	if (rc == 0)
@@ -407,7 +408,6 @@ static void begin_wait(struct vhost_user *vu)
 	struct vu_again *a = &vu->again;
 	pthread_mutex_lock(&vu->lock);
 	vu->connected = vu->live = false;
-	vu->sent.count = 0;
 	vu_link_close(&vu->link);
 	vu_queues_lost(vu);
 	bool served = vu->answered || a->since - a->back >= SERVED_MS * NS_PER_MS;

@@ -351,6 +351,151 @@ scenario_killed_while_resetting_P02() {
     report
 }
 
+# A disk that somebody else starts: with `listen` it connects to us, else it listens.
+foreign_disk() { # KEY LINE...
+    local key=$1
+    shift
+    truncate -s 4M "$T/disk.img"
+    printf '[[device]]\nid = "disk0"\nvia = "vhost-user"\nvirtio = "blk"\n%s = "%s/blk.sock"\n' "$key" "$T" >> "$T/vm.toml"
+    [ $# = 0 ] || printf '%s\n' "$@" >> "$T/vm.toml"
+}
+foreign_start() { # KEY
+    if [ "$1" = listen ]; then
+        python3 -c 'import os, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.set_inheritable(True)
+os.execv(sys.argv[2], [sys.argv[2], "--fd=%d" % s.fileno(), "--image", sys.argv[3]])' "$T/blk.sock" "$MINIVMM_BLK" "$T/disk.img" 2>> "$T/blk.log" &
+    else
+        rm -f "$T/blk.sock"
+        "$MINIVMM_BLK" --vhost-user "$T/blk.sock" --image "$T/disk.img" 2>> "$T/blk.log" &
+    fi
+    blk=$!
+}
+foreign_kill() { kill -KILL "$blk"; wait "$blk" 2> /dev/null; }
+
+foreign_again() { # KEY
+    local i before after blk
+    LIMIT=40
+    machine machine do=killed
+    foreign_disk "$1"
+    [ "$1" = listen ] || { foreign_start "$1"; wait_for 5 test -S "$T/blk.sock"; }
+    start
+    [ "$1" != listen ] || { wait_for 5 test -S "$T/blk.sock"; foreign_start "$1"; }
+    wait_line ready
+    before=$(open_fds "$pid")
+    for ((i = 0; i < 20; i++)); do
+        sleep 0.05
+        foreign_kill
+        [ $i != 5 ] || sleep 1
+        foreign_start "$1"
+        [ $i != 10 ] || { wait_for 5 log_back; foreign_kill; foreign_start "$1"; } # before it has served
+        sleep 0.05
+    done
+    wait_for 10 same_fds "$before"
+    after=$(open_fds "$pid")
+    tell end
+    finish
+    foreign_kill
+    report
+    check "P02 a back-end at $1 = ... costs no descriptor ($before and $after)" [ "$before" = "$after" -a "$before" -gt 20 ]
+    check "P02 $1 = ... leaves no socket of ours" eval "[ $1 = socket ] || wait_for 2 test ! -e '$T/blk.sock'"
+}
+same_fds() { [ "$(open_fds "$pid")" = "$1" ]; }
+log_back() { log_has ' is back after '; }
+scenario_long_socket_again_P02() { foreign_again socket; }
+scenario_long_listen_again_P02() { foreign_again listen; }
+
+scenario_listen_nobody() {
+    machine machine do=wait
+    foreign_disk listen
+    start
+    wait_for 5 log_has 'waiting for a back-end to connect'
+    check 'listen: minivmm says that it waits' log_has 'waiting for a back-end to connect'
+    kill -KILL "$pid"
+    finish 2
+    check 'listen: a killed monitor leaves no socket' wait_for 2 test ! -e "$T/blk.sock"
+}
+
+# What asks for a reset that then finds nobody.
+gone_for_good() { # NAME LOG-LINE
+    finish
+    report
+    check "$1" log_has "$2"
+}
+scenario_reconnect_never_P02() {
+    local blk
+    machine machine do=dead
+    foreign_disk socket 'reconnect = "never"'
+    disk disk1
+    foreign_start socket
+    wait_for 5 test -S "$T/blk.sock"
+    start
+    wait_line ready
+    foreign_kill
+    gone_for_good 'P02 reconnect = "never"' 'closed its connection'
+}
+scenario_reconnect_for_a_time_P02() {
+    local blk
+    machine machine do=dead
+    foreign_disk socket 'reconnect = "1s"'
+    disk disk1
+    foreign_start socket
+    wait_for 5 test -S "$T/blk.sock"
+    start
+    wait_line ready
+    foreign_kill
+    gone_for_good 'P02 reconnect = "1s": no longer' 'did not come back within 1 s'
+}
+scenario_spawner_killed_P02() {
+    machine machine do=dead
+    two_disks
+    start
+    wait_line ready
+    kill -KILL "$(spawner)"
+    wait_for 2 log_has 'stays dead'
+    kill -KILL "$(child disk0)"
+    gone_for_good 'P02 without the spawner a device stays dead' 'the process that starts devices again is gone'
+}
+
+# A program of the user's: the first time a disk, then what SCRIPT says.
+wrapped_disk() { # SCRIPT LINE...
+    truncate -s 4M "$T/disk.img"
+    printf '[[device]]\nid = "disk0"\nvia = "vhost-user"\nvirtio = "blk"\nsandbox = "none"\n' >> "$T/vm.toml"
+    printf "exec = ['/bin/sh', '-c', '[ ! -e %s ] || { %s; }; : > %s; exec %s --fd={fd} --serial=disk0 --image %s']\n" \
+        "$T/again" "$1" "$T/again" "$MINIVMM_BLK" "$T/disk.img" >> "$T/vm.toml"
+    [ $# = 1 ] || printf '%s\n' "${@:2}" >> "$T/vm.toml"
+}
+scenario_restart_on_failure_P02() {
+    local victim
+    machine machine do=dead
+    disk disk0 'restart = "on-failure"'
+    disk disk1
+    start
+    wait_line ready
+    victim=$(child disk0)
+    kill -KILL "$victim"
+    wait_for 5 other_child disk0 "$victim"
+    check 'P02 restart = "on-failure": what is killed is not' wait_for 5 log_back
+    kill -TERM "$(child disk0)"
+    gone_for_good 'P02 restart = "on-failure": what ends well is done' 'exit status 0'
+}
+scenario_restart_back_off_P02() {
+    local tries
+    machine machine do=wait
+    wrapped_disk "echo tried >> $T/tries; echo no disk today >&2; exit 3"
+    start
+    wait_line ready
+    kill -KILL "$(child disk0)"
+    sleep 4.5
+    tries=$(wc -l < "$T/tries")
+    kill -INT "$pid"
+    finish 3
+    check "P02 one that dies at once is tried after 0, 1, 2 ... s: $tries times in 4.5 s" [ "$tries" = 3 ]
+    check 'P02 with its own words' log_has 'no disk today'
+    check 'P02 the machine stops at once meanwhile' [ "$rc:$((took < 2000))" = 0:1 ]
+}
+
 scenario_killed_while_stopping_P01() {
     local i victim
     for i in 0 0.002 0.01; do
