@@ -55,6 +55,7 @@ enum vhost_user_source {
 struct vhost_user_again {
 	enum vhost_user_source source;
 	int64_t limit_ms;	    // how long to wait for it, 0: for ever
+	int64_t back_off_ms;	    // before a second attempt in a row, then twice that and so on; 0: 1000
 	bool only_failures;	    // VU_FROM_PROGRAM: one that ends with status 0 is done
 	int line;		    // to the spawner; closed by the back-end
 	int listener;		    // stays the caller's

@@ -22,10 +22,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define LAST_WORDS_MS  20
-#define BACK_OFF_MAX_S 60
-#define SERVED_MS      1000 // one that lived this long is not thought to die of its start
-#define THREAD_STACK   ((size_t)128 * 1024)
+#define LAST_WORDS_MS 20
+#define BACK_OFF_MAX  60   // times the first
+#define SERVED_MS     1000 // one that lived this long is not thought to die of its start
+#define THREAD_STACK  ((size_t)128 * 1024)
 
 // Posted by the thread to the loop.
 #define POST_WATCH  1u // there is a connection
@@ -421,15 +421,17 @@ static void begin_wait(struct vhost_user *vu)
 // 0, 1, 2, 4 ... 60 s before each attempt in a row.
 static deadline_ns back_off(struct vu_again *a)
 {
+	const int64_t unit = a->how.back_off_ms ? a->how.back_off_ms : 1000;
 	const unsigned n = a->tries++;
-	return deadline_in_ms(n == 0 ? 0 : n > 6 ? BACK_OFF_MAX_S * 1000 : INT64_C(1000) << (n - 1));
+	return deadline_in_ms(n == 0 ? 0 : n > 6 ? BACK_OFF_MAX * unit : unit << (n - 1));
 }
 
 // True: connected.  False: the end, of the machine or of the waiting.
 static bool recover(struct vhost_user *vu)
 {
 	struct vu_again *a = &vu->again;
-	const deadline_ns until = a->how.limit_ms ? a->since + a->how.limit_ms * NS_PER_MS : 0;
+	const deadline_ns since = a->since; // the loop's again as soon as there is a connection
+	const deadline_ns until = a->how.limit_ms ? since + a->how.limit_ms * NS_PER_MS : 0;
 	struct err e;
 	int rc;
 	begin_wait(vu);
@@ -462,7 +464,7 @@ static bool recover(struct vhost_user *vu)
 		return false;
 	}
 	log_limited(LOG_WARN, "%s: %s is back after %lld ms", vu->backend.id, vu->peer,
-		    (long long)((a->back - a->since) / NS_PER_MS));
+		    (long long)((a->back - since) / NS_PER_MS));
 	return true;
 }
 

@@ -47,6 +47,8 @@ struct peer {
 	uint32_t config_len;
 	uint64_t status, status_mask; // bits of the status that it is willing to set
 	uint32_t vring_base;
+	uint64_t inflight_len; // of the record that it makes; 0: none
+	int inflight_fd;       // handed over instead of a good one; -1: a good one
 	// Misbehaviour: called instead of answering request `at` (0: none).  Returns false to end the
 	// connection.
 	uint32_t at;
@@ -57,7 +59,8 @@ struct peer {
 	atomic_bool release; // ends a fault that waits
 	_Atomic int channel; // the request channel that it was given, or -1
 	int kick, call, err; // last ones received
-	unsigned count, seen_at;
+	_Atomic unsigned count;
+	unsigned seen_at;
 	struct peer_message *log;
 	pthread_t thread;
 };
@@ -183,6 +186,20 @@ static inline void peer_keep_fds(struct peer *p, const struct peer_message *m, c
 	}
 }
 
+static inline void peer_answer_inflight(struct peer *p)
+{
+	struct {
+		struct vhost_user_header h;
+		uint32_t len[6];
+	} reply = { .h = { VHOST_USER_GET_INFLIGHT_FD, 5, 24 } };
+	memcpy(reply.len, &p->inflight_len, sizeof(p->inflight_len));
+	int fd = p->inflight_fd >= 0 ? dup(p->inflight_fd) : memfd_create("inflight", MFD_CLOEXEC);
+	if (fd < 0 || (p->inflight_fd < 0 && ftruncate(fd, (off_t)p->inflight_len) < 0))
+		abort();
+	peer_send_fds(p, &reply, 12 + 24, &fd, p->inflight_len > 0);
+	close(fd);
+}
+
 static inline void peer_answer(struct peer *p, const struct peer_message *m)
 {
 	uint64_t value = 0;
@@ -218,6 +235,9 @@ static inline void peer_answer(struct peer *p, const struct peer_message *m)
 		memcpy(&s, m->payload, sizeof(s));
 		s.num = p->vring_base;
 		peer_reply(p, m->h.request, &s, sizeof(s));
+		return;
+	case VHOST_USER_GET_INFLIGHT_FD:
+		peer_answer_inflight(p);
 		return;
 	case VHOST_USER_SET_STATUS:
 		p->status = value & p->status_mask;
@@ -262,7 +282,7 @@ static inline void peer_init(struct peer *p)
 		abort();
 	p->sock = pair[0];
 	p->front = pair[1];
-	p->channel = p->kick = p->call = p->err = -1;
+	p->channel = p->kick = p->call = p->err = p->inflight_fd = -1;
 	p->features = PEER_BIT(32) | PEER_BIT(30) | PEER_BIT(28) | PEER_BIT(12) | PEER_BIT(13) | PEER_BIT(14);
 	p->protocol = PEER_PROTOCOL;
 	p->queue_num = 4;

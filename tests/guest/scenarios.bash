@@ -321,7 +321,7 @@ kill_disk() {
 
 # Under requests without pause; the guest checks what it reads.
 scenario_long_killed_again_and_again_P02() {
-    local before after times=${KILLS:-300}
+    local before after times=${KILLS:-940}
     LIMIT=30
     machine machine do=killed
     disk disk0

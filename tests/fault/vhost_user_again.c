@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// A front-end whose back-end goes away and comes back: what the one that comes is told, at whichever message it leaves again, and
+// what the guest's side pays for it.  Back-ends connect to us, so that no process is needed; the other ways are tests/guest's.
+#include "tests/unit/test.h"
+
+#include "bridges/vhost_user_impl.h"
+#include "tests/fault/vu_peer.h"
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/un.h>
+
+#define SHORT_MS 200
+
+struct again {
+	struct front f;
+	struct mem_table ram;
+	int listener, leave, kick, call;
+	struct sockaddr_un at;
+	socklen_t at_len;
+	struct vhost_user *vu;
+};
+
+// Guest memory that a test writes: the rings that front_run() names.
+static uint16_t *avail_index(const struct again *a)
+{
+	return (uint16_t *)mem_table_ptr(&a->ram, 0x2000, 4) + 1;
+}
+static uint16_t *used_index(const struct again *a)
+{
+	return (uint16_t *)mem_table_ptr(&a->ram, 0x100003000, 4) + 1;
+}
+
+// A front-end on its first peer, which is told everything, and waits for others from now on.
+static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
+{
+	struct err e;
+	memset(a, 0, sizeof(*a));
+	a->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	a->at = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	a->at_len = sizeof(a->at);
+	// Without a path the kernel chooses an abstract name.
+	if (bind(a->listener, (struct sockaddr *)&a->at, sizeof(a->at.sun_family)) < 0 ||
+	    listen(a->listener, 4) < 0 || getsockname(a->listener, (struct sockaddr *)&a->at, &a->at_len) < 0)
+		return false;
+	a->leave = fd_eventfd();
+	a->kick = fd_eventfd();
+	a->call = fd_eventfd();
+	a->ram = front_memory();
+	front_deadline_ms = SHORT_MS;
+	front_open(&a->f, p);
+	front_deadline_ms = FRONT_LONG_MS;
+	if (a->f.rc < 0)
+		return false;
+	a->vu = CONTAINER_OF(a->f.b, struct vhost_user, backend);
+	const struct vhost_user_again how = { .source = VU_FROM_LISTENER,
+					      .limit_ms = limit_ms,
+					      .back_off_ms = 1,
+					      .line = -1,
+					      .listener = a->listener,
+					      .leave = a->leave };
+	return vhost_user_keep(a->f.b, &how, &e) == 0;
+}
+
+static void again_close(struct again *a)
+{
+	front_close(&a->f);
+	int fds[] = { a->listener, a->leave, a->kick, a->call, a->ram.region[0].fd };
+	fd_close_all(fds, ARRAY_LEN(fds));
+	munmap(a->ram.region[0].hva, 0x200000);
+}
+
+static bool is_connected(struct again *a)
+{
+	pthread_mutex_lock(&a->vu->lock);
+	bool connected = a->vu->connected;
+	pthread_mutex_unlock(&a->vu->lock);
+	return connected;
+}
+
+// Runs the loop until the back-end is (or is not) there.
+static bool await(struct again *a, bool connected)
+{
+	deadline_ns end = deadline_in_ms(5000);
+	while (is_connected(a) != connected && deadline_left_ms(end) > 0)
+		loop_once(&a->f.loop, 5);
+	loop_once(&a->f.loop, 20); // it watches the new one
+	return is_connected(a) == connected;
+}
+
+// A peer that is prepared, not started.
+static void next_init(struct peer *p)
+{
+	peer_init(p);
+	close(p->sock);
+	close(p->front);
+	p->sock = p->front = -1;
+}
+
+static bool next_start(struct again *a, struct peer *p)
+{
+	p->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (connect(p->sock, (struct sockaddr *)&a->at, a->at_len) < 0)
+		return false;
+	peer_start(p);
+	return true;
+}
+
+static void peer_end(struct peer *p)
+{
+	shutdown(p->sock, SHUT_RDWR);
+	peer_join(p);
+}
+
+static const char *said(const struct peer *p)
+{
+	static char text[2048];
+	size_t n = 0;
+	text[0] = '\0';
+	for (unsigned i = 0; i < p->count; i++) {
+		const struct vhost_user_row *row = vhost_user_request_row(p->log[i].h.request);
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s", n ? " " : "",
+				      row ? row->name + 11 : "?");
+	}
+	return text;
+}
+
+static const struct peer_message *find(const struct peer *p, uint32_t request)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		if (p->log[i].h.request == request)
+			return &p->log[i];
+	return NULL;
+}
+
+static uint32_t base_told(const struct peer *p)
+{
+	struct vhost_user_vring_state s = { .num = UINT32_MAX };
+	const struct peer_message *m = find(p, VHOST_USER_SET_VRING_BASE);
+	if (m)
+		memcpy(&s, m->payload, sizeof(s));
+	return s.num;
+}
+
+#define HANDSHAKE                                                                                      \
+	"SET_OWNER GET_FEATURES GET_PROTOCOL_FEATURES SET_PROTOCOL_FEATURES GET_QUEUE_NUM GET_CONFIG " \
+	"SET_BACKEND_REQ_FD"
+#define RING                                                                                       \
+	"SET_VRING_NUM SET_VRING_BASE SET_VRING_ADDR SET_VRING_ERR SET_VRING_CALL SET_VRING_KICK " \
+	"SET_VRING_ENABLE"
+
+TEST(the_next_one_is_told_all_that_the_first_was)
+{
+	unsigned fds = count_fds();
+	struct again a;
+	struct peer p[2];
+	peer_init(&p[0]);
+	next_init(&p[1]);
+	CHECK(again_open(&a, &p[0], 0));
+	*avail_index(&a) = *used_index(&a) = 0x1234;
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	peer_end(&p[0]);
+	CHECK(await(&a, false));
+	CHECK_EQ(a.f.died, 0);
+	fd_event_take(a.kick);
+	fd_event_take(a.call);
+	CHECK(next_start(&a, &p[1]));
+	CHECK(await(&a, true));
+	// The doorbell and the interrupt that may have been lost.
+	CHECK(fd_event_take(a.kick) && fd_event_take(a.call));
+	CHECK_EQ(a.f.changed + a.f.failed + a.f.died, 0);
+	// And what follows goes to it.
+	uint16_t base;
+	CHECK_EQ(a.f.b->ops->queue_stop(a.f.b, 0, &base), 0);
+	again_close(&a);
+	peer_join(&p[1]);
+	CHECK_STR(said(&p[1]), HANDSHAKE " SET_FEATURES SET_MEM_TABLE " RING
+					 " SET_VRING_ENABLE GET_VRING_BASE SET_VRING_ENABLE");
+	CHECK_EQ(base_told(&p[1]), 0x1234);
+	peer_free(&p[0]);
+	peer_free(&p[1]);
+	CHECK_EQ(count_fds(), fds);
+}
+
+TEST(what_is_done_while_nobody_is_there_is_noted)
+{
+	struct again a;
+	struct peer p[2];
+	uint16_t base;
+	uint8_t config[60], writeback = 1;
+	peer_init(&p[0]);
+	next_init(&p[1]);
+	CHECK(again_open(&a, &p[0], 0));
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	*used_index(&a) = 77;
+	peer_end(&p[0]);
+	CHECK(await(&a, false));
+	const struct backend_ops *ops = a.f.b->ops;
+	deadline_ns start = deadline_now();
+	CHECK_EQ(ops->config_read(a.f.b, 0, config, 60), 0);
+	CHECK_EQ(config[1], 8);
+	CHECK_EQ(ops->queue_stop(a.f.b, 0, &base), 0);
+	CHECK_EQ(base, 77);
+	CHECK_EQ(ops->run(a.f.b, false), 0);
+	*used_index(&a) = 0;
+	*avail_index(&a) = 5; // requests of a driver that starts now are nobody's yet
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	CHECK_EQ(ops->config_write(a.f.b, 32, &writeback, 1), 0);
+	CHECK(ops->negotiate(a.f.b, PEER_BIT(40)) < 0); // never offered
+	CHECK(ms_since(start) < 100);
+	CHECK(next_start(&a, &p[1]));
+	CHECK(await(&a, true));
+	CHECK_EQ(a.f.failed, 0);
+	again_close(&a);
+	peer_join(&p[1]);
+	CHECK_STR(said(&p[1]), HANDSHAKE " SET_FEATURES SET_CONFIG SET_MEM_TABLE " RING " SET_VRING_ENABLE");
+	CHECK_EQ(base_told(&p[1]), 0);
+	peer_free(&p[0]);
+	peer_free(&p[1]);
+}
+
+static bool leave(struct peer *p, const struct peer_message *m)
+{
+	if (p->seen_at++ < (unsigned)p->fault_arg) {
+		peer_answer(p, m);
+		return true;
+	}
+	return false;
+}
+
+// P01, P02: the n-th message is the last that it hears, for each n.
+TEST(gone_again_at_each_message)
+{
+	unsigned fds = count_fds();
+	struct again a;
+	struct peer p[2];
+	peer_init(&p[0]);
+	CHECK(again_open(&a, &p[0], 0));
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	unsigned open_before = count_fds(), last = 0;
+	for (int n = 0; n < 40; n++) {
+		struct peer *old = &p[n % 2], *new = &p[(n + 1) % 2];
+		peer_end(old);
+		peer_free(old);
+		CHECK(await(&a, false));
+		struct peer bad;
+		next_init(&bad);
+		bad.every = true;
+		bad.fault = leave;
+		bad.fault_arg = n;
+		CHECK(next_start(&a, &bad));
+		deadline_ns end = deadline_in_ms(300);
+		while (!is_connected(&a) && deadline_left_ms(end) > 0 && bad.count <= (unsigned)n)
+			loop_once(&a.f.loop, 2);
+		peer_end(&bad);
+		last = bad.count;
+		peer_free(&bad);
+		CHECK(await(&a, false)); // it may have heard everything and left after that
+		next_init(new);
+		CHECK(next_start(&a, new));
+		CHECK(await(&a, true));
+		CHECK_EQ(a.f.died, 0);
+		if (last <= (unsigned)n) { // it would have heard more
+			peer_end(new);
+			peer_free(new);
+			break;
+		}
+	}
+	CHECK(last >= 16 && last < 39);
+	CHECK(await(&a, false));
+	CHECK(count_fds() <= open_before);
+	again_close(&a);
+	CHECK_EQ(count_fds(), fds);
+}
+
+static bool stay_mute(struct peer *p, const struct peer_message *m)
+{
+	(void)m;
+	while (!atomic_load(&p->release))
+		usleep(1000);
+	return false;
+}
+
+// B30: one that connects and says nothing costs a guest's CPU nothing, and is left for the next.
+TEST(b30_mute_on_return)
+{
+	struct again a;
+	struct peer p[3];
+	uint16_t base;
+	peer_init(&p[0]);
+	next_init(&p[1]);
+	next_init(&p[2]);
+	CHECK(again_open(&a, &p[0], 0));
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	peer_end(&p[0]);
+	CHECK(await(&a, false));
+	p[1].every = true;
+	p[1].fault = stay_mute;
+	CHECK(next_start(&a, &p[1]));
+	usleep(20000); // the handshake is under way
+	deadline_ns start = deadline_now();
+	CHECK_EQ(a.f.b->ops->queue_stop(a.f.b, 0, &base), 0);
+	CHECK_EQ(a.f.b->ops->run(a.f.b, false), 0);
+	CHECK(ms_since(start) < SHORT_MS / 2);
+	CHECK(next_start(&a, &p[2]));
+	CHECK(await(&a, true));
+	CHECK(ms_since(start) > SHORT_MS / 2);
+	atomic_store(&p[1].release, true);
+	again_close(&a);
+	peer_join(&p[1]);
+	peer_join(&p[2]);
+	CHECK_STR(said(&p[2]), HANDSHAKE);
+	for (int i = 0; i < 3; i++)
+		peer_free(&p[i]);
+}
+
+// Another device is not taken for the one that was there.
+TEST(b09_b10_not_the_same_device)
+{
+	struct again a;
+	struct peer p[5];
+	peer_init(&p[0]);
+	for (int i = 1; i < 5; i++)
+		next_init(&p[i]);
+	p[1].features &= ~PEER_BIT(28); // which the driver took
+	p[2].queue_num = 1;
+	p[3].protocol &= ~VHOST_USER_PF_BIT(CONFIG);
+	p[4].features &= ~PEER_BIT(13); // which it did not
+	CHECK(again_open(&a, &p[0], 0));
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	peer_end(&p[0]);
+	CHECK(await(&a, false));
+	for (int i = 1; i < 5; i++) {
+		CHECK(next_start(&a, &p[i]));
+		if (i < 4) {
+			peer_join(&p[i]); // it was shown the door
+			CHECK(!is_connected(&a));
+			CHECK(!find(&p[i], VHOST_USER_SET_FEATURES));
+		}
+	}
+	CHECK(await(&a, true));
+	// A driver that wants, after its reset, what only the first had.
+	uint16_t base;
+	CHECK_EQ(a.f.b->ops->queue_stop(a.f.b, 0, &base), 0);
+	CHECK_EQ(a.f.b->ops->run(a.f.b, false), 0);
+	CHECK(a.f.b->ops->negotiate(a.f.b, PEER_BIT(32) | PEER_BIT(13)) < 0);
+	CHECK_EQ(a.f.b->ops->negotiate(a.f.b, PEER_BIT(32)), 0);
+	CHECK_EQ(a.f.died, 0);
+	again_close(&a);
+	peer_join(&p[4]);
+	for (int i = 0; i < 5; i++)
+		peer_free(&p[i]);
+}
+
+TEST(a_changed_configuration_is_told)
+{
+	struct again a;
+	struct peer p[2];
+	uint8_t config[60];
+	peer_init(&p[0]);
+	next_init(&p[1]);
+	p[1].config[1] = 16; // twice as large
+	CHECK(again_open(&a, &p[0], 0));
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	peer_end(&p[0]);
+	CHECK(await(&a, false));
+	CHECK(next_start(&a, &p[1]));
+	CHECK(await(&a, true));
+	CHECK_EQ(a.f.changed, 1);
+	CHECK_EQ(a.f.b->ops->config_read(a.f.b, 0, config, 60), 0);
+	CHECK_EQ(config[1], 16);
+	again_close(&a);
+	peer_join(&p[1]);
+	peer_free(&p[0]);
+	peer_free(&p[1]);
+}
+
+TEST(the_time_is_over)
+{
+	struct again a;
+	struct peer p;
+	unsigned fds = count_fds();
+	peer_init(&p);
+	CHECK(again_open(&a, &p, 300));
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	deadline_ns start = deadline_now();
+	peer_end(&p);
+	CHECK(front_loop_until(&a.f, &a.f.died, 3000));
+	CHECK(ms_since(start) >= 290 && ms_since(start) < 2000);
+	CHECK(strstr(a.f.why, "did not come back"));
+	CHECK_EQ(-a.f.b->ops->run(a.f.b, false), EPIPE);
+	CHECK_EQ(a.f.died, 1);
+	again_close(&a);
+	peer_free(&p);
+	CHECK_EQ(count_fds(), fds);
+}
+
+// Requests that may have been under way, and nobody who knows which: the driver has to start over, and then it works.
+TEST(b18_without_a_record_the_device_needs_a_reset)
+{
+	struct again a;
+	struct peer p[2];
+	uint16_t base;
+	peer_init(&p[0]);
+	next_init(&p[1]);
+	CHECK(again_open(&a, &p[0], 0));
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	*avail_index(&a) = 10;
+	*used_index(&a) = 7;
+	peer_end(&p[0]);
+	CHECK(await(&a, false));
+	CHECK(next_start(&a, &p[1]));
+	CHECK(await(&a, true));
+	CHECK_EQ(a.f.failed, 1);
+	CHECK(!find(&p[1], VHOST_USER_SET_VRING_KICK));
+	*avail_index(&a) = *used_index(&a) = 0;
+	CHECK_EQ(a.f.b->ops->queue_stop(a.f.b, 0, &base), 0);
+	CHECK_EQ(a.f.b->ops->run(a.f.b, false), 0);
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	again_close(&a);
+	peer_join(&p[1]);
+	CHECK(find(&p[1], VHOST_USER_SET_VRING_KICK));
+	CHECK_EQ(a.f.died, 0);
+	peer_free(&p[0]);
+	peer_free(&p[1]);
+}
+
+TEST(the_record_of_requests_goes_from_one_to_the_next)
+{
+	struct again a;
+	struct peer p[3];
+	unsigned fds = count_fds();
+	peer_init(&p[0]);
+	next_init(&p[1]);
+	next_init(&p[2]);
+	for (int i = 0; i < 3; i++) {
+		p[i].protocol |= VHOST_USER_PF_BIT(INFLIGHT_SHMFD);
+		p[i].inflight_len = 8192;
+	}
+	p[2].nack_of = VHOST_USER_SET_INFLIGHT_FD;
+	CHECK(again_open(&a, &p[0], 0));
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	*avail_index(&a) = 10;
+	*used_index(&a) = 7;
+	peer_end(&p[0]);
+	CHECK(find(&p[0], VHOST_USER_GET_INFLIGHT_FD) && find(&p[0], VHOST_USER_SET_INFLIGHT_FD));
+	CHECK(await(&a, false));
+	CHECK(next_start(&a, &p[1]));
+	CHECK(await(&a, true));
+	CHECK_EQ(a.f.failed, 0);
+	peer_end(&p[1]);
+	CHECK(!find(&p[1], VHOST_USER_GET_INFLIGHT_FD));
+	const struct peer_message *set = find(&p[1], VHOST_USER_SET_INFLIGHT_FD);
+	CHECK(set && set->fds == 1);
+	CHECK_EQ(base_told(&p[1]), 7);
+	// One that refuses it cannot know.
+	CHECK(await(&a, false));
+	CHECK(next_start(&a, &p[2]));
+	CHECK(await(&a, true));
+	CHECK_EQ(a.f.failed, 1);
+	again_close(&a);
+	peer_join(&p[2]);
+	for (int i = 0; i < 3; i++)
+		peer_free(&p[i]);
+	CHECK_EQ(count_fds(), fds);
+}
+
+// B08: what is handed over as the record is looked at.
+TEST(b08_a_record_that_is_none)
+{
+	unsigned fds = count_fds();
+	for (int kind = 0; kind < 3; kind++) {
+		struct again a;
+		struct peer p;
+		peer_init(&p);
+		p.protocol |= VHOST_USER_PF_BIT(INFLIGHT_SHMFD);
+		p.inflight_len = 4096;
+		p.inflight_fd = kind == 0   ? open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+				: kind == 1 ? fd_eventfd()
+					    : memfd_create("short", MFD_CLOEXEC);
+		CHECK(again_open(&a, &p, 0));
+		CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0); // noted for the next
+		CHECK(await(&a, false));
+		CHECK(!find(&p, VHOST_USER_SET_VRING_KICK));
+		peer_end(&p);
+		close(p.inflight_fd);
+		again_close(&a);
+		peer_free(&p);
+	}
+	CHECK_EQ(count_fds(), fds);
+}
