@@ -307,21 +307,46 @@ open_fds() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
 spawner() { pgrep -P "$pid" -x spawner; }
 other_child() { local now; now=$(child "$1") && [ -n "$now" ] && [ "$now" != "$2" ]; } # ID PID-BEFORE
 
-# kill_disk TIMES PAUSE: the process behind disk0, whichever it is
+# kill_disk TIMES PAUSE [EARLY]: the process behind the disk, whichever it is, some time after it has got the guest's memory, and
+# each EARLYth at once; then waits for the last one's successor.
 kill_disk() {
-    local i victim=''
-    for ((i = 0; i < $1; i++)); do
-        wait_for 5 other_child disk0 "$victim" || { not_ok "kill $i" "disk0 did not come back"; return; }
-        victim=$(child disk0)
-        sleep "$2"
-        kill -KILL "$victim"
-    done
-    wait_for 5 other_child disk0 "$victim" || not_ok "the last kill" "disk0 did not come back"
+    python3 -c 'import os, signal, sys, time
+monitor, times, pause, early = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+def has_memory(pid):
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        try:
+            if "memfd:" in open("/proc/%s/maps" % pid).read():
+                return
+        except PermissionError:
+            time.sleep(0.1) # only root may look
+            return
+        time.sleep(0.002)
+    sys.exit("kill %d: it has got no memory" % n)
+def served(before):
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        for child in open("/proc/%s/task/%s/children" % (monitor, monitor)).read().split():
+            try:
+                if child != before and open("/proc/%s/comm" % child).read() == "minivmm-blk\n":
+                    return child
+            except OSError:
+                pass
+        time.sleep(0.002)
+    sys.exit("kill %d: it did not come back" % n)
+victim = None
+for n in range(times):
+    victim = served(victim)
+    if n % early != early - 1:
+        has_memory(victim)
+        time.sleep(pause)
+    os.kill(int(victim), signal.SIGKILL)
+served(victim)' "$pid" "$1" "$2" "${3:-1000}" || not_ok "$1 kills" "see the harness"
 }
 
 # Under requests without pause; the guest checks what it reads.
 scenario_long_killed_again_and_again_P02() {
-    local before after times=${KILLS:-940}
+    local before after times=${KILLS:-300}
     LIMIT=30
     machine machine do=killed
     disk disk0
@@ -329,7 +354,7 @@ scenario_long_killed_again_and_again_P02() {
     wait_line ready
     kill_disk 2 0.02 # a first use may make something that stays
     before=$(open_fds "$pid"):$(open_fds "$(spawner)")
-    kill_disk "$times" 0.02
+    kill_disk "$times" 0.02 100
     sleep 0.1
     after=$(open_fds "$pid"):$(open_fds "$(spawner)")
     tell end
