@@ -354,7 +354,7 @@ static int op_run(struct backend *b, bool on)
 		rc = on ? vu_do_run(vu, stop_deadline(vu)) : device_reset(vu);
 	for (unsigned q = 0; on && q < b->queue_count; q++)
 		if (vu->ring[q].started)
-			vu->ring[q].used_at_start = vu_used_index(vu, q);
+			vu->ring[q].trace = vu_queue_trace(vu, q);
 	if (!on) {
 		vu_inflight_drop(vu);
 		vu->negotiated = false;

@@ -314,7 +314,7 @@ static int replay_queues(struct vhost_user *vu, deadline_ns deadline)
 			vu->inflight.fd = recorded ? fd : -1;
 			const bool known = vu_queue_base(vu, q, &base);
 			vu->inflight.fd = fd;
-			vu->ring[q].used_at_start = vu_used_index(vu, q);
+			vu->ring[q].trace = vu_queue_trace(vu, q);
 			rc = !known ? 1 : pass ? vu_do_queue_start(vu, q, base, deadline) : 0;
 		}
 	return rc;
@@ -412,7 +412,7 @@ static void begin_wait(struct vhost_user *vu)
 	vu_queues_lost(vu);
 	bool served = vu->answered || a->since - a->back >= SERVED_MS * NS_PER_MS;
 	for (unsigned q = 0; q < vu->backend.queue_count && vu->running; q++)
-		served |= vu->ring[q].started && vu_used_index(vu, q) != vu->ring[q].used_at_start;
+		served |= vu->ring[q].started && vu_queue_trace(vu, q) != vu->ring[q].trace;
 	pthread_mutex_unlock(&vu->lock);
 	if (served)
 		a->tries = 0;

@@ -41,7 +41,7 @@ struct vu_ring {
 	bool idle;    // when that was gone nothing was under way, up to:
 	uint16_t idle_at;
 	struct vring_cfg cfg;
-	uint16_t used_at_start; // the used index when the connection began to serve it
+	uint32_t trace; // vu_queue_trace() when the connection began to serve it
 };
 
 // The record of requests in flight, which the back-end made and is shown again when it comes back
@@ -151,6 +151,8 @@ void vu_inflight_drop(struct vhost_user *vu);
 void vu_queues_lost(struct vhost_user *vu);
 // The used index of a started queue as the guest sees it; 0 of a packed ring, which has none.
 uint16_t vu_used_index(const struct vhost_user *vu, unsigned q);
+// Of a started queue: a number that changes when a device gives a request back.
+uint32_t vu_queue_trace(const struct vhost_user *vu, unsigned q);
 // From where a back-end that knows nothing of what was before can go on with a started queue: true and *base; false
 // where requests may have been under way and nobody knows which.
 bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint32_t *base);
