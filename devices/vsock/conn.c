@@ -277,7 +277,8 @@ void vsock_conn_packet(struct vsock_conn *c, const struct virtio_vsock_hdr *h, s
 		return; // it will hear
 	else if (h->op == VIRTIO_VSOCK_OP_RESPONSE)
 		take_response(c);
-	else if (!established(c))
+	else if (!established(c) || h->op < VIRTIO_VSOCK_OP_SHUTDOWN ||
+		 h->op > VIRTIO_VSOCK_OP_CREDIT_REQUEST)
 		vsock_conn_reset(c);
 	else if (h->op == VIRTIO_VSOCK_OP_RW)
 		take_data(c, h->len, iov, count);
@@ -285,8 +286,6 @@ void vsock_conn_packet(struct vsock_conn *c, const struct virtio_vsock_hdr *h, s
 		take_shutdown(c, h->flags);
 	else if (h->op == VIRTIO_VSOCK_OP_CREDIT_REQUEST)
 		c->tell |= TELL_CREDIT;
-	else if (h->op != VIRTIO_VSOCK_OP_CREDIT_UPDATE)
-		vsock_conn_reset(c);
 	if (c->state != VSOCK_FREE && c->state != VSOCK_DRAINING && c->generation == before)
 		vsock_conn_ready(c);
 }

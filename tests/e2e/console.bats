@@ -38,7 +38,7 @@ PYTHON
 find_port='port() { for p in /sys/class/virtio-ports/*; do if [ "$(cat $p/name)" = $1 ]; then echo /dev/${p##*/}; fi; done; }'
 
 @test "hvc0 and named ports: 10 MB each way, a shell, a file, a pty, clients that come and go" {
-    local sum tty
+    local tty
     {
         CPUS=2 vm_boot debian minivmm.agent minivmm.tools=/dev/vda
         printf '[[device]]\nid = "tools"\nvirtio = "blk"\nreadonly = true\nimage = "%s"\n' "$GUEST/tools.img"
@@ -51,7 +51,7 @@ find_port='port() { for p in /sys/class/virtio-ports/*; do if [ "$(cat $p/name)"
         for n in con org.example.agent log tty; do port \$n; done
         echo a line for the log > \$(port log)
         ls /dev/hvc0"
-    [ "$output" = $'/dev/vport2p0\n/dev/vport2p1\n/dev/vport2p2\n/dev/vport2p3\n/dev/hvc0' ] || fail "$output"
+    [[ $output =~ ^/dev/vport(.)p0.*/dev/vport.p3.*/dev/hvc0$ && ${#lines[@]} = 5 ]] || fail "$output"
     [ "$(cat "$D/log")" = "a line for the log" ]
 
     # into the guest
