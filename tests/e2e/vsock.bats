@@ -33,8 +33,9 @@ disks() {
 talk() { # PATH BYTES COUNT
     run -0 vm_guest a "$(guest_ready /dev/vdb)
         sh /run/socat VSOCK-LISTEN:5000,fork EXEC:sha256sum > /run/log 2>&1 &
-        sh /run/socat VSOCK-LISTEN:5001,fork PIPE >> /run/log 2>&1 &
-        for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.5; ! ps | grep -q '[s]ocat VSOCK-LISTEN:5001' || break; done; sleep 1"
+        sh /run/socat VSOCK-LISTEN:5001,fork PIPE >> /run/log 2>&1 &"
+    wait_for 60 timeout 30 "$HOST" sum "$1" 5000 10
+    wait_for 60 timeout 30 "$HOST" echo "$1" 5001 10
     run -0 timeout 100 "$HOST" sum "$1" 5000 "$2"
     run -0 timeout 100 "$HOST" echo "$1" 5001 "$2"
     run -0 timeout 100 "$HOST" many "$1" 5001 "$3"
@@ -85,9 +86,9 @@ talk_many() { # PATH COUNT
     talk_many "$D/vm.vsock" 100
 
     # Killed with a connection open: it is started again, the guest hears that its connections are no more, and goes on.
-    run -0 vm_guest a "sh -c 'sh /run/socat VSOCK-LISTEN:5002 SYSTEM:\"sleep 1000\"; echo ended > /run/ended' > /run/log2 2>&1 & sleep 2"
+    run -0 vm_guest a "sh -c 'sh /run/socat VSOCK-LISTEN:5002 SYSTEM:\"sleep 1000\"; echo ended > /run/ended' > /run/log2 2>&1 & for i in \$(seq 60); do ! ps | grep -q '[s]/socat VSOCK-LISTEN:5002' || break; sleep 0.5; done; sleep 2"
     peer_start hold "$HOST" hold "$D/vm.vsock" 5002 0
-    wait_for 10 grep -q open "$D/hold.log"
+    wait_for 30 grep -q open "$D/hold.log"
     pid=$(pgrep -x minivmm-vsock)
     kill -KILL "$pid"
     wait_for 10 pid_gone "$(peer_pid hold)"
@@ -123,7 +124,7 @@ talk_many() { # PATH COUNT
         -chardev "socket,id=c0,path=$D/front.sock" -device vhost-user-vsock-pci,chardev=c0
     cp "$D/q.pid" "$D/q/pid"
     vm_line q '^now' 120
-    wait_for 30 timeout 30 "$HOST" sum "$D/vm.vsock" 5000 3000000
+    wait_for 60 timeout 30 "$HOST" sum "$D/vm.vsock" 5000 3000000
     run -0 vm_result q 100
     [[ ${#lines[0]} = 64 && ${lines[0]} = "${lines[1]}" ]] || fail "$output"
     wait_for 15 pid_gone "$(peer_pid q)" || fail "QEMU does not end"
