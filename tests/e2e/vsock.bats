@@ -86,7 +86,9 @@ talk_many() { # PATH COUNT
     talk_many "$D/vm.vsock" 100
 
     # Killed with a connection open: it is started again, the guest hears that its connections are no more, and goes on.
-    run -0 vm_guest a "sh -c 'sh /run/socat VSOCK-LISTEN:5002 SYSTEM:\"sleep 1000\"; echo ended > /run/ended' > /run/log2 2>&1 & for i in \$(seq 60); do ! ps | grep -q '[s]/socat VSOCK-LISTEN:5002' || break; sleep 0.5; done; sleep 2"
+    run -0 vm_guest a '(sh /run/socat VSOCK-LISTEN:5002 EXEC:cat; echo ended > /run/ended) > /run/log2 2>&1 &
+        for i in $(seq 60); do ps | grep -q "[s]/socat VSOCK-LISTEN:5002" && break; sleep 0.5; done
+        sleep 2'
     peer_start hold "$HOST" hold "$D/vm.vsock" 5002 0
     wait_for 30 grep -q open "$D/hold.log"
     pid=$(pgrep -x minivmm-vsock)
