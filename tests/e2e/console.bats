@@ -10,6 +10,7 @@ s = socket.socket(socket.AF_UNIX)
 s.settimeout(60)
 s.connect(path)
 if command == "send":  # so many bytes, then prints their sum
+    print("here", flush=True)
     data = os.urandom(number)
     s.sendall(data)
     print(hashlib.sha256(data).hexdigest(), flush=True)
@@ -56,20 +57,23 @@ find_port='port() { for p in /sys/class/virtio-ports/*; do if [ "$(cat $p/name)"
 
     # into the guest
     peer_start send bash -c "$(declare -f port_client); D=$D; port_client agent send 10485760"
+    wait_for 20 grep -q here "$D/send.log"
     run -0 vm_guest a -t 100 "$find_port"'
+        sleep 1 # a port that nobody has open is at its end for Linux
         p=$(port org.example.agent)
         exec 3<> $p
         head -c 10485760 <&3 | sha256sum | cut -d " " -f 1
         echo >&3'
     wait_for 20 pid_gone "$(peer_pid send)"
-    [[ ${#output} = 64 && $(cat "$D/send.log") = "$output" ]] || fail "$output, $(cat "$D/send.log")"
+    [[ ${#output} = 64 && $(tail -n 1 "$D/send.log") = "$output" ]] || fail "$output, $(cat "$D/send.log")"
 
     # out of it
     peer_start receive bash -c "$(declare -f port_client); D=$D; port_client agent receive 10485760"
-    wait_for 10 grep -q here "$D/receive.log"
+    wait_for 20 grep -q here "$D/receive.log"
     run -0 vm_guest a -t 100 "$find_port"'
         dd if=/dev/urandom of=/run/data bs=1M count=10 2> /dev/null
         sha256sum < /run/data | cut -d " " -f 1
+        sleep 1
         cat /run/data > $(port org.example.agent)'
     wait_for 30 pid_gone "$(peer_pid receive)"
     [[ ${#output} = 64 && $(tail -n 1 "$D/receive.log") = "$output" ]] || fail "$output, $(cat "$D/receive.log")"

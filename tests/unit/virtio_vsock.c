@@ -86,10 +86,11 @@ static void tear_down(void)
 	free(r.v);
 }
 
-// What is at hand happens.
+// What is at hand happens; the connector is waited for.
 static void run(void)
 {
-	for (unsigned quiet = 0; quiet < 2;) {
+	const deadline_ns end = deadline_in_ms(DEADLINE_START_MS);
+	for (unsigned quiet = 0; quiet < 2 || (r.v->asked && deadline_now() < end);) {
 		quiet = loop_once(&r.d.loop, r.d.again ? 0 : 20) > 0 || r.d.again ? 0 : quiet + 1;
 		uint64_t again = r.d.again;
 		r.d.again = 0;
