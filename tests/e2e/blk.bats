@@ -18,7 +18,7 @@ allocated_kb() { stat -c '%b %B' "$1" | awk '{ print int($1 * $2 / 1024) }'; }
     {
         vm_boot debian minivmm.agent minivmm.tools=/dev/vdd
         device disk0 "$D/ro.img" 'readonly = true' 'serial = "twenty-bytes-long-01"'
-        device disk1 "$D/rw.img"
+        device disk1 "$D/rw.img" 'poll = true' 'cpus = "0-1"'
         device disk2 "$D/big.img" 'block_size = 4096'
         device tools "$GUEST/tools.img" 'readonly = true'
     } | vm_start a

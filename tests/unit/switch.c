@@ -15,6 +15,8 @@
 static struct mac_table *table_new(void)
 {
 	struct mac_table *t = calloc(1, sizeof(*t));
+	if (!t)
+		abort();
 	t->key = UINT64_C(0x123456789abcdef);
 	return t;
 }
@@ -229,22 +231,30 @@ struct guest {
 static struct vswitch *sw;
 static struct vdev program;
 
+// Without this there is nothing to test.
+static void require(bool good)
+{
+	if (!good)
+		abort();
+}
+
 // A port with both queues started; the rings of queue i are at i * 512.
 static void guest_new(struct guest *g, uint64_t features)
 {
 	int fd = memfd_create("guest", 0);
 	*g = (struct guest){ .p = port_open(sw, dup(0)) };
-	CHECK(fd >= 0 && ftruncate(fd, GUEST_LEN) == 0 && g->p);
+	require(fd >= 0 && ftruncate(fd, GUEST_LEN) == 0 && g->p);
 	g->ram = mmap(NULL, GUEST_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	CHECK_EQ(guest_mem_add(&g->p->d.mem, fd, 0, 0, GUEST_UVA, GUEST_LEN), 0);
+	require(guest_mem_add(&g->p->d.mem, fd, 0, 0, GUEST_UVA, GUEST_LEN) == 0);
+	require(g->ram != MAP_FAILED);
 	close(fd);
 	features |= NET_BIT(VIRTIO_F_VERSION_1);
-	CHECK_EQ(features & ~g->p->d.features, 0);
-	CHECK_EQ(g->p->d.ops->start(&g->p->d, features), 0);
+	require((features & ~g->p->d.features) == 0);
+	require(g->p->d.ops->start(&g->p->d, features) == 0);
 	for (unsigned i = 0; i < SWITCH_QUEUES; i++) {
 		uint64_t at = GUEST_UVA + 512 * i;
 		struct vq_place place = { .size = QUEUE, .desc = at, .avail = at + 128, .used = at + 192 };
-		CHECK_EQ(vq_start(&g->p->queue[i], &g->p->d.mem, &place, features), 0);
+		require(vq_start(&g->p->queue[i], &g->p->d.mem, &place, features) == 0);
 		g->p->queue[i].enabled = true;
 	}
 }
@@ -290,13 +300,14 @@ static void switch_new(void)
 {
 	log_init("test", LOG_ERROR);
 	sw = calloc(1, sizeof(*sw));
+	require(sw);
 	sw->d = &program;
 	sw->carrier = &fake;
 	sw->ports_max = SWITCH_PORTS_MAX;
 	sw->queue_size = 256;
 	sw->mac[0] = 2;
 	sw->uplink.tap.fd = -1;
-	CHECK_EQ(loop_init(&program.loop), 0);
+	require(loop_init(&program.loop) == 0);
 }
 
 static void switch_free(void)
