@@ -90,3 +90,32 @@ as_root() { [ "$(id -u)" = 0 ] || skip "only root can look into a jail"; }
     in_jail
     vm_stop a
 }
+
+# Programs of other people, started and jailed by minivmm.
+foreign() { # ID TYPE EXEC-WORDS SANDBOX [PATHS]
+    printf '[[device]]\nid = "%s"\nvia = "vhost-user"\nvirtio = "%s"\nexec = [%s]\nsandbox = "%s"\npaths = [%s]\n' "$1" "$2" "$3" "$4" "${5:-}"
+}
+
+share() { # the folder $D/share by virtiofsd
+    mkdir "$D/share"
+    echo 'from the host' > "$D/share/greeting"
+    foreign fs0 fs "\"/usr/libexec/virtiofsd\", \"--fd={listen}\", \"--tag=share\", \"--shared-dir=$D/share\", \"--sandbox=none\"" fs "\"$D/share:rw\""
+}
+
+@test "virtiofsd in its jail: the guest mounts a folder, writes and reads it" {
+    [ -x /usr/libexec/virtiofsd ] || skip "no virtiofsd"
+    { vm_boot debian minivmm.agent minivmm.tools=/dev/vda; printf '[[device]]\nid = "tools"\nvirtio = "blk"\nreadonly = true\nimage = "%s"\n' "$GUEST/tools.img"; share; } | vm_start a
+    run -0 vm_guest a 'modprobe virtiofs && mount -t virtiofs share /mnt && cat /mnt/greeting'
+    [[ $output == *"from the host"* ]]
+    run -0 vm_guest a 'for i in $(seq 200); do echo $i > /mnt/file$i; done; sync; cat /mnt/file* | wc -l; umount /mnt'
+    [[ $output == *200* ]]
+    [ "$(cat "$D/share/file123")" = 123 ]
+    local p
+    for p in $(children "$(vm_pid a)"); do
+        [ "$(cat "/proc/$p/comm")" = virtiofsd ] || continue
+        status_is "$p" NoNewPrivs 1
+        status_is "$p" Seccomp 2
+        [ ! -e "/proc/$p/root/etc" ] && [ ! -e "/proc/$p/root/root" ]
+    done
+    vm_stop a
+}

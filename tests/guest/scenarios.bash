@@ -633,3 +633,60 @@ scenario_long_stalled_reset_G14() {
     check 'G14 by its deadline, 10 s' [ "$took" -gt 9000 -a "$took" -lt 14000 ]
 }
 scenario_long_stalled_reset_and_again_P03() { scenario_long_stalled_reset_G14 again=1 always; }
+
+# ---- jails -----------------------------------------------------------------------------------------------------
+
+# A program that knows nothing of jails, in one.
+jailed_disk() { # ID
+    local romdisk
+    romdisk=$(realpath "$here/../../docs/romdisk.py")
+    truncate -s 4M "$T/$1.img"
+    printf '[[device]]\nid = "%s"\nvia = "vhost-user"\nvirtio = "blk"\nexec = ["/usr/bin/python3", "%s", "--file=%s", "--fd={fd}"]\npaths = ["%s", "%s"]\n' \
+        "$1" "$romdisk" "$T/$1.img" "$romdisk" "$T/$1.img" >> "$T/vm.toml"
+}
+
+scenario_explain() {
+    if [ "$(id -u)" != 0 ]; then
+        skip 'explain says what is' 'only root can look into all processes'
+        return
+    fi
+    machine machine do=wait 2
+    disk disk0
+    jailed_disk rom0
+    start
+    wait_line ready
+    check 'what explain says is true of the processes' eval '"$here/lib/explain-check" "$MINIVMM" "$T/vm.toml" "$pid" >> "$T/log"'
+    kill -INT "$pid"
+    finish 5
+}
+
+# Somebody without any right but to /dev/kvm runs a machine, and its devices are in jails.
+scenario_ordinary_user() {
+    local as=(setpriv --reuid=1000 --regid=1000 --groups="$(stat -c %g /dev/kvm)" --inh-caps=-all --bounding-set=-all)
+    if [ "$(id -u)" != 0 ] || ! "${as[@]}" test -x "$MINIVMM" -a -r "$here/../../docs/romdisk.py"; then
+        skip 'an ordinary user runs a machine' 'not root, or no other user gets to this tree'
+        return
+    fi
+    machine machine do=wait 1
+    disk disk0
+    jailed_disk rom0
+    chmod go+x "$WORK" && chmod -R go+rX "$T" && chown 1000 "$T"/*.img
+    if ! "${as[@]}" test -w /dev/kvm; then
+        # A node of its own, where the machine's lets root only.
+        mknod -m 600 "$T/kvm" c 10 232 && chown 1000 "$T/kvm" && touch "$T/own-kvm"
+    fi
+    printf '#!/bin/bash\nexec %s "%s" "$@"\n' "${as[*]}" "$MINIVMM" > "$T/as-user"
+    [ ! -e "$T/own-kvm" ] || sed -i "s,^exec ,exec unshare -m --propagation private bash -c 'mount --bind \"\$0\" /dev/kvm; exec \"\$@\"' $T/kvm ," "$T/as-user"
+    chmod +x "$T/as-user"
+    MINIVMM=$T/as-user start
+    wait_line ready
+    check 'the monitor is an ordinary user' [ "$(ps -o uid= -p "$pid" | tr -d ' ')" = 1000 ]
+    check 'it has two devices and a spawner' [ "$(pgrep -c -P "$pid")" = 3 ]
+    local p
+    for p in $(pgrep -P "$pid" -f 'romdisk|serial='); do
+        check "process $p is jailed" grep -qzP 'NoNewPrivs:\t1\nSeccomp:\t2' "/proc/$p/status"
+        check "and in a user name space" [ "$(readlink "/proc/$p/ns/user")" != "$(readlink /proc/self/ns/user)" ]
+    done
+    kill -INT "$pid"
+    finish 5
+}
