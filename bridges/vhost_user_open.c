@@ -16,6 +16,7 @@
 #define VIRTIO_F_VERSION_1  (UINT64_C(1) << 32)
 #define VIRTIO_NET_F_MTU    3
 #define LAST_WORDS_START_MS 500
+#define ENDED_WAIT_MS	    20 // a connection ends a moment before its process
 
 // ---- upcalls ------------------------------------------------------------------------------------
 
@@ -42,6 +43,12 @@ static int handshake_failed(struct vhost_user *vu, const struct vu_exchange *x, 
 	const size_t name_len = strlen(vu->peer);
 	if (strncmp(words, vu->peer, name_len) == 0 && strncmp(words + name_len, ": ", 2) == 0)
 		words += name_len + 2; // our own programs begin their lines with their name
+	char how[128];
+	// What a sandbox kills says nothing itself.
+	if (x->rc == -EPIPE && vu->child && spawn_ended(vu->child, ENDED_WAIT_MS, how, sizeof(how)) &&
+	    strncmp(how, "killed", 6) == 0)
+		return err_set(e, EPIPE, "%s: %s: %s%s%s", vu->backend.id, vu->peer, how,
+			       *words ? "; its last words: " : "", words);
 	if (*words && x->rc == -EPIPE)
 		return err_set(e, EPIPE, "%s: %s: %s", vu->backend.id, vu->peer, words);
 	if (x->refused)

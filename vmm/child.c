@@ -116,6 +116,17 @@ static void describe_end(const siginfo_t *si, char *how, size_t room)
 		snprintf(how, room, "killed by signal %d (%s)", si->si_status, strsignal(si->si_status));
 }
 
+bool spawn_ended(const struct child *c, int wait_ms, char *how, size_t room)
+{
+	siginfo_t si = { 0 };
+	struct pollfd p = { .fd = c->pidfd, .events = POLLIN };
+	if (c->pidfd < 0 || poll(&p, 1, wait_ms) != 1 ||
+	    waitid(P_PIDFD, (id_t)c->pidfd, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid == 0)
+		return false;
+	describe_end(&si, how, room);
+	return true;
+}
+
 static void child_unwatch(struct child *c)
 {
 	if (!c->loop)

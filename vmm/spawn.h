@@ -79,6 +79,9 @@ int spawn_watch(struct child *c, struct loop *l, void (*exited)(struct child *c,
 // end.  That line is not logged, the ones before it are.
 const char *spawn_last_words(struct child *c, int wait_ms);
 
+// True if it has ended, or does within `wait_ms`: *how as for `exited`.  It is not reaped.
+bool spawn_ended(const struct child *c, int wait_ms, char *how, size_t room);
+
 // Ends the child: SIGTERM, after `grace_ms` SIGKILL, reaped; closes everything.  Good on one that is gone already, and on a
 // struct for which spawn_start() failed.  `exited` is not called.
 void spawn_stop(struct child *c, int grace_ms);

@@ -690,3 +690,36 @@ scenario_ordinary_user() {
     kill -INT "$pid"
     finish 5
 }
+
+# What a jail kills at its start is a machine that does not start, and says why.
+scenario_jail_kills_P08() {
+    machine machine do=wait
+    printf '[[device]]\nid = "bad0"\nvia = "vhost-user"\nvirtio = "blk"\nexec = ["/usr/bin/python3", "-c", "%s"]\n' \
+        'import ctypes; ctypes.CDLL(None).unshare(0x10000000) # {fd}' >> "$T/vm.toml"
+    start
+    finish 5
+    check 'P08 exit status 1' [ "$rc" = 1 ]
+    check 'P08 the sentence says that its sandbox killed it' log_has 'bad0: /usr/bin/python3: killed by seccomp: a system call that its sandbox forbids'
+}
+
+# K08: a host without name spaces.  The machine does not start; with vm.insecure it does, and says so.
+scenario_no_name_spaces_K08() {
+    if ! unshare -Ur sh -c 'echo 0 > /proc/sys/user/max_user_namespaces && test -w /dev/kvm' 2> /dev/null; then
+        skip 'K08 a host without name spaces' 'none can be made here to take them away in'
+        return
+    fi
+    machine machine do=wait
+    jailed_disk rom0
+    printf '#!/bin/bash\nexec unshare -Ur sh -c "echo 0 > /proc/sys/user/max_user_namespaces; exec \\"\\$@\\"" sh "%s" "$@"\n' "$MINIVMM" > "$T/without"
+    chmod +x "$T/without"
+    MINIVMM=$T/without start
+    finish 5
+    check 'K08 refused' [ "$rc" = 1 ]
+    check 'K08 with the mend' log_has 'make its name spaces: No space left on device (raise sysctl user.max_user_namespaces)'
+    rm "$T/in" "$T/log"
+    MINIVMM=$T/without start --set vm.insecure=true
+    wait_line ready
+    check 'K08 insecure: it runs, and says so' log_has 'rom0: WITHOUT isolation: start /usr/bin/python3: make its name spaces'
+    kill -INT "$pid"
+    finish 5
+}
