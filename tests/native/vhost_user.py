@@ -1,8 +1,8 @@
 """A vhost-user front-end without a VM, for tests of device programs: the standard library and nothing else.
 
-FrontEnd(path) connects; start() negotiates and starts split queues in memory of our own; Queue.offer() puts a request in one,
-Queue.used() takes what came back.  Tests may also write the rings themselves: ram, and each queue's desc, avail and
-used_at are offsets into it.
+FrontEnd(path) connects; start() negotiates and starts queues in memory of our own, packed ones (PackedQueue) where RING_PACKED is among
+the features that are wanted; Queue.offer() puts a request in one, Queue.used() takes what came back.  Tests may also write the rings
+themselves: ram, and each queue's desc, avail and used_at are offsets into it.
 """
 
 import array
@@ -23,10 +23,12 @@ SEND_RARP, NET_SET_MTU, SET_BACKEND_REQ_FD, SET_DEVICE_STATE_FD, CHECK_DEVICE_ST
 VERSION, REPLY, NEED_REPLY = 1, 4, 8
 
 PROTOCOL_FEATURES, VERSION_1, INDIRECT, EVENT_IDX = 1 << 30, 1 << 32, 1 << 28, 1 << 29
+RING_PACKED, IN_ORDER, RING_RESET = 1 << 34, 1 << 35, 1 << 40
 MQ, REPLY_ACK, CONFIG, RESET, STATUS = 1 << 0, 1 << 3, 1 << 9, 1 << 13, 1 << 16
 RARP, NET_MTU, BACKEND_REQ, DEVICE_STATE = 1 << 2, 1 << 4, 1 << 5, 1 << 19
 USER = 0x7000_0000  # where the front-end says its memory lies
 NEXT, WRITABLE, INDIRECT_DESC = 1, 2, 4
+AVAILABLE, USED = 1 << 7, 1 << 15  # of a packed descriptor
 NEEDS_RESET = 64
 DEADLINE = 10
 
@@ -116,6 +118,10 @@ class Queue:
             left -= min(size, left)
         return head, length, data
 
+    def came_back(self):
+        """True if something did that used() has not taken."""
+        return self.fe.read_index(self.used_at + 2) != self.used_idx
+
     def failed(self):
         """True if the device gave the queue up."""
         return bool(select.select([self.err], [], [], 5)[0])
@@ -125,7 +131,96 @@ class Queue:
             os.close(fd)
 
 
+class PackedQueue(Queue):
+    """The same with a packed ring.  The areas of the available and the used ring are the two event suppressions'."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.at, self.wrap, self.used_place, self.used_wrap = 0, 1, 0, 1
+        self.first = None  # the flags of the first descriptor, which make all of them available
+        self.count = 0
+
+    # Where to go on, once everything has come back.
+    @property
+    def avail_idx(self):
+        return (self.at | self.wrap << 15) * 0x10001
+
+    @avail_idx.setter
+    def avail_idx(self, value):
+        pass
+
+    def descriptor(self, i, gpa, length, flags=0, number=0):
+        """The i-th from the next one on; it need not be followed by others, but those before it must be there."""
+        place = (self.at + i) % self.size
+        wrap = self.wrap ^ (self.at + i >= self.size)
+        flags ^= AVAILABLE if wrap else USED
+        at = self.desc + 16 * place
+        struct.pack_into("<QIH", self.fe.ram, at, gpa, length, number)
+        if i == 0:
+            self.first = flags
+        else:
+            self.fe.write_index(at + 14, flags)
+        self.count = i + 1
+
+    def publish(self, head=None, step=None):
+        self.fe.write_index(self.desc + 16 * self.at + 14, self.first)
+        self.at += self.count
+        if self.at >= self.size:
+            self.at -= self.size
+            self.wrap ^= 1
+
+    def offer(self, out=(), into=(), kick=True):
+        pieces = [(data, len(data), 0) for data in out] + [(None, size, WRITABLE) for size in into]
+        ids = [self.free.pop(0) for _ in pieces]
+        buffers = []
+        for k, (data, length, flag) in enumerate(pieces):
+            at = self.data + ids[k] * self.slot
+            assert length <= self.slot, (length, self.slot)
+            if data:
+                self.fe.ram[at : at + length] = data
+            elif flag:
+                buffers.append((at, length))
+            self.descriptor(k, at, length, flag | (0 if k + 1 == len(pieces) else NEXT), ids[0])
+        self.heads[ids[0]] = (ids, buffers)
+        self.publish()
+        if kick:
+            self.ring()
+        return ids[0]
+
+    def came_back(self):
+        flags = self.fe.read_index(self.desc + 16 * self.used_place + 14)
+        return bool(flags & AVAILABLE) == bool(flags & USED) == bool(self.used_wrap)
+
+    def used(self, deadline=DEADLINE):
+        end = time.monotonic() + deadline
+        event = self.used_place | self.used_wrap << 15 | 2 << 16 if self.fe.features & EVENT_IDX else 0
+        self.fe.ram[self.avail : self.avail + 4] = event.to_bytes(4, "little")
+        while not self.came_back():
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self.call, self.err], [], [], left)[0]:
+                return None
+            try:
+                os.eventfd_read(self.call)
+            except BlockingIOError:
+                return None  # the error one
+        length, head, flags = struct.unpack_from("<IHH", self.fe.ram, self.desc + 16 * self.used_place + 8)
+        assert bool(flags & WRITABLE) == bool(length), (flags, length)
+        ids, buffers = self.heads.pop(head)
+        self.used_place += len(ids)
+        if self.used_place >= self.size:
+            self.used_place -= self.size
+            self.used_wrap ^= 1
+        self.free += ids
+        data, left = b"", length
+        for at, size in buffers:
+            data += self.fe.ram[at : at + min(size, left)]
+            left -= min(size, left)
+        return head, length, data
+
+
 class FrontEnd:
+    always = 0  # features that every front-end wants
+
     def __init__(self, path, area=1 << 20):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(DEADLINE)
@@ -170,7 +265,8 @@ class FrontEnd:
         assert self.u64(GET_PROTOCOL_FEATURES) & protocol == protocol
         self.send(SET_PROTOCOL_FEATURES, struct.pack("<Q", protocol))
         self.send(SET_OWNER)
-        self.features = self.offered & (wanted | PROTOCOL_FEATURES | VERSION_1)
+        self.features = self.offered & (wanted | FrontEnd.always | PROTOCOL_FEATURES | VERSION_1)
+        kind = PackedQueue if self.features & RING_PACKED else Queue
         self.order(SET_FEATURES, struct.pack("<Q", self.features))
         if before:
             before(self)
@@ -181,7 +277,7 @@ class FrontEnd:
         self.ram = mmap.mmap(self.memfd, ram)
         self.order(SET_MEM_TABLE, struct.pack("<IIQQQQ", 1, 0, 0, ram, USER, 0), [self.memfd])
         for i in queues:
-            self.queues[i] = Queue(self, i, i * self.area, self.area, size)
+            self.queues[i] = kind(self, i, i * self.area, self.area, size)
             self.queues[i].start(enable)
 
     def read_config(self, size):
