@@ -32,7 +32,7 @@ image_holds() { # IMAGE LIST
     rm -rf "$D/out"
 }
 
-@test "qemu-storage-daemon and minivmm-blk in one guest: fio, ext4, a tree, a reboot, and what the host reads" {
+@test "qemu-storage-daemon (split ring) and minivmm-blk (packed) in one guest: fio, ext4, a tree, a reboot, and what the host reads" {
     need qemu-storage-daemon e2fsck debugfs mke2fs
     disk_dir
     truncate -s 64M "$D/fs/theirs.img" "$D/fs/ours.img"
@@ -47,6 +47,8 @@ image_holds() { # IMAGE LIST
         device tools "image = \"$GUEST/tools.img\"" 'readonly = true'
     } | vm_start a
 
+    run -0 vm_guest a 'cut -c 35 /sys/block/vda/device/features; cut -c 35 /sys/block/vdb/device/features'
+    [ "$output" = $'0\n1' ]
     # fio reads back each block that it wrote, and knows which belongs where
     run -0 vm_guest a -t 120 '
         cd /run

@@ -268,6 +268,11 @@ assert os.path.exists(d + "/listener"), "the socket was not its own"
 END
 }
 
+@test "packed rings: requests, a queue anew, rings that break the rules (G22-G26), killed with requests under way" {
+    PYTHONPATH=$TOP/tests/native run -0 timeout 100 "$TOP/tests/native/blk-packed" "$D" "$BIN/minivmm-blk"
+    [[ $output == *ok ]]
+}
+
 @test "QEMU as the front-end: a guest boots from sector 0" {
     needs_tree
     # cli; ds = 0; print the text on COM1; end by isa-debug-exit.
