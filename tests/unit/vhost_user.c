@@ -201,6 +201,48 @@ TEST(start_and_stop_in_order)
 	CHECK_EQ(count_fds(), fds);
 }
 
+TEST(packed_rings_and_access_platform)
+{
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	p.features |= PEER_BIT(33) | PEER_BIT(34) | PEER_BIT(38) | PEER_BIT(40);
+	p.vring_base = 0x80058003;
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	struct mem_table ram = front_memory();
+	int kick = fd_eventfd();
+	const struct vring_cfg cfg = { .size = 77,
+				       .base = VRING_BASE_PACKED,
+				       .desc_gpa = 0x1000,
+				       .avail_gpa = 0x2000,
+				       .used_gpa = 0x3000,
+				       .kick_fd = kick,
+				       .call_fd = -1 };
+	const uint64_t taken = PEER_BIT(32) | PEER_BIT(33) | PEER_BIT(34) | PEER_BIT(38) | PEER_BIT(40);
+	CHECK_EQ(f.b->ops->negotiate(f.b, taken), 0);
+	CHECK_EQ(f.b->ops->memory(f.b, &ram), 0);
+	CHECK_EQ(f.b->ops->queue_start(f.b, 0, &cfg), 0);
+	CHECK_EQ(f.b->ops->run(f.b, true), 0);
+	uint32_t base = 0;
+	CHECK_EQ(f.b->ops->queue_stop(f.b, 0, &base), 0); // while the device runs: a queue that is reset
+	CHECK_EQ(base, 0x80058003);
+	CHECK_EQ(f.b->ops->queue_start(f.b, 0, &cfg), 0);
+	front_close(&f);
+	peer_join(&p);
+	uint64_t told;
+	memcpy(&told, find(&p, VHOST_USER_SET_FEATURES)->payload, sizeof(told));
+	CHECK_EQ(told, (taken | PEER_BIT(30)) & ~PEER_BIT(33)); // there is no IOMMU to ask
+	struct vhost_user_vring_state s;
+	memcpy(&s, find(&p, VHOST_USER_SET_VRING_BASE)->payload, sizeof(s));
+	CHECK_EQ(s.num, 0x80008000);
+	memcpy(&s, find(&p, VHOST_USER_SET_VRING_NUM)->payload, sizeof(s));
+	CHECK_EQ(s.num, 77);
+	peer_free(&p);
+	close(kick);
+	close(ram.region[0].fd);
+}
+
 TEST(reset_with_status_and_slots)
 {
 	struct peer p;
