@@ -34,6 +34,11 @@ static bool is_used(uint16_t flags, bool wrap)
 	return !(flags & AVAIL) == !wrap && !(flags & USED) == !wrap;
 }
 
+static bool is_available(uint16_t flags, bool wrap)
+{
+	return !(flags & AVAIL) == !wrap && !(flags & USED) == wrap;
+}
+
 static void begin(struct inflight_packed_region *g, uint16_t size, struct inflight_place used)
 {
 	memset(g, 0, sizeof(*g) + size * sizeof(g->desc[0]));
@@ -47,7 +52,8 @@ static void begin(struct inflight_packed_region *g, uint16_t size, struct inflig
 }
 
 // A batch was being given back.  The driver looks at the ring in order and the batch's first descriptor was written last, so that one
-// tells whether all of it is done; if not, what is there already must not be found later.
+// tells whether all of it is done: it is no longer available, but used, or already what the driver made of it since.  If it is, what else
+// is there already must not be found later.
 static void settle(struct inflight *f, struct vring_packed_desc *ring)
 {
 	struct inflight_packed_region *g = f->packed;
@@ -56,7 +62,8 @@ static void settle(struct inflight *f, struct vring_packed_desc *ring)
 	if (old.at == new.at && old.wrap == new.wrap)
 		return;
 	// Where the lists of free entries agree, the end of the batch was being recorded.
-	if (load(&g->free_head) == load(&g->old_free_head) || is_used(load(&ring[old.at].flags), old.wrap)) {
+	if (load(&g->free_head) == load(&g->old_free_head) ||
+	    !is_available(load(&ring[old.at].flags), old.wrap)) {
 		inflight_packed_published(f);
 		return;
 	}

@@ -36,7 +36,7 @@ load lib/helpers
         -chardev "socket,id=c1,path=$D/tools.sock" -device vhost-user-blk-pci,chardev=c1,num-queues=1
     touch "$D/q/console"
     cp "$D/q.pid" "$D/q/pid"
-    run -0 vm_result q 150
+    run -0 vm_result q 220
     [ "${lines[0]}" = under-qemu ]
     [ "${lines[1]}" = 1 ]
     grep -E '^[0-9a-f]{64}  ' <<< "$output" > "$D/sums"

@@ -20,6 +20,7 @@ scenario_pci() { slow; machine pci disks=2 2; two_disks; go; }
 scenario_virtio() { slow; machine virtio sectors=8192; two_disks; go; }
 scenario_msix() { machine msix '' 2; two_disks; go; }
 scenario_rings() { slow; machine rings '' 2; two_disks; go; }
+scenario_packed() { slow; machine packed ''; two_disks; go; }
 scenario_long_ports() {
     slow # 140,000 exits
     machine ports ''

@@ -247,11 +247,11 @@ static void kill_again_and_again(uint64_t features, uint16_t size, unsigned kill
 
 TEST(a_split_ring_whose_back_end_is_killed_again_and_again)
 {
-	kill_again_and_again(INDIRECT, 32, 200);
+	kill_again_and_again(INDIRECT, 32, 120);
 }
 
 TEST(a_packed_ring_whose_back_end_is_killed_again_and_again)
 {
-	kill_again_and_again(PACKED, 16, 200);
-	kill_again_and_again(PACKED | INDIRECT | EVENT_IDX, 64, 200);
+	kill_again_and_again(PACKED, 16, 120);
+	kill_again_and_again(PACKED | INDIRECT | EVENT_IDX, 64, 120);
 }

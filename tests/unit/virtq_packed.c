@@ -475,6 +475,34 @@ TEST(killed_after_all)
 	cut_off(true, true, true, 1);
 }
 
+// The ring was full, so that the driver has used the place again before the back-end died.
+TEST(killed_before_the_record_and_the_driver_has_gone_on)
+{
+	CHECK(set_up(0));
+	struct inflight_packed_region *g = record_fresh();
+	CHECK(restart());
+	for (unsigned i = 0; i < DRIVER_SIZE; i++) {
+		desc(i, DRIVER_DATA + i, 1, i, WRITE);
+		CHECK_EQ(pop(), 1);
+		if (i == 0)
+			vq_push(&r.q, r.c.head, 1);
+	}
+	struct inflight_packed_region before = *g;
+	vq_publish(&r.q);
+	g->old_free_head = before.old_free_head;
+	g->old_used_idx = before.old_used_idx;
+	g->desc[0].inflight = 1;
+	desc(0, DRIVER_DATA + 100, 1, 50, WRITE | USED);
+	CHECK(restart());
+	for (unsigned i = 1; i <= DRIVER_SIZE; i++) {
+		CHECK_EQ(pop(), 1);
+		CHECK((uint8_t *)r.iov[0].iov_base - r.mem.region[0].host ==
+		      DRIVER_DATA + (i == DRIVER_SIZE ? 100 : i));
+	}
+	CHECK_EQ(pop(), 0);
+	tear_down();
+}
+
 TEST(killed_while_the_end_of_a_batch_was_recorded)
 {
 	CHECK(set_up(0));
