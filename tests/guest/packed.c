@@ -3,7 +3,6 @@
 // the other goes on.
 #include "lib/virtio.h"
 
-#define F_RING_PACKED  (1ul << 34)
 #define F_RING_RESET   (1ul << 40)
 #define VC_QUEUE_RESET 0x3a
 #define P_AVAIL	       (1u << 7)

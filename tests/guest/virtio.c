@@ -20,7 +20,7 @@ static void negotiation(void)
 	write32(disk.common + VC_DEVICE_FEATURE_SELECT, 2);
 	CHECK_EQ(read32(disk.common + VC_DEVICE_FEATURE), 0);
 	CHECK_EQ(disk.queue_count, 2);
-	CHECK(vdev_start(&disk, ~0ul, 2, 16));
+	CHECK(vdev_start(&disk, ~F_RING_PACKED, 2, 16));
 	CHECK(blk_works(&disk, 0, 16));
 	CHECK(blk_works(&disk, 1, 24));
 	CHECK(vdev_reset(&disk));

@@ -35,13 +35,14 @@ enum { VCAP_COMMON = 1, VCAP_NOTIFY, VCAP_ISR, VCAP_DEVICE, VCAP_PCI };
 #define S_NEEDS_RESET 0x40
 #define S_FAILED      0x80
 
-#define F_VERSION_1 (1ul << 32)
-#define F_INDIRECT  (1ul << 28)
-#define F_EVENT_IDX (1ul << 29)
-#define F_BLK_RO    (1ul << 5)
-#define F_BLK_FLUSH (1ul << 9)
-#define F_BLK_WCE   (1ul << 11)
-#define F_BLK_MQ    (1ul << 12)
+#define F_VERSION_1   (1ul << 32)
+#define F_INDIRECT    (1ul << 28)
+#define F_EVENT_IDX   (1ul << 29)
+#define F_RING_PACKED (1ul << 34) // this driver has none; packed.c does
+#define F_BLK_RO      (1ul << 5)
+#define F_BLK_FLUSH   (1ul << 9)
+#define F_BLK_WCE     (1ul << 11)
+#define F_BLK_MQ      (1ul << 12)
 
 #define NO_VECTOR 0xffff
 
