@@ -84,10 +84,10 @@ transfer() { # FROM TO NUMBER-OF-TO: a file over TCP, whose checksum is then the
     run -0 vm_guest a 'ping -c 3 -W 5 10.0.0.254'
     run -0 ping -c 3 -W 5 10.0.0.1
     head -c $SIZE /dev/urandom > "$D/file"
-    socat -u "OPEN:$D/file" TCP-LISTEN:5001,reuseaddr &
+    peer_start sender socat -u "OPEN:$D/file" TCP-LISTEN:5001,reuseaddr
     run -0 vm_guest a -t 120 'until nc 10.0.0.254 5001 < /dev/null > /run/got; do sleep 0.2; done; sha256sum < /run/got'
     [ "$output" = "$(sha256sum < "$D/file")" ]
-    wait
+    wait_for 10 pid_gone "$(peer_pid sender)"
     vm_stop a
     peer_stop switch
     ip link del mini-up
