@@ -657,6 +657,11 @@ scenario_explain() {
     start
     wait_line ready
     check 'what explain says is true of the processes' eval '"$here/lib/explain-check" "$MINIVMM" "$T/vm.toml" "$pid" >> "$T/log"'
+    local first
+    first=$(pgrep -P "$pid" -f romdisk)
+    kill -KILL "$first"
+    check 'the jailed program comes back' wait_for 5 eval 'second=$(pgrep -P "$pid" -f romdisk) && [ "$second" != "$first" ] && log_has "rom0: /usr/bin/python3 is back after"'
+    check 'into the same jail' eval '"$here/lib/explain-check" "$MINIVMM" "$T/vm.toml" "$pid" >> "$T/log"'
     kill -INT "$pid"
     finish 5
 }
@@ -690,6 +695,23 @@ scenario_ordinary_user() {
     done
     kill -INT "$pid"
     finish 5
+}
+
+# A program that only knows how to listen at a path does that in its jail, and is reached there.
+scenario_listens_in_its_jail() {
+    machine machine do=wait
+    jailed_disk rom0
+    sed -i 's/"--fd={fd}"/"--socket-path={socket}"/' "$T/vm.toml"
+    start
+    wait_line ready
+    local first
+    first=$(pgrep -P "$pid" -f romdisk)
+    check 'its path is nowhere on the host' [ ! -e /run/vhost-user ]
+    kill -KILL "$first"
+    check 'and so it is after its end' wait_for 5 log_has 'rom0: /usr/bin/python3 is back after'
+    kill -INT "$pid"
+    finish 5
+    check 'the machine ends well' [ "$rc" = 0 ]
 }
 
 # What a jail kills at its start is a machine that does not start, and says why.

@@ -6,11 +6,10 @@ PROFILES='default fs qemu-storage-daemon passt vhost-device-vsock'
 
 setup() {
     TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
     NATIVES=${NATIVES:-$TOP/build/release/tests/native}
     RIG=${MINIVMM_CACHE:-$HOME/.cache/minivmm}/rig
     D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    cd "$BATS_TEST_DIRNAME"
+    cd "$BATS_TEST_DIRNAME" || return
     started=
 }
 
@@ -190,7 +189,7 @@ storage_daemon() { # BLOCKDEV-OPTIONS
     done
     cat "$D/learned.toml"
     grep -q '"openat2"' "$D/learned.toml"
-    ! grep -q '"setxattr"\|"mount"' "$D/learned.toml"
+    run -1 grep -q '"setxattr"\|"mount"' "$D/learned.toml"
     sed -i "s,like  = \"default\",like = \"$D/like-fs.toml\"," "$D/learned.toml"
     rm "$D/sock"
     in_tree_listening $jailed --fd '{fd}' --path "$D/share:rw" "$D/learned.toml" "${virtiofsd[@]}"
