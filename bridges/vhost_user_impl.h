@@ -110,7 +110,8 @@ static inline bool vu_has(const struct vhost_user *vu, uint64_t protocol_feature
 	return vu_link_has(&vu->link, protocol_feature_bit);
 }
 
-// What names memory besides the guest's address: nothing does where both ends use that alone.
+// What names memory besides the guest's address: nothing does where both ends use that alone.  Older back-ends mean SHMEM by
+// the same bit; to them it is an offset of 0 like any other, and what they ask for is refused (vhost_user_channel.c).
 static inline uint64_t vu_user_offset(const struct vhost_user *vu)
 {
 	return vu_has(vu, VHOST_USER_PF_BIT(GPA_ADDRESSES)) ? 0 : VU_USER_OFFSET;
