@@ -46,7 +46,8 @@ static int on_nothing(struct server *s, struct request *rq)
 
 // The rest, and why not (the README has the whole table): CROSS_ENDIAN, legacy devices only; CRYPTO_SESSION, no device of ours;
 // PAGEFAULT, forbidden beside CONFIGURE_MEM_SLOTS; BACKEND_SEND_FD, HOST_NOTIFIER, SHARED_OBJECT, SHMEM, no device has anything to
-// share; INBAND_NOTIFICATIONS, nobody asks; XEN_MMAP, no Xen; GET_VRING_BASE_INFLIGHT and SKIP_DRAIN, requests are completed when a ring stops.
+// share; INBAND_NOTIFICATIONS, nobody asks; XEN_MMAP, no Xen; GET_VRING_BASE_INFLIGHT and SKIP_DRAIN, requests are completed when
+// a ring stops.
 static uint64_t offered_protocol(const struct server *s)
 {
 	return VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(LOG_SHMFD) | VHOST_USER_PF_BIT(REPLY_ACK) |
