@@ -102,6 +102,7 @@ static struct sandbox_rule vcpu_rules[] = {
 
 static struct sandbox_rule loop_rules[] = {
 	DEVICE_RULES, SANDBOX_CALL(epoll_wait, "the loop"),
+	SANDBOX_RARE_IF(madvise, "the same by musl, at the end", 2, UINT32_MAX, MADV_FREE),
 	SANDBOX_RARE(accept4, "clients of the control socket and of serial = unix:"),
 	SANDBOX_RARE(waitid, "a device process has ended"),
 	SANDBOX_RARE(pidfd_send_signal, "a device process shall end"),

@@ -353,6 +353,16 @@ static void killed_disk(void)
 	CHECK_EQ(vdev_status(&disk), S_ACKNOWLEDGE | S_DRIVER | S_FEATURES_OK | S_DRIVER_OK);
 }
 
+// A request for which a device that died twice in a row, and is tried again after seconds, has the time.
+static bool blk_works_at_last(struct vdev *v)
+{
+	uint32_t id, len;
+	volatile uint8_t *status = blk_fill(&v->q[0], 0, BLK_IN, 8, slots[0].data, 512);
+	vq_offer(&v->q[0], 0);
+	vq_kick(&v->q[0], 0);
+	return vq_take(&v->q[0], &id, &len, 20000) && *status == BLK_OK;
+}
+
 // The device dies while it is reset and started, over and over.
 static void killed_resetting_disk(void)
 {
@@ -361,10 +371,10 @@ static void killed_resetting_disk(void)
 	say("ready");
 	for (; !(inb(0x3fd) & 1); n++) {
 		CHECK(vdev_start(&disk, 0, 1 + n % 2, 16));
-		CHECK(n % 4 || blk_works(&disk, 0, 8));
+		CHECK(n % 4 || blk_works_at_last(&disk));
 	}
 	CHECK(vdev_start(&disk, 0, 1, 16));
-	CHECK(blk_works(&disk, 0, 8));
+	CHECK(blk_works_at_last(&disk));
 	print("%u resets\n", n);
 }
 
