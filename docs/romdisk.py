@@ -187,10 +187,13 @@ class Connection:
             if reply is None and flags & NEED_REPLY and self.protocol & REPLY_ACK:
                 reply = struct.pack("<Q", 0)
             if reply is not None:
-                self.sock.sendall(struct.pack("<III", number, 1 | REPLY, len(reply)) + reply)
+                self.answer(number, reply)
         finally:
             while self.fds:
                 os.close(self.fds.pop())
+
+    def answer(self, number, reply):
+        self.sock.sendall(struct.pack("<III", number, 1 | REPLY, len(reply)) + reply)
 
     def vring(self, payload):
         index, number = struct.unpack("<II", payload)
@@ -332,4 +335,5 @@ def main():
         os.unlink(args.socket_path)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Devices beside each other.  hostile: the first disk's back-end (bad-back-end) does what it likes, the second is ours and works all the
+// while.  all: as many devices and queues as there can be, and a reset of everything at once (R05).
+#include "lib/virtio.h"
+
+#define BOOTS_REGISTER 0x40 // a byte of CMOS memory, which outlives a reset
+
+static struct vdev disk, other;
+
+static bool disk_reads(bool start)
+{
+	static uint8_t data[512];
+	uint32_t id, len;
+	if (start && !vdev_start(&disk, 0, 1, 16))
+		return false;
+	memset(data, 0, sizeof(data));
+	// Descriptors that the other disk does not use: what this one does late is not its business.
+	volatile uint8_t *status = blk_fill(&disk.q[0], 4, BLK_IN, 0, data, sizeof(data));
+	vq_offer(&disk.q[0], 4);
+	vq_kick(&disk.q[0], 0);
+	return vq_take(&disk.q[0], &id, &len, 300) && *status == BLK_OK && id == 4 &&
+	       starts_with((char *)data, "rom ");
+}
+
+static void hostile(void)
+{
+	char line[16];
+	unsigned good = 0, bad = 0, left = 100;
+	bool reads = true;
+	CHECK(vdev_find(&disk, 0) && vdev_find(&other, 1));
+	other.vector = disk.vector + 8;
+	CHECK(vdev_start(&other, 0, 1, 16));
+	CHECK(disk_reads(true));
+	print("ready\n");
+	while (!read_line(line, sizeof(line), 2)) {
+		reads = disk_reads(!reads || good % 8 == 0);
+		reads ? good++ : bad++;
+		CHECK(blk_works(&other, 0, 8));
+	}
+	while (!disk_reads(true) && left-- > 0)
+		sleep_ms(50);
+	print("settled: %u good, %u bad\n", good, bad);
+	CHECK(read_line(line, sizeof(line), 10000));
+	CHECK(disk_reads(true));
+	CHECK(blk_works(&other, 0, 8));
+}
+
+static void all(void)
+{
+	static struct vdev v[31];
+	const unsigned count = (unsigned)option("disks", 31), queues = (unsigned)option("queues", 64);
+	outb(0x70, BOOTS_REGISTER);
+	const unsigned boots = inb(0x71);
+	outb(0x71, (uint8_t)(boots + 1));
+	for (unsigned i = 0; i < count; i++) {
+		CHECK(vdev_find(&v[i], i));
+		CHECK_EQ(vdev_status(&v[i]), 0);
+		CHECK_EQ(v[i].queue_count, queues);
+		CHECK(vdev_reset(&v[i]));
+		CHECK(vdev_negotiate(&v[i], F_BLK_MQ));
+		for (unsigned q = 0; q < queues; q++) {
+			const uint64_t ring = (uint64_t)alloc(512, 64);
+			vdev_queue_registers(&v[i], q, 4, ring, ring + 128, ring + 256);
+			write16(v[i].common + VC_QUEUE_ENABLE, 1);
+		}
+		vdev_set_status(&v[i], S_ACKNOWLEDGE | S_DRIVER | S_FEATURES_OK | S_DRIVER_OK);
+		CHECK_EQ(vdev_status(&v[i]), S_ACKNOWLEDGE | S_DRIVER | S_FEATURES_OK | S_DRIVER_OK);
+	}
+	if (boots == 0) {
+		print("resetting\n");
+		outb(0x64, 0xfe);
+		halt_forever();
+	}
+}
+
+static const struct test tests[] = {
+	{ "a hostile back-end, and the device beside it", hostile },
+	{ "R05 all functions with all queues run, are reset at once, and run again", all },
+};
+
+void guest_main(void)
+{
+	tests_run(&tests[option_is("do", "all")], 1);
+}
