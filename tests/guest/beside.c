@@ -25,7 +25,7 @@ static bool disk_reads(bool start)
 static void hostile(void)
 {
 	char line[16];
-	unsigned good = 0, bad = 0, left = 100;
+	unsigned good = 0, bad = 0, left = 800;
 	bool reads = true;
 	CHECK(vdev_find(&disk, 0) && vdev_find(&other, 1));
 	other.vector = disk.vector + 8;
