@@ -61,16 +61,17 @@ kill_again() { # NAME SERIAL TIMES
     qsd() {
         peer_start qsd qemu-storage-daemon --blockdev "driver=file,node-name=f,filename=$D/disk.img" \
             --export "type=vhost-user-blk,id=e,node-name=f,writable=on,addr.type=unix,addr.path=$D/qsd.sock"
-        wait_for 20 test -S "$D/qsd.sock" # it may be connected to before one sees it listen
     }
     fsd() {
         peer_start fsd /usr/libexec/virtiofsd --socket-path="$D/fs.sock" --shared-dir="$D/share" --tag=share --sandbox=none
-        wait_for 20 test -S "$D/fs.sock"
     }
     mkdir "$D/share"
     truncate -s 16M "$D/disk.img"
     qsd
     fsd
+    # later ones are connected to before one sees them listen, and virtiofsd then takes its socket away
+    wait_for 20 test -S "$D/qsd.sock"
+    wait_for 20 test -S "$D/fs.sock"
     {
         CPUS=2 vm_boot debian minivmm.agent
         disk disk0 'via = "vhost-user"' "socket = \"$D/qsd.sock\""
