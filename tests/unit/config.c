@@ -362,6 +362,53 @@ TEST(keys_that_are_missing)
 		  "3:1: [device] \"a\": key \"socket\", \"listen\" or \"exec\" is missing\n" });
 }
 
+#define NONE "sandbox = \"none\"\n"
+
+TEST(what_follows_a_death)
+{
+	static const struct {
+		const char *line;
+		int64_t ms;
+	} times[] = { { "", 0 },
+		      { "reconnect = \"forever\"\n", 0 },
+		      { "reconnect = \"30s\"\n", 30000 },
+		      { "reconnect = \"never\"\n", CONFIG_NEVER },
+		      { "reconnect = \"2m\"\n", 120000 },
+		      { "reconnect = \"250ms\"\n", 250 } };
+	struct vm_config c;
+	int r;
+	for (size_t i = 0; i < ARRAY_LEN(times); i++) {
+		char text[512];
+		snprintf(text, sizeof(text), "%slisten = \"/s\"\n%s", BOOT USER, times[i].line);
+		free(read_text(text, strlen(text), NULL, &c, &r));
+		CHECK_EQ(r, 0);
+		CHECK_STR(c.devices[0].listen, "/s");
+		CHECK_EQ(c.devices[0].reconnect_ms, times[i].ms);
+		config_free(&c);
+	}
+	static const char text[] = BOOT USER "exec = [\"p\", \"{fd}\"]\nrestart = \"on-failure\"\n" NONE;
+	free(read_text(text, strlen(text), NULL, &c, &r));
+	CHECK_EQ(r, 0);
+	CHECK_EQ(c.devices[0].restart, RESTART_ON_FAILURE);
+	config_free(&c);
+	CHECK_BAD(
+		{ BOOT USER "socket = \"s\"\nreconnect = \"soon\"\n",
+		  { 0 },
+		  "8:13: [device] \"u\": reconnect = \"soon\" is neither \"forever\", \"never\" nor a time such as \"30s\"\n" },
+		{ BOOT USER "socket = \"s\"\nreconnect = \"0s\"\n",
+		  { 0 },
+		  "8:13: [device] \"u\": reconnect = \"0s\" is neither \"forever\", \"never\" nor a time such as \"30s\"\n" },
+		{ BOOT USER "socket = \"s\"\nlisten = \"t\"\n",
+		  { 0 },
+		  "8:1: [device] \"u\": \"listen\" and \"socket\" exclude each other\n" },
+		{ BOOT USER "exec = [\"p\", \"{fd}\"]\nreconnect = \"never\"\n" NONE,
+		  { 0 },
+		  "8:1: [device] \"u\": \"reconnect\" does not go with \"exec\"; write restart =\n" },
+		{ BOOT USER "socket = \"s\"\nrestart = \"never\"\n",
+		  { 0 },
+		  "8:1: [device] \"u\": \"restart\" goes with \"exec\" only; write reconnect =\n" });
+}
+
 TEST(what_a_vhost_user_device_is_told)
 {
 	struct vm_config c;
@@ -536,7 +583,6 @@ TEST(keys_that_do_not_fit_the_interface)
 TEST(foreign_programs)
 {
 #define PROGRAM "exec = [\"p\", \"{fd}\"]\n"
-#define NONE	"sandbox = \"none\"\n"
 	CHECK_BAD(
 		{ BOOT USER PROGRAM "sandbox = \"fss\"\n",
 		  { 0 },
