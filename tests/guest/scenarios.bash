@@ -356,7 +356,7 @@ scenario_long_killed_again_and_again_P02() {
     kill_disk 2 0.02 # a first use may make something that stays
     before=$(open_fds "$pid"):$(open_fds "$(spawner)")
     kill_disk "$times" 0.02 100
-    sleep 0.1
+    wait_for 10 same_fds "${before%:*}" # the last one is still to be taken over
     after=$(open_fds "$pid"):$(open_fds "$(spawner)")
     tell end
     finish
