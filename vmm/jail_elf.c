@@ -256,15 +256,16 @@ static int need_all_of(struct elf_needs *n, struct arena *a, const struct elf *f
 static const char *script_interpreter(struct arena *a, const char *path)
 {
 	static const char *const folders[] = { "/usr/local/bin", "/usr/bin", "/bin" };
-	char line[WORD_MAX] = "", name[WORD_MAX] = "", word[WORD_MAX] = "";
+	char line[WORD_MAX] = "", *rest = NULL;
 	FD_AUTO fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0 || read(fd, line, sizeof(line) - 1) < 3 || line[0] != '#' || line[1] != '!')
 		return NULL;
-	int words = sscanf(line + 2, " %255s%*[ \t]%255[^ \t\n]", name, word);
-	if (words < 1 || name[0] != '/')
+	line[strcspn(line, "\n")] = '\0';
+	const char *name = strtok_r(line + 2, " \t", &rest);
+	if (!name || name[0] != '/')
 		return NULL;
-	const char *base = strrchr(name, '/') + 1;
-	for (unsigned i = 0; words == 2 && strcmp(base, "env") == 0 && i < ARRAY_LEN(folders); i++) {
+	const char *base = strrchr(name, '/') + 1, *word = strtok_r(NULL, " \t", &rest);
+	for (unsigned i = 0; word && strcmp(base, "env") == 0 && i < ARRAY_LEN(folders); i++) {
 		char *found = arena_printf(a, "%s/%s", folders[i], word);
 		if (found && access(found, X_OK) == 0)
 			return found;
