@@ -79,14 +79,10 @@ $(O)/%.o: %.c | musl-libs
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-# Profiles of jails are TOML texts, compiled in as strings.
 PROFILES := $(wildcard vmm/profiles/*.toml)
 $(O)/vmm/jail_profile.o: $(O)/include/profiles.inc
-$(O)/include/profiles.inc: $(PROFILES) vmm/profiles
-	$(Q)mkdir -p $(@D)
-	$(Q)for f in $(PROFILES); do n=$${f##*/}; printf '{ "%s",\n' "$${n%.toml}"; \
-		sed 's/[\\"]/\\&/g; s/.*/  "&\\n"/' "$$f"; echo '},'; done > $@
-	$(Q)for f in $(PROFILES); do n=$${f##*/}; printf '"%s", ' "$${n%.toml}"; done > $(@D)/profile_names.inc
+$(O)/include/profiles.inc: vmm/profiles/embed $(PROFILES) vmm/profiles
+	$(Q)mkdir -p $(@D) && vmm/profiles/embed $(@D) $(PROFILES)
 
 ar = $(Q)mkdir -p $(@D) && rm -f $@ && ar crsD $@ $^
 $(call lib,base):     $(call obj,$(BASE))     ; $(ar)
@@ -112,18 +108,12 @@ $(SDK_LIB): $(call obj,$(wildcard devices/sdk/*.c) $(BASE)) ; $(ar)
 
 # ---- tests -----------------------------------------------------------------------------------------------------
 TEST_LIBS = $(MONITOR_LIBS) $(call lib,sdk) $(call lib,base)
-$(O)/tests/unit/%: $(O)/tests/unit/%.o $(TEST_LIBS)
-	$(call say,LINK,$@)
-	$(link)
-$(O)/tests/fault/%: $(O)/tests/fault/%.o $(TEST_LIBS)
+$(O)/tests/%: $(O)/tests/%.o $(TEST_LIBS)
 	$(call say,LINK,$@)
 	$(link)
 $(O)/tests/fuzz/%: $(O)/tests/fuzz/%.o $(TEST_LIBS)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
-$(O)/tests/native/%: $(O)/tests/native/%.o $(TEST_LIBS)
-	$(call say,LINK,$@)
-	$(link)
 # Without libFuzzer a target replays its corpus.
 $(O)/tests/replay/%: $(O)/tests/fuzz/%.o $(O)/tests/fuzz/main/replay.o $(TEST_LIBS)
 	$(call say,LINK,$@)
@@ -170,10 +160,8 @@ $(O)/tests/guest/boot64.elf: $(O)/tests/guest/boot.o $(O)/tests/guest/lib/linux6
 guests: $(GUESTS:%=$(O)/tests/guest/%.elf) $(O)/tests/guest/boot64.elf
 
 # ---- set-up ----------------------------------------------------------------------------------------------------
-deps:
-	$(Q)tests/deps build
-deps-test:
-	$(Q)tests/deps test
+deps: ; $(Q)tests/deps build
+deps-test: ; $(Q)tests/deps test
 rig: deps-test
 	$(Q)tests/rig/rig build
 musl-libs:
@@ -185,10 +173,8 @@ endif
 
 # ---- care ------------------------------------------------------------------------------------------------------
 CODE = $(shell git ls-files '*.c' '*.h')
-format:
-	$(Q)clang-format -i $(CODE)
-analyze:
-	$(Q)tests/analyze "$(CPPFLAGS)" "$(WARN)"
+format: ; $(Q)clang-format -i $(CODE)
+analyze: ; $(Q)tests/analyze "$(CPPFLAGS)" "$(WARN)"
 install: all install-sdk
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -s $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
