@@ -34,7 +34,8 @@ own() { # PROGRAM ARG...
 
 listening() {
     for _ in $(seq 100); do
-        [ ! -S "$S" ] || return 0
+        # Between bind(2), which makes the file, and listen(2) nobody listens yet.
+        awk -v s="$S" '$8 == s && $4 == "00010000" { f = 1 } END { exit !f }' /proc/net/unix && return
         kill -0 "$peer" 2> /dev/null || break
         sleep 0.05
     done

@@ -227,13 +227,25 @@ class PackedQueue(Queue):
         return head, length, data
 
 
+def connect(sock, path):
+    """Between bind(2), which makes the file, and listen(2) nobody listens yet."""
+    end = time.monotonic() + 2
+    while True:
+        try:
+            return sock.connect(path)
+        except ConnectionRefusedError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
 class FrontEnd:
     always = 0  # features that every front-end wants
 
     def __init__(self, path, area=1 << 20):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(DEADLINE)
-        self.sock.connect(path)
+        connect(self.sock, path)
         self.area = area
         self.queues = {}
 

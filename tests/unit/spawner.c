@@ -40,7 +40,7 @@ static int start(const void *launch, int alive_fd, int *sock, struct child *c, s
 static bool prepare(const char *launch)
 {
 	struct err e = { "" };
-	if (strchr(folder, 'X') && !mkdtemp(folder))
+	if (!*path && !mkdtemp(folder))
 		return false;
 	snprintf(path, sizeof(path), "%s/s", folder);
 	jobs[0] = (struct spawner_job){ .id = "fs0", .path = path, .pidfd = -1 };

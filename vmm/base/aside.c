@@ -39,8 +39,8 @@ static bool settle(const struct aside *a, int owner)
 
 _Noreturn static void live(const struct aside *a, int owner, struct sandbox_program *filter)
 {
-	char byte = 0;
-	if (!settle(a, owner) || write(0, &byte, 1) != 1)
+	const int error = settle(a, owner) ? 0 : errno;
+	if (write(error ? owner : 0, &error, sizeof(error)) != sizeof(error) || error)
 		_exit(1); // which the owner notices
 	if (filter->count)
 		sandbox_load(filter, NULL);
@@ -78,8 +78,10 @@ int aside_start(const struct aside *a, struct err *e)
 		;
 	fd_close(&theirs);
 	struct pollfd ready = { .fd = ours, .events = POLLIN };
-	char byte;
-	if (poll(&ready, 1, DEADLINE_START_MS) != 1 || read(ours, &byte, 1) != 1)
-		return err_sys(e, ECHILD, "start a process: %s", a->spec->program);
+	error = 0;
+	if (poll(&ready, 1, DEADLINE_START_MS) != 1 || read(ours, &error, sizeof(error)) != sizeof(error))
+		error = ECHILD;
+	if (error)
+		return err_sys(e, error, "start a process: %s", a->spec->program);
 	return fd_steal(&ours);
 }
