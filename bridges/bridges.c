@@ -5,7 +5,9 @@
 #include "bridges/builtin.h"
 #include "bridges/foreign.h"
 #include "bridges/launch.h"
+#include "bridges/vhost_kernel.h"
 #include "bridges/vhost_user.h"
+#include "bridges/vhost_vdpa.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
@@ -142,6 +144,24 @@ static int finish_vhost_user(struct backend **out, struct bridge_pending *p, str
 	return vhost_user_open(out, &params, e);
 }
 
+// The kernel's devices answer at once: there is nothing to start.
+static int start_nothing(struct bridge_pending *p, struct err *e)
+{
+	(void)p;
+	(void)e;
+	return 0;
+}
+
+static int finish_vhost(struct backend **out, struct bridge_pending *p, struct err *e)
+{
+	return vhost_kernel_open(out, p->cfg, p->host->loop, p->host->ram, e);
+}
+
+static int finish_vhost_vdpa(struct backend **out, struct bridge_pending *p, struct err *e)
+{
+	return vhost_vdpa_open(out, p->cfg, p->host->loop, p->host->ram, e);
+}
+
 static const struct bridge {
 	const char *name;
 	int (*start)(struct bridge_pending *p,
@@ -150,6 +170,8 @@ static const struct bridge {
 } bridges[VIA_COUNT] = {
 	[VIA_BUILTIN] = { "minivmm", start_builtin, finish_vhost_user },
 	[VIA_VHOST_USER] = { "vhost-user", start_vhost_user, finish_vhost_user },
+	[VIA_VHOST] = { "vhost", start_nothing, finish_vhost },
+	[VIA_VHOST_VDPA] = { "vhost-vdpa", start_nothing, finish_vhost_vdpa },
 };
 
 static void kept_free(struct bridge_kept *k)

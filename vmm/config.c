@@ -139,7 +139,14 @@ static void complain_misfit(struct config_reader *r, const struct config_key *k,
 	unsigned fits = 0;
 	while (fits < VIA_COUNT && !(k->vias & 1u << fits))
 		fits++;
-	config_complain_key(r, v, "key \"%s\" goes with via = \"%s\" only", k->name, config_via_names[fits]);
+	const bool more = k->vias >> fits >> 1;
+	config_complain_key(r, v, "key \"%s\" goes with via = \"%s\" %s", k->name, config_via_names[fits],
+			    more ? "and its like" : "only");
+}
+
+static bool goes_with_type(const struct config_key *k, const struct device_config *d)
+{
+	return !k->virtio || k->virtio == d->virtio_type || (k->any_type & 1u << d->via);
 }
 
 // Stores all keys of a device.  Where `via` is wrong it is not known what fits, and nothing is said about
@@ -165,13 +172,12 @@ static void read_device_keys(struct config_reader *r, const struct toml_value *t
 	}
 	for (const struct toml_value *v = t->children.first; v && via_known && d->virtio_type; v = v->next) {
 		const struct config_key *k = config_key_find("device", &v->key);
-		if (k && (k->vias & bit) && k->virtio && k->virtio != d->virtio_type)
+		if (k && (k->vias & bit) && !goes_with_type(k, d))
 			config_complain_key(r, v, "key \"%s\" goes with virtio = \"%s\" only", k->name,
 					    virtio_id_name(k->virtio));
 	}
 	for (const struct config_key *k = config_keys; via_known && k < config_keys + config_key_count; k++)
-		if (k->vias && (k->needed_by & bit) && (!k->virtio || k->virtio == d->virtio_type) &&
-		    !toml_get(t, k->name))
+		if (k->vias && (k->needed_by & bit) && goes_with_type(k, d) && !toml_get(t, k->name))
 			config_complain(r, t->line, t->column, "key \"%s\" is missing", k->name);
 }
 
@@ -230,6 +236,20 @@ static void check_vhost_user(struct config_reader *r, const struct toml_value *t
 		d->restart = RESTART_NEVER;
 }
 
+static void check_vhost(struct config_reader *r, const struct toml_value *t, const struct device_config *d)
+{
+	if (d->virtio_type && d->virtio_type != VIRTIO_NET && d->virtio_type != VIRTIO_VSOCK)
+		config_complain_value(r, toml_get(t, "virtio"),
+				      "kernel vhost has no \"%s\"; net and vsock are possible",
+				      d->virtio_name);
+	else if (d->virtio_type == VIRTIO_NET && d->queues > 1)
+		config_complain_value(r, toml_get(t, "queues"),
+				      "queues = %u: over vhost a network device has one pair", d->queues);
+	else if (d->virtio_type == VIRTIO_VSOCK && d->queues)
+		config_complain_key(r, toml_get(t, "queues"),
+				    "the queues of a \"vsock\" are not to be chosen");
+}
+
 static void check_among_others(struct config_reader *r, const struct toml_value *t, const struct vm_config *c,
 			       const struct device_config *d)
 {
@@ -265,6 +285,8 @@ static void read_device(struct config_reader *r, const struct toml_value *t, str
 	read_device_keys(r, t, d);
 	if (d->via == VIA_VHOST_USER)
 		check_vhost_user(r, t, d);
+	else if (d->via == VIA_VHOST)
+		check_vhost(r, t, d);
 	else if (!toml_get(t, "via"))
 		check_builtin(r, t, d);
 	check_among_others(r, t, c, d);

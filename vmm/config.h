@@ -30,6 +30,8 @@
 enum device_via {
 	VIA_BUILTIN, // no `via`: a device program of ours
 	VIA_VHOST_USER,
+	VIA_VHOST,	// the kernel's
+	VIA_VHOST_VDPA, // and VDUSE
 	VIA_COUNT,
 };
 
@@ -74,7 +76,7 @@ struct device_config {
 	bool poll;	     // look for requests instead of waiting for kicks
 	const char *cpus;    // processors for its program, "2-3,5"; NULL: any
 
-	// net, ours; `queues` then counts pairs
+	// net, ours and over vhost; `queues` then counts pairs
 	const char *tap; // an interface of the host, or "fd:..."
 	const char *mac; // "52:54:00:12:34:56"; NULL: a random one
 	uint16_t mtu;	 // 0: the guest is not told (vhost-user: what the back-end says)
@@ -86,9 +88,10 @@ struct device_config {
 	// console, ours
 	char **ports; // "NAME=pty", "NAME=socket:PATH", "NAME=file:PATH", "NAME=fd:..."; NULL-terminated
 
-	// vsock, ours
+	// vsock, ours and over vhost
 	uint32_t cid;
-	const char *path; // of the socket for host programs, or "fd:..."
+	// vsock, ours: of the socket for host programs; vhost, vhost-vdpa: the device node, NULL for the type's own.  Or "fd:..."
+	const char *path;
 };
 
 struct vm_config {

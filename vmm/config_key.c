@@ -290,7 +290,7 @@ static void store_choice(struct config_reader *r, const struct config_key *k, co
 static void store_via(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 		      void *field)
 {
-	static const char *const later[] = { "vhost", "vhost-vdpa", "vfio", "vfio-user" };
+	static const char *const later[] = { "vfio", "vfio-user" };
 	for (unsigned i = 0; v->type == TOML_STRING && i < ARRAY_LEN(later); i++) {
 		if (strcmp(v->string.bytes, later[i]) != 0)
 			continue;
@@ -521,9 +521,15 @@ static void store_ports(struct config_reader *r, const struct config_key *k, con
 
 #define BUILTIN	   (1u << VIA_BUILTIN)
 #define VHOST_USER (1u << VIA_VHOST_USER)
-#define ANY	   (BUILTIN | VHOST_USER)
+#define VHOST	   (1u << VIA_VHOST)
+#define VDPA	   (1u << VIA_VHOST_VDPA)
+#define ANY	   (BUILTIN | VHOST_USER | VHOST | VDPA)
 
-const char *const config_via_names[] = { [VIA_BUILTIN] = "", [VIA_VHOST_USER] = "vhost-user", NULL };
+const char *const config_via_names[] = { [VIA_BUILTIN] = "",
+					 [VIA_VHOST_USER] = "vhost-user",
+					 [VIA_VHOST] = "vhost",
+					 [VIA_VHOST_VDPA] = "vhost-vdpa",
+					 NULL };
 _Static_assert(ARRAY_LEN(config_via_names) == VIA_COUNT + 1, "one name for each via");
 
 static const char *const backings[] = { [MEM_BACKING_MEMFD] = "memfd",
@@ -562,7 +568,7 @@ const struct config_key config_keys[] = {
 	  .store = store_virtio,
 	  DEVICE(virtio_type),
 	  .vias = ANY,
-	  .needed_by = ANY,
+	  .needed_by = BUILTIN | VHOST_USER | VHOST,
 	  .min = 1,
 	  .max = VIRTIO_TYPE_MAX },
 	{ .name = "queues", .store = store_uint, DEVICE(queues), .vias = ANY, .min = 1, .max = QUEUES_MAX },
@@ -582,7 +588,11 @@ const struct config_key config_keys[] = {
 	{ .name = "socket", .store = store_path, DEVICE(socket), .vias = VHOST_USER },
 	{ .name = "listen", .store = store_path, DEVICE(listen), .vias = VHOST_USER },
 	{ .name = "reconnect", .store = store_reconnect, DEVICE(reconnect_ms), .vias = VHOST_USER },
-	{ .name = "restart", .store = store_choice, DEVICE(restart), .vias = ANY, .words = restarts },
+	{ .name = "restart",
+	  .store = store_choice,
+	  DEVICE(restart),
+	  .vias = BUILTIN | VHOST_USER,
+	  .words = restarts },
 	{ .name = "exec", .store = store_exec, DEVICE(exec), .vias = VHOST_USER },
 	{ .name = "sandbox", .store = store_sandbox, DEVICE(sandbox), .vias = VHOST_USER },
 	{ .name = "paths", .store = store_paths, DEVICE(paths), .vias = VHOST_USER },
@@ -619,16 +629,21 @@ const struct config_key config_keys[] = {
 	{ .name = "tap",
 	  .store = store_printable,
 	  DEVICE(tap),
-	  .vias = BUILTIN,
-	  .needed_by = BUILTIN,
+	  .vias = BUILTIN | VHOST,
+	  .needed_by = BUILTIN | VHOST,
 	  .virtio = VIRTIO_NET,
 	  .min = 1,
 	  .max = 64 },
-	{ .name = "mac", .store = store_mac, DEVICE(mac), .vias = BUILTIN, .virtio = VIRTIO_NET, .max = 17 },
+	{ .name = "mac",
+	  .store = store_mac,
+	  DEVICE(mac),
+	  .vias = BUILTIN | VHOST,
+	  .virtio = VIRTIO_NET,
+	  .max = 17 },
 	{ .name = "mtu",
 	  .store = store_uint,
 	  DEVICE(mtu),
-	  .vias = ANY,
+	  .vias = BUILTIN | VHOST_USER | VHOST,
 	  .virtio = VIRTIO_NET,
 	  .min = MTU_MIN,
 	  .max = UINT16_MAX },
@@ -660,17 +675,18 @@ const struct config_key config_keys[] = {
 	{ .name = "cid",
 	  .store = store_uint,
 	  DEVICE(cid),
-	  .vias = BUILTIN,
-	  .needed_by = BUILTIN,
+	  .vias = BUILTIN | VHOST,
+	  .needed_by = BUILTIN | VHOST,
 	  .virtio = VIRTIO_VSOCK,
 	  .min = CID_MIN,
 	  .max = CID_MAX },
 	{ .name = "path",
 	  .store = store_path,
 	  DEVICE(path),
-	  .vias = BUILTIN,
-	  .needed_by = BUILTIN,
-	  .virtio = VIRTIO_VSOCK },
+	  .vias = BUILTIN | VHOST | VDPA,
+	  .needed_by = BUILTIN | VDPA,
+	  .virtio = VIRTIO_VSOCK,
+	  .any_type = VHOST | VDPA },
 };
 const unsigned config_key_count = ARRAY_LEN(config_keys);
 

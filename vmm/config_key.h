@@ -17,6 +17,7 @@ struct config_key {
 	uint16_t vias;		// [device]: bit per enum device_via that the key goes with
 	uint16_t needed_by; // [device]: those that cannot do without it; elsewhere: not 0 if it must be there
 	uint16_t virtio;    // goes with this device type only; 0: with any
+	uint16_t any_type;  // the vias with which `virtio` above means nothing
 	uint64_t min, max;  // of a number; of a text's length
 	const char *const *words; // choices, NULL-terminated; the index is stored
 };

@@ -200,6 +200,8 @@ static int machine_build(struct vm *vm, struct bridge_host *host, struct err *e)
 	if (rc == 0)
 		rc = vm_build(vm, e);
 	if (rc == 0)
+		host->ram = &vm->memory.ram;
+	if (rc == 0)
 		rc = devices_plug(vm, pending, c->device_count, e);
 	for (unsigned i = 0; i < c->device_count; i++)
 		if (pending[i].cfg)

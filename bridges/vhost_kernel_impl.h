@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What the files of the kernel vhost bridge share: vhost_kernel.c (the operations) and one file for each kind of device.
+#ifndef MINIVMM_BRIDGES_VHOST_KERNEL_IMPL_H
+#define MINIVMM_BRIDGES_VHOST_KERNEL_IMPL_H
+
+#include "bridges/tap_link.h"
+#include "bridges/vhost_dev.h"
+#include "bridges/vhost_kernel.h"
+#include "vmm/base/loop.h"
+#include "vmm/base/tap.h"
+#include "vmm/config.h"
+
+#include <stdbool.h>
+
+#define VHOST_KERNEL_QUEUES_MAX 3
+#define VHOST_KERNEL_CONFIG_MAX 16
+
+#define VIRTIO_BIT(n) (UINT64_C(1) << (n))
+
+struct vhost_kernel;
+
+struct vhost_kind {
+	uint16_t virtio_type;
+	const char *node, *module;
+	uint16_t queues; // of the device; the kernel serves the first `served`, nobody ever needs the others
+	uint16_t served;
+	uint64_t carried; // features that are the kernel's to offer; all others are this kind's own
+	// Adds its own features to vk->offered, fills vk->config.  -errno with a sentence that names no device yet.
+	int (*open)(struct vhost_kernel *vk, const struct device_config *cfg, struct err *e);
+	int (*negotiate)(struct vhost_kernel *vk, uint64_t features);
+	// The queues in vk->set are set up: begins.  0 or -errno, and then none of them runs.
+	int (*start)(struct vhost_kernel *vk);
+	void (*stop)(struct vhost_kernel *vk);
+	void (*close)(struct vhost_kernel *vk);
+};
+
+struct vhost_kernel {
+	struct backend backend;
+	const struct vhost_kind *kind;
+	int fd;
+	struct loop *loop;
+	struct loop_source err_source; // eventfd: a ring broke the rules
+	uint64_t offered;
+	struct mem_table memory;
+	bool running;
+	bool set[VHOST_KERNEL_QUEUES_MAX];
+	uint8_t config[VHOST_KERNEL_CONFIG_MAX];
+	struct tap tap; // net
+	struct tap_link link;
+};
+
+extern const struct vhost_kind vhost_kind_net, vhost_kind_vsock;
+
+#endif
