@@ -1,0 +1,110 @@
+# The host's own kernel as the back-end: vhost-net on a tap, vhost-vsock.
+# weight: 90
+load lib/helpers
+
+SIZE=8388608
+
+need_node() { # NODE MODULE
+    [ "$(id -u)" = 0 ] || skip "no right to make a tap or to open $1"
+    modprobe -q "$2" || true
+    [ -c "$1" ] || skip "this kernel has no $1"
+}
+
+teardown() {
+    ! [ -e /sys/class/net/mini-kv ] || ip link del mini-kv
+    e2e_teardown
+}
+
+tap_make() { # OPTION...
+    ip tuntap add mini-kv mode tap "$@"
+    ip addr add 10.9.0.1/24 dev mini-kv
+    ip link set mini-kv up
+}
+
+net_device() { # LINE...
+    printf '[[device]]\nid = "net0"\nvia = "vhost"\nvirtio = "net"\ntap = "mini-kv"\n'
+    printf '%s\n' "$@"
+}
+
+guest_up() {
+    run -0 vm_guest a 'ip addr add 10.9.0.2/24 dev eth0 && ip link set eth0 up && cat /sys/class/net/eth0/address'
+}
+
+download() { # a file of the host's comes whole
+    socat -u "OPEN:$D/file" TCP-LISTEN:5001,reuseaddr &
+    run -0 vm_guest a -t 120 'until nc 10.9.0.1 5001 < /dev/null > /run/got && [ -s /run/got ]; do sleep 0.2; done; sha256sum < /run/got'
+    [ "$output" = "$(sha256sum < "$D/file")" ] || fail "$output"
+    wait
+}
+
+@test "vhost-net: ping, a file with its checksum, driver unbound and bound, MTU, reboot, tap deleted" {
+    need_node /dev/vhost-net vhost_net
+    tap_make
+    head -c $SIZE /dev/urandom > "$D/file"
+    {
+        vm_boot rig minivmm.agent
+        net_device 'mac = "52:54:00:09:00:02"' 'mtu = 1400'
+    } | vm_start a
+    guest_up
+    [ "$output" = 52:54:00:09:00:02 ]
+    run -0 vm_guest a 'cat /sys/class/net/eth0/mtu; ping -c 3 -W 5 10.9.0.1'
+    [ "${lines[0]}" = 1400 ]
+    run -0 ping -c 3 -W 5 10.9.0.2
+    download
+    # the kernel serves it: a thread of the monitor's, and no other process
+    [ -n "$(cat /proc/"$(vm_pid a)"/task/*/comm | grep '^vhost-')" ]
+    ! pgrep -x minivmm-net
+
+    run -0 vm_guest a 'cd /sys/bus/virtio/drivers/virtio_net; d=$(ls -d virtio*); for i in 1 2 3; do echo $d > unbind; echo $d > bind; done'
+    guest_up
+    download
+    ip link set mini-kv mtu 1300
+    run -0 ping -c 1 -W 5 -s 1200 10.9.0.2
+    vm_guest a 'echo reboot > /run/after'
+    vm_count a '^MINIVMM-AGENT' 2
+    guest_up
+    download
+
+    ip link del mini-kv
+    run -0 vm_guest a 'for i in $(seq 50); do [ $(cat /sys/class/net/eth0/carrier) = 1 ] || break; sleep 0.1; done; cat /sys/class/net/eth0/carrier; ping -c 1 -W 1 10.9.0.1 > /dev/null || echo lost'
+    [ "$output" = $'0\nlost' ] || fail "$output"
+    grep -q 'tap mini-kv was deleted' "$D/a/stderr"
+    vm_stop a
+}
+
+@test "vhost-vsock: both directions; a CID that is in use is refused" {
+    need_node /dev/vhost-vsock vhost_vsock
+    local socat='/s/lib/ld-linux-x86-64.so.2 --library-path /s/lib /s/socat' f
+    mkdir -p "$D/socat/lib"
+    cp -L "$(command -v socat)" "$D/socat/"
+    ldd "$D/socat/socat" | sed -n 's,^[^/]*\(/[^ ]*\) (.*,\1,p' | while read -r f; do cp -L "$f" "$D/socat/lib/"; done
+    truncate -s 16M "$D/socat.img"
+    mke2fs -q -t ext4 -O ^has_journal -d "$D/socat" "$D/socat.img"
+    head -c $SIZE /dev/urandom > "$D/file"
+    {
+        vm_boot rig minivmm.agent
+        printf '[[device]]\nid = "s"\nvirtio = "blk"\nreadonly = true\nimage = "%s"\n' "$D/socat.img"
+        printf '[[device]]\nid = "v"\nvia = "vhost"\nvirtio = "vsock"\ncid = 42\n'
+    } | vm_start a
+    run -0 vm_guest a "mkdir -p /s; mount -o ro /dev/vda /s
+        $socat VSOCK-LISTEN:5000,fork EXEC:sha256sum > /run/log 2>&1 & sleep 1"
+    run -0 timeout 60 socat -t 60 - VSOCK-CONNECT:42:5000 < "$D/file"
+    [ "$output" = "$(sha256sum < "$D/file")" ] || fail "$output"
+    peer_start serve socat VSOCK-LISTEN:6000,fork EXEC:sha256sum
+    run -0 vm_guest a -t 60 "until $socat -t 60 - VSOCK-CONNECT:2:6000 < /s/socat > /run/sum 2> /dev/null; do sleep 0.2; done; cat /run/sum"
+    [ "$output" = "$(sha256sum < "$D/socat/socat")" ] || fail "$output"
+
+    {
+        MEMORY=64M vm_boot rig minivmm.agent
+        printf '[[device]]\nid = "v"\nvia = "vhost"\nvirtio = "vsock"\ncid = 42\n'
+    } | vm_start b
+    run -1 vm_exit b
+    grep -qx 'minivmm: v: cid = 42: another machine of this host has it' "$D/b/stderr"
+
+    vm_guest a 'echo reboot > /run/after'
+    vm_count a '^MINIVMM-AGENT' 2
+    run -0 vm_guest a -t 60 "mkdir -p /s; mount -o ro /dev/vda /s; $socat -t 60 - VSOCK-CONNECT:2:6000 < /s/socat"
+    [ "$output" = "$(sha256sum < "$D/socat/socat")" ] || fail "$output"
+    peer_stop serve
+    vm_stop a
+}
