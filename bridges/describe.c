@@ -4,6 +4,7 @@
 #include "bridges/builtin.h"
 #include "bridges/foreign.h"
 #include "bridges/launch.h"
+#include "bridges/vhost_kernel.h"
 #include "vmm/base/fd.h"
 #include "vmm/explain.h"
 
@@ -70,14 +71,41 @@ static int describe_launch(struct explain_device *d, const struct launch *l, str
 	return argv && d->program ? 0 : err_sys(e, ENOMEM, "explain");
 }
 
+static int describe_kernel(struct explain_device *d, struct arena *a, struct err *e)
+{
+	const struct device_config *cfg = d->cfg;
+	d->interface = bridge_name(cfg->via);
+	if (cfg->via == VIA_VHOST_VDPA) {
+		d->peer = cfg->path;
+		d->gives = "data and doorbells pass the monitor by; the device may be hardware";
+		d->costs =
+			"what is behind it sees all of the guest's memory: hardware by the host's IOMMU, a process by "
+			"VDUSE; the kernel waits up to 30 s for a mute one";
+		d->again = "the driver is asked for a reset when it next starts or stops it";
+		return 0;
+	}
+	const char *node = vhost_kernel_node(cfg);
+	d->peer = cfg->tap ? arena_printf(a, "%s and tap %s", node, cfg->tap)
+			   : arena_printf(a, "%s and CID %u", node, cfg->cid);
+	d->gives = "data and doorbells pass the monitor by, and no other process takes part";
+	d->costs =
+		"the host's kernel reads the guest's rings itself: a fault in vhost is a fault of the host, and no "
+		"sandbox is around it";
+	d->again = cfg->tap ? "a tap that is deleted: the guest's link goes down, for good"
+			    : "it does not go away";
+	return d->peer ? 0 : err_sys(e, ENOMEM, "explain");
+}
+
 int bridge_describe(struct explain_device *d, const struct device_config *cfg, const struct bridge_host *host,
 		    struct arena *a, struct err *e)
 {
 	*d = (struct explain_device){ .cfg = cfg, .interface = "vhost-user" };
 	struct launch *l = NULL;
 	int rc = 0;
-	d->again = say_again(cfg, &d->needs_spawner, a);
 	d->peer = cfg->listen ? arena_printf(a, "whoever connects to %s", cfg->listen) : cfg->socket;
+	if (cfg->via == VIA_VHOST || cfg->via == VIA_VHOST_VDPA)
+		return describe_kernel(d, a, e);
+	d->again = say_again(cfg, &d->needs_spawner, a);
 	if (cfg->via == VIA_BUILTIN) {
 		d->own = true;
 		rc = builtin_plan(&l, cfg, host->program_dir, host->insecure, e);

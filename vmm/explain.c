@@ -360,12 +360,17 @@ static void print_device(FILE *out, const struct explain_device *d)
 {
 	const bool mine = d->program != NULL;
 	fprintf(out, "\ndevice %s\n", d->cfg->id);
-	field(out, "is", "virtio %s, a PCI function", d->cfg->virtio_name);
+	field(out, "is", "virtio %s, a PCI function",
+	      d->cfg->virtio_name ? d->cfg->virtio_name : "(as it says)");
 	field(out, "interface", "%s, with %s", d->interface, d->peer);
-	field(out, "gives", "data and doorbells pass the monitor by; its death is not the machine's");
-	field(out, "costs",
-	      "%s sees all of the guest's memory; an exchange may cost a vCPU 2 s when it is mute",
-	      mine ? "its process" : "somebody else's process, which minivmm does not jail,");
+	field(out, "gives", "%s",
+	      d->gives ? d->gives : "data and doorbells pass the monitor by; its death is not the machine's");
+	if (d->costs)
+		field(out, "costs", "%s", d->costs);
+	else
+		field(out, "costs",
+		      "%s sees all of the guest's memory; an exchange may cost a vCPU 2 s when it is mute",
+		      mine ? "its process" : "somebody else's process, which minivmm does not jail,");
 	field(out, "when gone", "%s", d->again);
 }
 

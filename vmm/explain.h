@@ -19,6 +19,7 @@ struct explain_device {
 	const char *interface;	       // "vhost-user"
 	const char *peer;	       // whom it talks to: a path, a program
 	const char *again;	       // what happens when that is gone
+	const char *gives, *costs;     // NULL: as a back-end in a process of its own does
 	bool needs_spawner;	       // which somebody has to do
 	const char *program;	       // path, or NULL: nobody is started
 	const char *const *argv;       // as the program gets it
