@@ -15,8 +15,8 @@ teardown() {
     e2e_teardown
 }
 
-tap_make() { # OPTION...
-    ip tuntap add mini-kv mode tap "$@"
+tap_make() {
+    ip tuntap add mini-kv mode tap
     ip addr add 10.9.0.1/24 dev mini-kv
     ip link set mini-kv up
 }
@@ -53,7 +53,7 @@ download() { # a file of the host's comes whole
     download
     # the kernel serves it: a thread of the monitor's, and no other process
     [ -n "$(cat /proc/"$(vm_pid a)"/task/*/comm | grep '^vhost-')" ]
-    ! pgrep -x minivmm-net
+    run -1 pgrep -x minivmm-net
 
     run -0 vm_guest a 'cd /sys/bus/virtio/drivers/virtio_net; d=$(ls -d virtio*); for i in 1 2 3; do echo $d > unbind; echo $d > bind; done'
     guest_up
