@@ -85,8 +85,9 @@ static int describe_kernel(struct explain_device *d, struct arena *a, struct err
 		return 0;
 	}
 	const char *node = vhost_kernel_node(cfg);
-	d->peer = cfg->tap ? arena_printf(a, "%s and tap %s", node, cfg->tap)
-			   : arena_printf(a, "%s and CID %u", node, cfg->cid);
+	d->peer = cfg->tap    ? arena_printf(a, "%s and tap %s", node, cfg->tap)
+		  : cfg->wwpn ? arena_printf(a, "%s and target %s", node, cfg->wwpn)
+			      : arena_printf(a, "%s and CID %u", node, cfg->cid);
 	d->gives = "data and doorbells pass the monitor by, and no other process takes part";
 	d->costs =
 		"the host's kernel reads the guest's rings itself: a fault in vhost is a fault of the host, and no "

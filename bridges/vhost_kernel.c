@@ -13,7 +13,7 @@
 #define QUEUE_SIZE_DEFAULT 256
 #define QUEUE_SIZE_LIMIT   1024 // of entries that one request may have (the kernel's UIO_MAXIOV)
 
-static const struct vhost_kind *const kinds[] = { &vhost_kind_net, &vhost_kind_vsock };
+static const struct vhost_kind *const kinds[] = { &vhost_kind_net, &vhost_kind_scsi, &vhost_kind_vsock };
 
 static struct vhost_kernel *vk_of(struct backend *b)
 {
@@ -55,7 +55,7 @@ static int op_config_write(struct backend *b, uint32_t off, const void *buf, uin
 	(void)off;
 	(void)buf;
 	(void)len;
-	return -EINVAL; // neither kind has anything that a driver of virtio 1 may write
+	return -EINVAL; // sizes of scsi are as they are, and nothing else may be written
 }
 
 static int op_memory(struct backend *b, const struct mem_table *t)
@@ -197,7 +197,8 @@ int vhost_kernel_open(struct backend **out, const struct device_config *cfg, str
 {
 	const struct vhost_kind *kind = kind_of(cfg->virtio_type);
 	if (!kind)
-		return err_set(e, ENOTSUP, "%s: the kernel has no vhost \"%s\"; net and vsock are possible",
+		return err_set(e, ENOTSUP,
+			       "%s: the kernel has no vhost \"%s\"; net, scsi and vsock are possible",
 			       cfg->id, cfg->virtio_name);
 	if (cfg->queue_size > QUEUE_SIZE_LIMIT)
 		return err_set(e, EINVAL, "%s: queue_size = %u: kernel vhost has at most %d", cfg->id,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// A back-end that is the host's kernel: /dev/vhost-net with a tap, /dev/vhost-vsock with a CID.
+// A back-end that is the host's kernel: /dev/vhost-net with a tap, /dev/vhost-vsock with a CID, /dev/vhost-scsi with a target.
 //
 // The kernel serves the rings with threads of its own, inside this process's memory; the configuration space and what needs no ring are
 // made here.  Such a back-end never goes away, and its faults are the host's: that is the price of its speed.

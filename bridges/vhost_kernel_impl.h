@@ -13,7 +13,7 @@
 #include <stdbool.h>
 
 #define VHOST_KERNEL_QUEUES_MAX 3
-#define VHOST_KERNEL_CONFIG_MAX 16
+#define VHOST_KERNEL_CONFIG_MAX 40
 
 #define VIRTIO_BIT(n) (UINT64_C(1) << (n))
 
@@ -47,8 +47,9 @@ struct vhost_kernel {
 	uint8_t config[VHOST_KERNEL_CONFIG_MAX];
 	struct tap tap; // net
 	struct tap_link link;
+	const char *wwpn; // scsi
 };
 
-extern const struct vhost_kind vhost_kind_net, vhost_kind_vsock;
+extern const struct vhost_kind vhost_kind_net, vhost_kind_vsock, vhost_kind_scsi;
 
 #endif

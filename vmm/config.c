@@ -238,16 +238,17 @@ static void check_vhost_user(struct config_reader *r, const struct toml_value *t
 
 static void check_vhost(struct config_reader *r, const struct toml_value *t, const struct device_config *d)
 {
-	if (d->virtio_type && d->virtio_type != VIRTIO_NET && d->virtio_type != VIRTIO_VSOCK)
+	if (d->virtio_type && d->virtio_type != VIRTIO_NET && d->virtio_type != VIRTIO_SCSI &&
+	    d->virtio_type != VIRTIO_VSOCK)
 		config_complain_value(r, toml_get(t, "virtio"),
-				      "kernel vhost has no \"%s\"; net and vsock are possible",
+				      "kernel vhost has no \"%s\"; net, scsi and vsock are possible",
 				      d->virtio_name);
 	else if (d->virtio_type == VIRTIO_NET && d->queues > 1)
 		config_complain_value(r, toml_get(t, "queues"),
 				      "queues = %u: over vhost a network device has one pair", d->queues);
-	else if (d->virtio_type == VIRTIO_VSOCK && d->queues)
+	else if (d->virtio_type && d->virtio_type != VIRTIO_NET && d->queues)
 		config_complain_key(r, toml_get(t, "queues"),
-				    "the queues of a \"vsock\" are not to be chosen");
+				    "over vhost the queues of a \"%s\" are not to be chosen", d->virtio_name);
 }
 
 static void check_among_others(struct config_reader *r, const struct toml_value *t, const struct vm_config *c,

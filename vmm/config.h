@@ -88,6 +88,7 @@ struct device_config {
 	// console, ours
 	char **ports; // "NAME=pty", "NAME=socket:PATH", "NAME=file:PATH", "NAME=fd:..."; NULL-terminated
 
+	const char *wwpn; // scsi over vhost: the target's name
 	// vsock, ours and over vhost
 	uint32_t cid;
 	// vsock, ours: of the socket for host programs; vhost, vhost-vdpa: the device node, NULL for the type's own.  Or "fd:..."

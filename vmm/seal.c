@@ -41,6 +41,8 @@
 		SANDBOX_RARE_IOCTL(VHOST_NET_SET_BACKEND, "net: start, stop"),                      \
 		SANDBOX_RARE_IOCTL(TUNSETOFFLOAD, "net: frames as the driver takes them"),          \
 		SANDBOX_RARE_IOCTL(VHOST_VSOCK_SET_RUNNING, "vsock: start, stop"),                  \
+		SANDBOX_RARE_IOCTL(VHOST_SCSI_SET_ENDPOINT, "scsi: start"),                         \
+		SANDBOX_RARE_IOCTL(VHOST_SCSI_CLEAR_ENDPOINT, "scsi: stop"),                        \
 		SANDBOX_RARE_IOCTL(VHOST_VDPA_SET_STATUS, "vDPA: what the driver has done so far"), \
 		SANDBOX_RARE_IOCTL(VHOST_VDPA_GET_STATUS, "whether the device took it"),            \
 		SANDBOX_RARE_IOCTL(VHOST_VDPA_GET_CONFIG, "configuration space"),                   \

@@ -10,7 +10,26 @@ need_node() { # NODE MODULE
     [ -c "$1" ] || skip "this kernel has no $1"
 }
 
+C=/sys/kernel/config/target
+WWPN=naa.5001405000000001
+
+# A target with a disk of a file, and its end.
+target_make() { # FILE
+    mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
+    mkdir -p "$C/core/fileio_0/d0"
+    echo "fd_dev_name=$1,fd_dev_size=$(stat -c %s "$1")" > "$C/core/fileio_0/d0/control"
+    echo 1 > "$C/core/fileio_0/d0/enable"
+    mkdir -p "$C/vhost/$WWPN/tpgt_1/lun/lun_0"
+    ln -s "$C/core/fileio_0/d0" "$C/vhost/$WWPN/tpgt_1/lun/lun_0/d0"
+    echo naa.5001405000000002 > "$C/vhost/$WWPN/tpgt_1/nexus"
+}
+target_remove() {
+    rm -f "$C/vhost/$WWPN/tpgt_1/lun/lun_0/d0"
+    rmdir "$C/vhost/$WWPN/tpgt_1/lun/lun_0" "$C/vhost/$WWPN/tpgt_1" "$C/vhost/$WWPN" "$C/core/fileio_0/d0"
+}
+
 teardown() {
+    [ ! -d "$C/vhost/$WWPN" ] || target_remove || true
     ! [ -e /sys/class/net/mini-kv ] || ip link del mini-kv
     e2e_teardown
 }
@@ -107,4 +126,33 @@ download() { # a file of the host's comes whole
     [ "$output" = "$(sha256sum < "$D/socat/socat")" ] || fail "$output"
     peer_stop serve
     vm_stop a
+}
+
+@test "vhost-scsi: a disk of a target, unbind and bind, a reboot, and what the host reads" {
+    local sum
+    need_node /dev/vhost-scsi vhost_scsi
+    modprobe -qa target_core_mod target_core_file
+    truncate -s 64M "$D/scsi.img"
+    target_make "$D/scsi.img"
+    {
+        vm_boot debian minivmm.agent
+        printf '[[device]]\nid = "s"\nvia = "vhost"\nvirtio = "scsi"\nwwpn = "%s"\n' "$WWPN"
+    } | vm_start a
+    run -0 vm_guest a 'modprobe -a virtio_scsi sd_mod; for i in $(seq 50); do [ ! -b /dev/sda ] || break; sleep 0.2; done
+        head -c 8388608 /dev/urandom > /run/data; sha256sum < /run/data
+        dd if=/run/data of=/dev/sda bs=1M conv=fsync 2> /dev/null; echo 3 > /proc/sys/vm/drop_caches
+        dd if=/dev/sda bs=1M count=8 2> /dev/null | sha256sum'
+    sum=${lines[0]}
+    [ "${lines[1]}" = "$sum" ] || fail "$output"
+    run -0 vm_guest a 'cd /sys/bus/virtio/drivers/virtio_scsi; d=$(ls -d virtio*); echo $d > unbind; echo $d > bind
+        for i in $(seq 50); do [ ! -b /dev/sd? ] || break; sleep 0.2; done; dd if=$(ls /dev/sd?) bs=1M count=8 2> /dev/null | sha256sum'
+    [ "$output" = "$sum" ] || fail "$output"
+    vm_guest a 'echo reboot > /run/after'
+    vm_count a '^MINIVMM-AGENT' 2
+    run -0 vm_guest a 'modprobe -a virtio_scsi sd_mod; for i in $(seq 50); do [ ! -b /dev/sda ] || break; sleep 0.2; done
+        dd if=/dev/sda bs=1M count=8 2> /dev/null | sha256sum'
+    [ "$output" = "$sum" ] || fail "$output"
+    vm_stop a
+    target_remove
+    [ "$(head -c 8388608 "$D/scsi.img" | sha256sum)" = "$sum" ]
 }

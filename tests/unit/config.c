@@ -590,7 +590,7 @@ TEST(keys_that_do_not_fit_the_interface)
 		{ BOOT DISK "via = \"vhost\"\n",
 		  { 0 },
 		  "6:1: [device] \"d\": key \"image\" does not go with via = \"vhost\"\n"
-		  "5:10: [device] \"d\": kernel vhost has no \"blk\"; net and vsock are possible\n" },
+		  "5:10: [device] \"d\": kernel vhost has no \"blk\"; net, scsi and vsock are possible\n" },
 		{ BOOT DISK "via = \"vhost-vdpa\"\n",
 		  { 0 },
 		  "6:1: [device] \"d\": key \"image\" does not go with via = \"vhost-vdpa\"\n"

@@ -31,7 +31,7 @@ static struct fake_vhost {
 	uint64_t features, taken, kernel; // vhost features, and those of the IOTLB
 	uint64_t cid;
 	unsigned offload;
-	int header;
+	int header, abi;
 	int backend[2];
 	uint8_t status;
 	uint32_t type, queues, config_len;
@@ -128,6 +128,14 @@ static int fake_answer(unsigned long request, void *arg)
 		break;
 		CASE(VHOST_VSOCK_SET_RUNNING)
 		fake_note(*(int *)arg ? "on" : "off");
+		break;
+		CASE(VHOST_SCSI_GET_ABI_VERSION)
+		memcpy(arg, &fake.abi, sizeof(int));
+		break;
+		CASE(VHOST_SCSI_SET_ENDPOINT)
+		fake_note(((struct vhost_scsi_target *)arg)->vhost_wwpn);
+		break;
+		CASE(VHOST_SCSI_CLEAR_ENDPOINT)
 		break;
 		CASE(VHOST_VDPA_GET_DEVICE_ID)
 		memcpy(arg, &fake.type, 4);

@@ -176,8 +176,7 @@ TEST(refusals_when_it_is_opened_have_their_sentences) // K05
 		int error;
 		const char *sentence;
 	} cases[] = {
-		{ VHOST_SET_OWNER, EBUSY,
-		  "it has an owner already: one descriptor serves one machine" },
+		{ VHOST_SET_OWNER, EBUSY, "it has an owner already: one descriptor serves one machine" },
 		{ VHOST_SET_OWNER, ENOTTY, "not a device of the vhost family" },
 		{ VHOST_SET_MEM_TABLE, E2BIG,
 		  "it takes fewer than the 3 regions of this guest's memory "
@@ -260,4 +259,27 @@ TEST(a_ring_that_breaks_the_rules_is_told_once)
 	}
 	CHECK_EQ(failed_queues, 1);
 	b->ops->close(b);
+}
+
+TEST(scsi_is_refused_for_its_abi_and_for_a_target_that_is_not_there)
+{
+	static struct device_config cfg;
+	cfg = (struct device_config){ .id = "s",
+				      .via = VIA_VHOST,
+				      .virtio_type = 8,
+				      .virtio_name = "scsi",
+				      .path = node,
+				      .wwpn = "naa.0" };
+	set_up();
+	const int before = open_fds();
+	fake.abi = 2;
+	CHECK_EQ(vhost_kernel_open(&b, &cfg, &loop, NULL, &e), -ENOTSUP);
+	CHECK(strstr(e.text, "ABI version 2, minivmm knows 1"));
+	set_up();
+	CHECK_EQ(vhost_kernel_open(&b, &cfg, &loop, NULL, &e), -ENOENT);
+	CHECK(strstr(e.text, "s: wwpn = naa.0: there is no such target (mkdir -p "));
+	cfg.wwpn = "../vhost";
+	set_up();
+	CHECK_EQ(vhost_kernel_open(&b, &cfg, &loop, NULL, &e), -EINVAL);
+	CHECK_EQ(open_fds(), before);
 }

@@ -10,6 +10,7 @@ enum virtio_id {
 	VIRTIO_BLK = 2,
 	VIRTIO_CONSOLE = 3,
 	VIRTIO_RNG = 4,
+	VIRTIO_SCSI = 8,
 	VIRTIO_VSOCK = 19,
 	VIRTIO_FS = 26,
 };
