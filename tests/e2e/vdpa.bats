@@ -13,6 +13,8 @@ need_manager() { # NAME MODULE...
 
 teardown() {
     local d
+    # the kernel deletes a device only when nobody has it open
+    for d in $(vm_names); do vm_ended "$d" || kill -KILL "$(vm_pid "$d")" || true; done
     for d in /sys/bus/vdpa/devices/*; do
         [ ! -e "$d" ] || vdpa dev del "${d##*/}" || true
     done
