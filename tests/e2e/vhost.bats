@@ -137,21 +137,21 @@ download() { # a file of the host's comes whole
     truncate -s 64M "$D/scsi.img"
     target_make "$D/scsi.img"
     {
-        vm_boot debian minivmm.agent
+        vm_boot rig minivmm.agent
         printf '[[device]]\nid = "s"\nvia = "vhost"\nvirtio = "scsi"\nwwpn = "%s"\n' "$WWPN"
     } | vm_start a
-    run -0 vm_guest a 'modprobe -a virtio_scsi sd_mod; for i in $(seq 50); do [ ! -b /dev/sda ] || break; sleep 0.2; done
+    run -0 vm_guest a 'for i in $(seq 100); do [ ! -b /dev/sda ] || break; sleep 0.2; done; [ -b /dev/sda ] || exit 9
         head -c 8388608 /dev/urandom > /run/data; sha256sum < /run/data
         dd if=/run/data of=/dev/sda bs=1M conv=fsync 2> /dev/null; echo 3 > /proc/sys/vm/drop_caches
         dd if=/dev/sda bs=1M count=8 2> /dev/null | sha256sum'
     sum=${lines[0]}
     [ "${lines[1]}" = "$sum" ] || fail "$output"
     run -0 vm_guest a 'cd /sys/bus/virtio/drivers/virtio_scsi; d=$(ls -d virtio*); echo $d > unbind; echo $d > bind
-        for i in $(seq 50); do [ ! -b /dev/sd? ] || break; sleep 0.2; done; dd if=$(ls /dev/sd?) bs=1M count=8 2> /dev/null | sha256sum'
+        for i in $(seq 100); do [ ! -b /dev/sd? ] || break; sleep 0.2; done; [ -b /dev/sd? ] || exit 9; dd if=$(ls /dev/sd?) bs=1M count=8 2> /dev/null | sha256sum'
     [ "$output" = "$sum" ] || fail "$output"
     vm_guest a 'echo reboot > /run/after'
     vm_count a '^MINIVMM-AGENT' 2
-    run -0 vm_guest a 'modprobe -a virtio_scsi sd_mod; for i in $(seq 50); do [ ! -b /dev/sda ] || break; sleep 0.2; done
+    run -0 vm_guest a 'for i in $(seq 100); do [ ! -b /dev/sda ] || break; sleep 0.2; done; [ -b /dev/sda ] || exit 9
         dd if=/dev/sda bs=1M count=8 2> /dev/null | sha256sum'
     [ "$output" = "$sum" ] || fail "$output"
     vm_stop a
