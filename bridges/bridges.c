@@ -7,7 +7,6 @@
 #include "bridges/launch.h"
 #include "bridges/vhost_kernel.h"
 #include "bridges/vhost_user.h"
-#include "bridges/vhost_vdpa.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
@@ -157,11 +156,6 @@ static int finish_vhost(struct backend **out, struct bridge_pending *p, struct e
 	return vhost_kernel_open(out, p->cfg, p->host->loop, p->host->ram, e);
 }
 
-static int finish_vhost_vdpa(struct backend **out, struct bridge_pending *p, struct err *e)
-{
-	return vhost_vdpa_open(out, p->cfg, p->host->loop, p->host->ram, e);
-}
-
 static const struct bridge {
 	const char *name;
 	int (*start)(struct bridge_pending *p,
@@ -171,7 +165,6 @@ static const struct bridge {
 	[VIA_BUILTIN] = { "minivmm", start_builtin, finish_vhost_user },
 	[VIA_VHOST_USER] = { "vhost-user", start_vhost_user, finish_vhost_user },
 	[VIA_VHOST] = { "vhost", start_nothing, finish_vhost },
-	[VIA_VHOST_VDPA] = { "vhost-vdpa", start_nothing, finish_vhost_vdpa },
 };
 
 static void kept_free(struct bridge_kept *k)

@@ -75,15 +75,6 @@ static int describe_kernel(struct explain_device *d, struct arena *a, struct err
 {
 	const struct device_config *cfg = d->cfg;
 	d->interface = bridge_name(cfg->via);
-	if (cfg->via == VIA_VHOST_VDPA) {
-		d->peer = cfg->path;
-		d->gives = "data and doorbells pass the monitor by; the device may be hardware";
-		d->costs =
-			"what is behind it sees all of the guest's memory: hardware by the host's IOMMU, a process by "
-			"VDUSE; the kernel waits up to 30 s for a mute one";
-		d->again = "the driver is asked for a reset when it next starts or stops it";
-		return 0;
-	}
 	const char *node = vhost_kernel_node(cfg);
 	d->peer = cfg->tap    ? arena_printf(a, "%s and tap %s", node, cfg->tap)
 		  : cfg->wwpn ? arena_printf(a, "%s and target %s", node, cfg->wwpn)
@@ -104,7 +95,7 @@ int bridge_describe(struct explain_device *d, const struct device_config *cfg, c
 	struct launch *l = NULL;
 	int rc = 0;
 	d->peer = cfg->listen ? arena_printf(a, "whoever connects to %s", cfg->listen) : cfg->socket;
-	if (cfg->via == VIA_VHOST || cfg->via == VIA_VHOST_VDPA)
+	if (cfg->via == VIA_VHOST)
 		return describe_kernel(d, a, e);
 	d->again = say_again(cfg, &d->needs_spawner, a);
 	if (cfg->via == VIA_BUILTIN) {

@@ -30,8 +30,7 @@
 enum device_via {
 	VIA_BUILTIN, // no `via`: a device program of ours
 	VIA_VHOST_USER,
-	VIA_VHOST,	// the kernel's
-	VIA_VHOST_VDPA, // and VDUSE
+	VIA_VHOST, // the kernel's
 	VIA_COUNT,
 };
 

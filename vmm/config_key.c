@@ -290,7 +290,7 @@ static void store_choice(struct config_reader *r, const struct config_key *k, co
 static void store_via(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 		      void *field)
 {
-	static const char *const later[] = { "vfio", "vfio-user" };
+	static const char *const later[] = { "vhost-vdpa", "vfio", "vfio-user" };
 	for (unsigned i = 0; v->type == TOML_STRING && i < ARRAY_LEN(later); i++) {
 		if (strcmp(v->string.bytes, later[i]) != 0)
 			continue;
@@ -522,14 +522,11 @@ static void store_ports(struct config_reader *r, const struct config_key *k, con
 #define BUILTIN	   (1u << VIA_BUILTIN)
 #define VHOST_USER (1u << VIA_VHOST_USER)
 #define VHOST	   (1u << VIA_VHOST)
-#define VDPA	   (1u << VIA_VHOST_VDPA)
-#define ANY	   (BUILTIN | VHOST_USER | VHOST | VDPA)
+#define ANY	   (BUILTIN | VHOST_USER | VHOST)
 
-const char *const config_via_names[] = { [VIA_BUILTIN] = "",
-					 [VIA_VHOST_USER] = "vhost-user",
-					 [VIA_VHOST] = "vhost",
-					 [VIA_VHOST_VDPA] = "vhost-vdpa",
-					 NULL };
+const char *const config_via_names[] = {
+	[VIA_BUILTIN] = "", [VIA_VHOST_USER] = "vhost-user", [VIA_VHOST] = "vhost", NULL
+};
 _Static_assert(ARRAY_LEN(config_via_names) == VIA_COUNT + 1, "one name for each via");
 
 static const char *const backings[] = { [MEM_BACKING_MEMFD] = "memfd",
@@ -691,10 +688,10 @@ const struct config_key config_keys[] = {
 	{ .name = "path",
 	  .store = store_path,
 	  DEVICE(path),
-	  .vias = BUILTIN | VHOST | VDPA,
-	  .needed_by = BUILTIN | VDPA,
+	  .vias = BUILTIN | VHOST,
+	  .needed_by = BUILTIN,
 	  .virtio = VIRTIO_VSOCK,
-	  .any_type = VHOST | VDPA },
+	  .any_type = VHOST },
 };
 const unsigned config_key_count = ARRAY_LEN(config_keys);
 

@@ -20,37 +20,25 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#ifndef VHOST_VDPA_RESUME // headers before Linux 6.6
-#define VHOST_VDPA_RESUME _IO(VHOST_VIRTIO, 0x7E)
-#endif
-
 // tgkill: the value is this process's id, filled in by seal_process().
 #define OWN_PID 0
 
 // Back-ends in the kernel, as the driver sets them up, starts and stops them.
-#define VHOST_RULES                                                                                 \
-	SANDBOX_RARE_IOCTL(VHOST_SET_FEATURES, "kernel vhost: what the driver took"),               \
-		SANDBOX_RARE_IOCTL(VHOST_SET_MEM_TABLE, "where guest RAM is"),                      \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_NUM, "a ring"),                                  \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_BASE, "where to begin"),                         \
-		SANDBOX_RARE_IOCTL(VHOST_GET_VRING_BASE, "where it ended"),                         \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_ADDR, "a ring's parts"),                         \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_KICK, "its doorbell"),                           \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_CALL, "its interrupt"),                          \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_ERR, "its errors"),                              \
-		SANDBOX_RARE_IOCTL(VHOST_NET_SET_BACKEND, "net: start, stop"),                      \
-		SANDBOX_RARE_IOCTL(TUNSETOFFLOAD, "net: frames as the driver takes them"),          \
-		SANDBOX_RARE_IOCTL(VHOST_VSOCK_SET_RUNNING, "vsock: start, stop"),                  \
-		SANDBOX_RARE_IOCTL(VHOST_SCSI_SET_ENDPOINT, "scsi: start"),                         \
-		SANDBOX_RARE_IOCTL(VHOST_SCSI_CLEAR_ENDPOINT, "scsi: stop"),                        \
-		SANDBOX_RARE_IOCTL(VHOST_VDPA_SET_STATUS, "vDPA: what the driver has done so far"), \
-		SANDBOX_RARE_IOCTL(VHOST_VDPA_GET_STATUS, "whether the device took it"),            \
-		SANDBOX_RARE_IOCTL(VHOST_VDPA_GET_CONFIG, "configuration space"),                   \
-		SANDBOX_RARE_IOCTL(VHOST_VDPA_SET_CONFIG, "the same, written"),                     \
-		SANDBOX_RARE_IOCTL(VHOST_VDPA_SET_VRING_ENABLE, "a ring may be used"),              \
-		SANDBOX_RARE_IOCTL(VHOST_VDPA_SET_GROUP_ASID, "all rings see the same memory"),     \
-		SANDBOX_RARE_IOCTL(VHOST_VDPA_SUSPEND, "its rings stand still"),                    \
-		SANDBOX_RARE_IOCTL(VHOST_VDPA_RESUME, "and go on")
+#define VHOST_RULES                                                                        \
+	SANDBOX_RARE_IOCTL(VHOST_SET_FEATURES, "kernel vhost: what the driver took"),      \
+		SANDBOX_RARE_IOCTL(VHOST_SET_MEM_TABLE, "where guest RAM is"),             \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_NUM, "a ring"),                         \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_BASE, "where to begin"),                \
+		SANDBOX_RARE_IOCTL(VHOST_GET_VRING_BASE, "where it ended"),                \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_ADDR, "a ring's parts"),                \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_KICK, "its doorbell"),                  \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_CALL, "its interrupt"),                 \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_ERR, "its errors"),                     \
+		SANDBOX_RARE_IOCTL(VHOST_NET_SET_BACKEND, "net: start, stop"),             \
+		SANDBOX_RARE_IOCTL(TUNSETOFFLOAD, "net: frames as the driver takes them"), \
+		SANDBOX_RARE_IOCTL(VHOST_VSOCK_SET_RUNNING, "vsock: start, stop"),         \
+		SANDBOX_RARE_IOCTL(VHOST_SCSI_SET_ENDPOINT, "scsi: start"),                \
+		SANDBOX_RARE_IOCTL(VHOST_SCSI_CLEAR_ENDPOINT, "scsi: stop")
 
 // What a guest's register accesses lead to, on whichever thread.
 #define DEVICE_RULES                                                                                      \
