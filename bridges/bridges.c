@@ -12,6 +12,7 @@
 #include "vmm/base/log.h"
 #include "vmm/base/msg.h"
 #include "vmm/base/socket_file.h"
+#include "vmm/cgroup.h"
 #include "vmm/spawn.h"
 
 #include <errno.h>
@@ -79,6 +80,8 @@ static int start_program(struct bridge_pending *p, struct err *e)
 	if (rc < 0)
 		return rc;
 	p->kept.launch->deadline = p->host->start_deadline;
+	if (p->host->cgroups)
+		p->kept.launch->cgroup = cgroups_of(p->host->cgroups, p->host->config, p->cfg);
 	return start_launch(p, e);
 }
 
@@ -263,11 +266,13 @@ static struct spawner_job job_of(const struct bridge_kept *k, enum vhost_user_so
 	j.launch = k->launch;
 	memcpy(j.keep, k->launch->resource, sizeof(k->launch->resource[0]) * k->launch->resource_count);
 	j.keep_count = k->launch->resource_count;
+	if (k->launch->cgroup)
+		j.keep[j.keep_count++] = k->launch->cgroup;
 	j.pidfd = k->pidfd;
 	return j;
 }
 
-_Static_assert(LAUNCH_RESOURCES_MAX <= SPAWNER_KEEP_MAX && CONFIG_DEVICES_MAX <= SPAWNER_JOBS_MAX,
+_Static_assert(LAUNCH_RESOURCES_MAX < SPAWNER_KEEP_MAX && CONFIG_DEVICES_MAX <= SPAWNER_JOBS_MAX,
 	       "every device may be started again");
 
 int bridges_spawner(struct bridge_host *host, struct err *e)

@@ -32,11 +32,13 @@ struct bridge_kept {
 
 struct bridge_host {
 	struct loop *loop;
-	const char *program_dir;     // where our device programs are looked for first; NULL: in PATH only
-	deadline_ns start_deadline;  // one for all devices, so that N mute back-ends cost what one costs
-	uint64_t memory;	     // of the guest, bytes: what a limit of a jail leaves room for
-	const struct mem_table *ram; // the same memory, once it is there; NULL before
-	bool insecure;		     // start programs although the host refuses to isolate them
+	const char *program_dir;       // where our device programs are looked for first; NULL: in PATH only
+	deadline_ns start_deadline;    // one for all devices, so that N mute back-ends cost what one costs
+	uint64_t memory;	       // of the guest, bytes: what a limit of a jail leaves room for
+	const struct mem_table *ram;   // the same memory, once it is there; NULL before
+	const struct cgroups *cgroups; // of the devices that have limits; NULL: none
+	const struct vm_config *config;
+	bool insecure;			   // start programs although the host refuses to isolate them
 	int (*seal_thread)(struct err *e); // for the threads that bridges_keep() makes
 	// bridges.c's own:
 	struct bridge_kept kept[CONFIG_DEVICES_MAX];

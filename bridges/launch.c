@@ -154,6 +154,7 @@ static int launch_with(const struct launch *l, const int *alive_fd, int theirs, 
 		.insecure = l->insecure,
 		.jail = l->isolate ? l->jail : NULL,
 		.learn = l->learn,
+		.cgroup = l->cgroup,
 		.sibling = alive_fd != NULL,
 		.alive_fd = alive_fd ? *alive_fd : -1,
 	};

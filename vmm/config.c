@@ -209,7 +209,7 @@ static void check_vhost_user(struct config_reader *r, const struct toml_value *t
 	const struct toml_value *socket = toml_get(t, "socket"), *exec = toml_get(t, "exec");
 	const struct toml_value *sandbox = toml_get(t, "sandbox"), *paths = toml_get(t, "paths");
 	const struct toml_value *reconnect = toml_get(t, "reconnect"), *restart = toml_get(t, "restart");
-	const struct toml_value *listen = toml_get(t, "listen");
+	const struct toml_value *listen = toml_get(t, "listen"), *limits = toml_get(t, "limits");
 	if (!socket && !exec && !listen)
 		config_complain(r, t->line, t->column, "key \"socket\", \"listen\" or \"exec\" is missing");
 	if (socket && exec)
@@ -227,6 +227,8 @@ static void check_vhost_user(struct config_reader *r, const struct toml_value *t
 		config_complain_key(r, paths, "key \"paths\" goes with \"exec\" only");
 	else if (paths && d->sandbox && strcmp(d->sandbox, "none") == 0)
 		config_complain_key(r, paths, "without a sandbox every path is in sight");
+	if (limits && !exec)
+		config_complain_key(r, limits, "key \"limits\" goes with \"exec\" only");
 	if (exec && !sandbox)
 		d->sandbox = "default";
 	if (d->learn && toml_get(t, "restart") && d->restart != RESTART_NEVER)

@@ -27,6 +27,12 @@
 #define CONFIG_CONSOLE_PORTS_MAX 8 // each may need two descriptors
 #define CONFIG_PORT_NAME_MAX	 64
 
+struct cgroup_limits {	 // of a program and all that it starts; 0: none
+	uint64_t memory; // bytes
+	uint32_t processes;
+	uint32_t cpu; // percent of one processor
+};
+
 enum device_via {
 	VIA_BUILTIN, // no `via`: a device program of ours
 	VIA_VHOST_USER,
@@ -61,6 +67,7 @@ struct device_config {
 	const char *sandbox; // of `exec`: a profile's name or file, or "none"; never NULL beside exec
 	const char *learn;   // write a profile there instead of enforcing one; or NULL
 	char **paths;	     // what its jail shows besides: "PATH" or "PATH:rw", NULL-terminated, or NULL
+	struct cgroup_limits limits; // of `exec`
 
 	// What happens when the back-end is gone.
 	int64_t reconnect_ms; // `socket`, `listen`: how long it is waited for; 0: for ever; CONFIG_NEVER

@@ -13,19 +13,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MEMORY_MAX   (UINT64_C(64) << 40)
-#define CPUS_MAX     4096 // more than KVM allows anywhere
-#define QUEUES_MAX   1024
-#define QUEUE_MAX    32768 // virtio 1.2 §2.7
-#define NAME_MAX_LEN 64
-#define TAG_LEN	     36 // virtio 1.2 §5.11.4
-#define SERIAL_LEN   20 // VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6
-#define CPUS_LEN     200
-#define MTU_MIN	     68 // virtio 1.2 §5.1.4.1
-#define RATE_MAX     MEMORY_MAX
-#define CID_MIN	     3 // virtio 1.2 §5.10.4
-#define CID_MAX	     0xfffffffe
-#define PATHS_MAX    64
+#define MEMORY_MAX    (UINT64_C(64) << 40)
+#define CPUS_MAX      4096 // more than KVM allows anywhere
+#define QUEUES_MAX    1024
+#define QUEUE_MAX     32768 // virtio 1.2 §2.7
+#define NAME_MAX_LEN  64
+#define TAG_LEN	      36 // virtio 1.2 §5.11.4
+#define SERIAL_LEN    20 // VIRTIO_BLK_ID_BYTES, virtio 1.2 §5.2.6
+#define CPUS_LEN      200
+#define MTU_MIN	      68 // virtio 1.2 §5.1.4.1
+#define RATE_MAX      MEMORY_MAX
+#define CID_MIN	      3 // virtio 1.2 §5.10.4
+#define CID_MAX	      0xfffffffe
+#define PATHS_MAX     64
+#define PROCESSES_MAX 4194304		  // what Linux allows
+#define PROGRAM_MIN   (UINT64_C(1) << 20) // bytes: less is a mistake
 
 // ---- messages ----
 
@@ -257,8 +259,8 @@ static void store_size(struct config_reader *r, const struct config_key *k, cons
 		}
 	}
 	if (large || n < k->min || n > k->max)
-		config_complain_value(r, v, "%s = %s is not in the range from 1 byte to 64T", k->name,
-				      shown ? shown : "?");
+		config_complain_value(r, v, "%s = %s is not in the range from %s to 64T", k->name,
+				      shown ? shown : "?", k->min == 1 ? "1 byte" : "1M");
 	else
 		put_uint(field, k->width, n);
 }
@@ -432,6 +434,44 @@ static void store_paths(struct config_reader *r, const struct config_key *k, con
 	*(char ***)field = paths;
 }
 
+// "50%" of one processor, "200%" of two.
+static bool percent_of(const char *s, uint32_t *out)
+{
+	const size_t digits = strspn(s, "0123456789");
+	if (digits == 0 || digits > 6 || strcmp(s + digits, "%") != 0)
+		return false;
+	*out = (uint32_t)strtoul(s, NULL, 10);
+	return *out > 0 && *out <= CPUS_MAX * 100;
+}
+
+// { memory = "256M", processes = 16, cpu = "50%" }, each of them as one likes.
+static void store_limits(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			 void *field)
+{
+	struct cgroup_limits *l = field;
+	struct config_key one = *k;
+	if (!is_type(r, k, v, TOML_TABLE))
+		return;
+	if (!v->children.first)
+		config_complain_value(r, v, "limits is empty: memory, processes or cpu is due");
+	for (const struct toml_value *w = v->children.first; w; w = w->next) {
+		one.name = w->key.bytes;
+		if (strcmp(one.name, "memory") == 0) {
+			one.min = PROGRAM_MIN, one.max = MEMORY_MAX, one.width = sizeof(l->memory);
+			store_size(r, &one, w, &l->memory);
+		} else if (strcmp(one.name, "processes") == 0) {
+			one.min = 1, one.max = PROCESSES_MAX, one.width = sizeof(l->processes);
+			store_uint(r, &one, w, &l->processes);
+		} else if (strcmp(one.name, "cpu") != 0) {
+			config_complain_value(r, w, "limits has memory, processes and cpu, and no %s",
+					      quote(r, one.name));
+		} else if (string_of(r, &one, w) && !percent_of(w->string.bytes, &l->cpu)) {
+			config_complain_value(
+				r, w, "cpu is no share of one processor such as \"50%%\" or \"200%%\"");
+		}
+	}
+}
+
 // "forever", "never", or a time: "500ms", "30s", "5m", "2h".
 static void store_reconnect(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 			    void *field)
@@ -593,6 +633,7 @@ const struct config_key config_keys[] = {
 	{ .name = "exec", .store = store_exec, DEVICE(exec), .vias = VHOST_USER },
 	{ .name = "sandbox", .store = store_sandbox, DEVICE(sandbox), .vias = VHOST_USER },
 	{ .name = "paths", .store = store_paths, DEVICE(paths), .vias = VHOST_USER },
+	{ .name = "limits", .store = store_limits, DEVICE(limits), .vias = VHOST_USER },
 
 	{ .name = "image",
 	  .store = store_path,

@@ -301,6 +301,14 @@ static void print_own(FILE *out, const struct explain_device *d, bool reasons)
 	free(text);
 }
 
+static void print_cgroup(FILE *out, const struct cgroup_limits *l)
+{
+	size(out, "cgroup", l->memory ? l->memory : PROFILE_NO_LIMIT, "memory");
+	size(out, "cgroup", l->processes ? l->processes : PROFILE_NO_LIMIT, "processes");
+	if (l->cpu)
+		field(out, "cgroup", "cpu %u%%", l->cpu);
+}
+
 static void print_process(FILE *out, const struct vm_config *c, const struct explain_device *d, bool reasons)
 {
 	fprintf(out, "\nprocess %s\n", d->cfg->id);
@@ -314,6 +322,7 @@ static void print_process(FILE *out, const struct vm_config *c, const struct exp
 		print_own(out, d, reasons);
 	else
 		field(out, "jail", "NONE (sandbox = \"none\"): whatever your user may do");
+	print_cgroup(out, &d->cfg->limits);
 	field(out, "restart", "%s", d->again);
 }
 

@@ -9,6 +9,7 @@
 #include "vmm/base/log.h"
 #include "vmm/base/parse.h"
 #include "vmm/base/virtio_id.h"
+#include "vmm/cgroup.h"
 #include "vmm/config.h"
 #include "vmm/explain.h"
 #include "vmm/seal.h"
@@ -190,6 +191,7 @@ static int machine_build(struct vm *vm, struct bridge_host *host, struct err *e)
 	host->start_deadline = deadline_in_ms(DEADLINE_START_MS);
 	host->memory = c->memory;
 	host->insecure = c->insecure;
+	host->config = c;
 	host->seal_thread = seal_wait_thread;
 	int rc = 0;
 	for (unsigned i = 0; rc == 0 && i < c->device_count; i++) {
@@ -220,19 +222,35 @@ static int seal(const struct vm_config *c, struct err *e)
 	return rc;
 }
 
+// Before anything is started: what is may be in the way of cgroups.
+static int limits_make(struct cgroups *g, struct bridge_host *host, const struct vm_config *c, struct err *e)
+{
+	int rc = cgroups_make(g, c, e);
+	if (rc == 0)
+		host->cgroups = g;
+	else if (c->insecure)
+		log_warn("devices WITHOUT their limits: %s", e->text);
+	return c->insecure ? 0 : rc;
+}
+
 static int run_machine(const struct vm_config *config)
 {
 	struct err e = { 0 };
 	static struct vm vm;
 	static struct bridge_host host;
+	struct cgroups cgroups;
 	struct signals signals;
 	enum vm_event event = VM_CRASH;
 
 	signals_block();
 	bridges_init(&host);
+	cgroups_init(&cgroups);
 	int rc = vm_init(&vm, config, &e);
 	if (rc == 0)
+		rc = limits_make(&cgroups, &host, config, &e);
+	if (rc == 0)
 		rc = machine_build(&vm, &host, &e);
+	cgroups_forget(&cgroups);
 	if (rc == 0)
 		rc = signals_watch(&signals, &vm, &e);
 	if (rc == 0)
@@ -250,6 +268,7 @@ static int run_machine(const struct vm_config *config)
 	bridges_leave(&host);
 	vm_destroy(&vm);
 	bridges_free(&host);
+	cgroups_remove(&cgroups);
 	return event == VM_CRASH ? EXIT_MACHINE : EXIT_GOOD;
 }
 

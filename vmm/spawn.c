@@ -221,12 +221,13 @@ int spawn_find_program(const char *name, char *path, size_t room, struct err *e)
 	return err_set(e, ENOENT, "start %s: no such program beside minivmm or in PATH", name);
 }
 
-static pid_t fork_with_pidfd(uint64_t flags, int *pidfd)
+static pid_t fork_with_pidfd(uint64_t flags, int cgroup, int *pidfd)
 {
 	struct clone_args args = {
-		.flags = CLONE_PIDFD | flags,
+		.flags = CLONE_PIDFD | (cgroup ? CLONE_INTO_CGROUP : 0) | flags,
 		.pidfd = (uint64_t)(uintptr_t)pidfd,
 		.exit_signal = flags & CLONE_PARENT ? 0 : SIGCHLD, // of a sibling: as its new parent's others
+		.cgroup = (unsigned)cgroup,
 	};
 	return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
 }
@@ -276,7 +277,7 @@ static int spawn_once(struct child *c, struct plan *p, bool *refused, struct err
 	sigfillset(&all); // our handlers must not run in the child
 	sigprocmask(SIG_SETMASK, &all, &before);
 	const uint64_t name_spaces = p->jail ? p->jail->name_spaces : p->isolate ? ISOLATION_FLAGS : 0;
-	pid_t pid = fork_with_pidfd(name_spaces | (rq->sibling ? CLONE_PARENT : 0), &pidfd);
+	pid_t pid = fork_with_pidfd(name_spaces | (rq->sibling ? CLONE_PARENT : 0), rq->cgroup, &pidfd);
 	if (pid == 0) {
 		close(report_read);
 		child_run(p);

@@ -119,3 +119,102 @@ share() { # the folder $D/share by virtiofsd
     done
     vm_stop a
 }
+
+# A disk whose image lies in memory: what the guest writes counts as its program's.
+limited_disk() { # LIMITS
+    truncate -s 100M "$memory_image"
+    foreign hog blk "\"$MINIVMM_BLK\", \"--fd={fd}\", \"--image=$memory_image\"" none | sed '/^paths/d'
+    printf 'limits = %s\n' "$1"
+}
+
+blk_pid() { pgrep -f "^$MINIVMM_BLK .*--image=$memory_image"; }
+no_limits_left() { [ -z "$(find /sys/fs/cgroup -name 'minivmm-*')" ]; }
+LIMITS='{ memory = "32M", processes = 16, cpu = "150%" }'
+
+memory_cgroups() {
+    local controllers
+    controllers=$(cat /sys/fs/cgroup/cgroup.controllers 2> /dev/null) || controllers=none
+    [[ " $controllers " == *" memory "* ]] || skip "no cgroups of version 2 with memory here: $controllers"
+    as_root
+    memory_image=/dev/shm/minivmm-limited.$$
+}
+
+# A death by its limit is one like any other: what comes back is limited, too, and the guest's writes are done in the end.
+killed_by_limit() {
+    local first group
+    run -0 vm_guest a 'cat /sys/block/vda/size'
+    first=$(blk_pid)
+    group=/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$first/cgroup")
+    [[ $group == */minivmm-"$(vm_pid a)".hog ]]
+    [ "$(cat "$group/memory.max" "$group/pids.max" "$group/cpu.max")" = $'33554432\n16\n150000 100000' ]
+    vm_guest a 'dd if=/dev/zero of=/dev/vda bs=256k count=200 conv=fsync 2> /dev/null' > /dev/null & local writer=$!
+    wait_for 30 pid_gone "$first"
+    grep -q 'hog.*killed by signal 9' "$D/a/stderr"
+    [ "$(sed -n 's/^oom_kill //p' "$group/memory.events")" -ge 1 ]
+    while ! wait_for 1 pid_gone $writer; do fallocate --punch-hole --offset 0 --length 100M "$memory_image"; done
+    wait $writer
+    [ "$(blk_pid)" != "$first" ]
+    grep -qx "0::${group#/sys/fs/cgroup}" "/proc/$(blk_pid)/cgroup"
+}
+
+@test "R03: a program over its memory limit is killed, comes back into the same limits, and the guest goes on" {
+    memory_cgroups
+    { vm_boot rig minivmm.agent; limited_disk "$LIMITS"; } | vm_start a
+    killed_by_limit
+    vm_stop a
+    no_limits_left
+    rm "$memory_image"
+}
+
+@test "limits in a cgroup that is delegated to a plain user: removed after a kill of the monitor, too" {
+    memory_cgroups
+    need setpriv
+    local own=/sys/fs/cgroup/delegated dir
+    for dir in "$GUEST" "$D"; do
+        while [ -n "${IN_RIG:-}" ] && [ "$dir" != / ]; do
+            chmod go+x "$dir" 2> /dev/null || true
+            dir=$(dirname "$dir")
+        done
+    done
+    mkdir "$own"
+    echo '+memory +pids +cpu' > /sys/fs/cgroup/cgroup.subtree_control
+    chown 1000 "$own" "$own/cgroup.procs" "$own/cgroup.subtree_control"
+    printf '#!/bin/sh\necho $$ > %s/cgroup.procs\nexec setpriv --reuid=1000 --regid=1000 --groups="$(stat -c %%g /dev/kvm)" --inh-caps=-all --bounding-set=-all "%s" "$@"\n' \
+        "$own" "$MINIVMM" > "$D/delegated"
+    chmod 755 "$D/delegated"
+    [ -z "${IN_RIG:-}" ] || chmod g+rw /dev/kvm
+    vm_boot rig minivmm.agent > "$D/config"
+    limited_disk "$LIMITS" >> "$D/config"
+    chmod a+rw "$memory_image"
+    MINIVMM=$D/delegated vm_start a < "$D/config"
+    run -0 vm_guest a 'cat /sys/block/vda/size'
+    grep -qx "0::/delegated/minivmm-$(vm_pid a).hog" "/proc/$(blk_pid)/cgroup"
+    [ "$(cat "$own/minivmm-$(vm_pid a).hog/memory.max")" = 33554432 ]
+    kill -KILL "$(vm_pid a)"
+    wait_for 10 no_limits_left
+    wait_for 10 rmdir "$own"
+    rm "$memory_image"
+}
+
+@test "limits that the host cannot keep: refused with the mend, and the start goes on only with insecure" {
+    memory_cgroups
+    mkdir /sys/fs/cgroup/shut
+    sleep 300 3>&- & local other=$!
+    echo $other > /sys/fs/cgroup/shut/cgroup.procs
+    printf '#!/bin/sh\necho $$ > /sys/fs/cgroup/shut/cgroup.procs\nexec "%s" "$@"\n' "$MINIVMM" > "$D/shut"
+    chmod 755 "$D/shut"
+    vm_boot rig minivmm.agent > "$D/config"
+    limited_disk "$LIMITS" >> "$D/config"
+    MINIVMM=$D/shut vm_start a < "$D/config"
+    run -1 vm_exit a
+    grep -q 'limits: enable +memory +pids +cpu in /sys/fs/cgroup/shut: other processes are in it .*Delegate=yes' "$D/a/stderr"
+    no_limits_left
+    MINIVMM=$D/shut vm_start a --set vm.insecure=true < "$D/config"
+    run -0 vm_guest a 'cat /sys/block/vda/size'
+    grep -q 'WITHOUT their limits: limits: enable' "$D/a/stderr"
+    vm_stop a
+    kill "$other"
+    wait "$other" || true
+    rmdir /sys/fs/cgroup/shut
+    rm "$memory_image"
+}

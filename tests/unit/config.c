@@ -630,6 +630,28 @@ TEST(foreign_programs)
 		{ BOOT USER PROGRAM "paths = \"/x\"\n",
 		  { 0 },
 		  "8:9: [device] \"u\": paths is a string, an array is due\n" },
+		{ BOOT USER PROGRAM "limits = \"256M\"\n",
+		  { 0 },
+		  "8:10: [device] \"u\": limits is a string, a table is due\n" },
+		{ BOOT USER PROGRAM "limits = {}\n",
+		  { 0 },
+		  "8:10: [device] \"u\": limits is empty: memory, processes or cpu is due\n" },
+		{ BOOT USER PROGRAM "limits = { memory = \"1K\" }\n",
+		  { 0 },
+		  "8:21: [device] \"u\": memory = \"1K\" is not in the range from 1M to 64T\n" },
+		{ BOOT USER PROGRAM "limits = { processes = 0, cpu = 50 }\n",
+		  { 0 },
+		  "8:24: [device] \"u\": processes = 0 is not in the range from 1 to 4194304\n"
+		  "8:33: [device] \"u\": cpu is an integer, a string is due\n" },
+		{ BOOT USER PROGRAM "limits = { cpu = \"0%\" }\n",
+		  { 0 },
+		  "8:18: [device] \"u\": cpu is no share of one processor such as \"50%\" or \"200%\"\n" },
+		{ BOOT USER PROGRAM "limits = { memroy = \"1M\" }\n",
+		  { 0 },
+		  "8:21: [device] \"u\": limits has memory, processes and cpu, and no \"memroy\"\n" },
+		{ BOOT USER "socket = \"s\"\nlimits = { processes = 1 }\n",
+		  { 0 },
+		  "8:1: [device] \"u\": key \"limits\" goes with \"exec\" only\n" },
 		{ BOOT USER "socket = \"s\"\npaths = []\n",
 		  { 0 },
 		  "8:1: [device] \"u\": key \"paths\" goes with \"exec\" only\n" },
@@ -665,7 +687,8 @@ TEST(jails)
 				  "[[device]]\nid = \"v\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\n" PROGRAM
 				  "sandbox = { learn = \"l\" }\n"
 				  "[[device]]\nid = \"w\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\n" PROGRAM
-				  "sandbox = \"./p\"\n";
+				  "sandbox = \"./p\"\n"
+				  "limits = { memory = \"256M\", processes = 16, cpu = \"50%\" }\n";
 	struct vm_config c;
 	int r;
 	free(read_text(text, strlen(text), NULL, &c, &r));
@@ -677,6 +700,10 @@ TEST(jails)
 	CHECK_STR(c.devices[1].sandbox, "default");
 	CHECK_STR(c.devices[1].learn, "l");
 	CHECK_STR(c.devices[2].sandbox, "./p");
+	CHECK_EQ(c.devices[2].limits.memory, UINT64_C(256) << 20);
+	CHECK_EQ(c.devices[2].limits.processes, 16);
+	CHECK_EQ(c.devices[2].limits.cpu, 50);
+	CHECK_EQ(c.devices[1].limits.memory + c.devices[1].limits.processes + c.devices[1].limits.cpu, 0);
 	config_free(&c);
 }
 
