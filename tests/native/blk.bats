@@ -110,6 +110,51 @@ round_trip() { # ARG...
     rm -rf "$D"
 }
 
+full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
+    mkdir -p "$D/full"
+    unshare -Urm sh -c 'mount -t tmpfs -o size=4M full "$1/full" && truncate -s 64M "$1/full/img" && p=$1 && shift &&
+        exec "$@" --image "$p/full/img" --socket-path "$p/sock"' sh "$D" "$BIN/minivmm-blk" "$@" 2> "$D/log" 3>&- &
+    blk=$!
+    for _ in $(seq 100); do
+        ! grep -q " 00010000 .* $S\$" /proc/net/unix || break
+        kill -0 "$blk" 2> /dev/null || { cat "$D/log"; return 1; }
+        sleep 0.05
+    done
+    peer qemu-io --image-opts "$O" -c 'write -P 1 0 1M' -c 'write -P 2 8M 16M' -c 'write -z -u 0 1M' -c 'read -P 0 0 1M' \
+        -c 'write -P 3 0 64k' -c 'read -P 3 0 64k' > "$D/qemu-io" 2>&1 || true
+    cat "$D/qemu-io"
+    [ "$(grep -c '^wrote ' "$D/qemu-io")" = 3 ]
+    grep -q '^write failed: Input/output error' "$D/qemu-io"
+    [ "$(grep -c '^read [0-9]*/' "$D/qemu-io")" = 2 ]
+    ! grep -q 'Pattern verification failed' "$D/qemu-io"
+    finish
+}
+
+@test "R04: no space left under the image: that write fails, what was written stays, the device goes on" {
+    needs_tree
+    unshare -Urm true 2> /dev/null || skip "no user name spaces here, to mount a small file system in"
+    full_disk --engine uring
+    full_disk --engine sync
+}
+
+@test "R04: an image that is cut short under the device: I/O errors behind the end, the rest goes on" {
+    needs_tree
+    local how
+    for how in uring sync; do
+        rm -f "$D/img"
+        truncate -s 64M "$D/img"
+        serve --engine "$how"
+        peer qemu-io --image-opts "$O" -c 'write -P 1 0 1M' -c 'write -P 2 32M 1M'
+        truncate -s 1M "$D/img"
+        peer qemu-io --image-opts "$O" -c 'read 32M 1M' -c 'read -P 1 0 1M' > "$D/qemu-io" 2>&1 || true
+        cat "$D/qemu-io"
+        grep -q '^read failed: Input/output error' "$D/qemu-io"
+        grep -q '^read 1048576/1048576 bytes at offset 0' "$D/qemu-io"
+        ! grep -q 'Pattern verification failed' "$D/qemu-io"
+        finish
+    done
+}
+
 @test "read-only: reads work, the driver may not write" {
     needs_tree
     head -c 1M /dev/urandom > "$D/img"
