@@ -1,5 +1,5 @@
 # Walls: what the monitor and a device process may do, seen from outside, for root and for a plain user.
-# weight: 40
+# weight: 90
 load lib/helpers
 
 disk() { printf '[[device]]\nid = "disk0"\nvirtio = "blk"\nimage = "%s"\n' "$D/disk.img"; }
