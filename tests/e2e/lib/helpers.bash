@@ -154,6 +154,7 @@ cmdline = '''console=ttyS0 panic=-1 quiet $*'''
 CONFIG
 }
 
+# bats waits until nobody has its pipes any more: descriptor 3, and in setup_file 4.
 # Its own process group with default signals: a background job of a plain shell
 # would ignore SIGINT.  The FIFO is opened for both ways, so that its input never ends.
 vm_start() {
@@ -168,14 +169,14 @@ vm_start() {
         set -m
         echo "$BASHPID" > "$dir/keeper"
         cd "$dir" || exit
-        "$MINIVMM" -c "$dir/vm.toml" "$@" <> "$dir/in" > "$dir/console" 2> "$dir/stderr" 3>&- &
+        "$MINIVMM" -c "$dir/vm.toml" "$@" <> "$dir/in" > "$dir/console" 2> "$dir/stderr" 3>&- 4>&- &
         echo $! > "$dir/pid.new"
         mv "$dir/pid.new" "$dir/pid"
         rc=0
         wait $! || rc=$?
         echo $rc > "$dir/status.new"
         mv "$dir/status.new" "$dir/status"
-    ) > /dev/null 2>&1 3>&- &
+    ) > /dev/null 2>&1 3>&- 4>&- &
     wait_for 10 test -e "$dir/pid" || fail "$name: not started"
 }
 
@@ -251,7 +252,7 @@ peer_start() {
     shift
     (
         set -m
-        "$@" < /dev/null > "$D/$name.log" 2>&1 3>&- &
+        "$@" < /dev/null > "$D/$name.log" 2>&1 3>&- 4>&- &
         echo $! > "$D/$name.pid"
     )
 }
