@@ -1,4 +1,4 @@
-# minivmm-blk is anybody's device: the same disk under QEMU, and back.
+# Our device programs are anybody's: the same disk under QEMU, and back; a network and random numbers.
 # weight: 45
 load lib/helpers
 
@@ -43,7 +43,7 @@ load lib/helpers
     [ "$(wc -l < "$D/sums")" -ge 10 ]
     wait_for 15 pid_gone "$(peer_pid q)" || fail "QEMU does not end"
     # a front-end that left may be followed by another, and the disk is whole
-    ! pid_gone "$(peer_pid blk)"
+    ! pid_gone "$(peer_pid blk)" || fail "minivmm-blk ended with its front-end"
     {
         vm_boot rig 'minivmm.run="mount -o ro /dev/vda /mnt && cd /mnt/tree && find . -type f | sort | xargs sha256sum"'
         printf '[[device]]\nid = "again"\nvirtio = "blk"\nvia = "vhost-user"\nsocket = "%s"\n' "$D/blk.sock"
@@ -60,18 +60,23 @@ load lib/helpers
     (cd "$D/out/tree" && sha256sum --quiet -c "$D/sums")
 }
 
-@test "minivmm-net under QEMU as the front-end, packed rings: a file each way" {
+got_all() { [ "$(stat -c %s "$D/got")" = 4194304 ]; }
+
+@test "minivmm-net and minivmm-rng under QEMU as the front-end, packed rings: a file each way, random numbers" {
     local words
     need qemu-system-x86_64 socat
+    modprobe tun 2> /dev/null || true
     [ -w /dev/net/tun ] && [ "$(id -u)" = 0 ] || skip "no right to make a tap"
     ip tuntap add mini-q mode tap
     ip addr add 10.0.1.254/24 dev mini-q
     ip link set mini-q up
     peer_start net "$TOP/minivmm-net" --vhost-user "$D/net.sock" --tap mini-q
+    peer_start rng "$TOP/minivmm-rng" --vhost-user "$D/rng.sock"
     socket_wait "$D/net.sock"
+    socket_wait "$D/rng.sock"
     head -c 4194304 /dev/urandom > "$D/file"
-    socat -u TCP-LISTEN:5002,reuseaddr "CREATE:$D/got" &
-    socat -u "OPEN:$D/file" TCP-LISTEN:5003,reuseaddr &
+    peer_start get socat -u TCP-LISTEN:5002,reuseaddr "CREATE:$D/got"
+    peer_start put socat -u "OPEN:$D/file" TCP-LISTEN:5003,reuseaddr
     words=$(guest_words '
         cut -c 35,36 /sys/class/net/eth0/device/features # RING_PACKED, IN_ORDER
         ip addr add 10.0.1.1/24 dev eth0 && ip link set eth0 up
@@ -80,23 +85,32 @@ load lib/helpers
         until nc 10.0.1.254 5002 < /run/file > /dev/null 2>&1; do sleep 0.2; done
         sha256sum < /run/file
         until nc 10.0.1.254 5003 < /dev/null > /run/got; do sleep 0.2; done
-        sha256sum < /run/got')
+        sha256sum < /run/got
+        cat /sys/class/misc/hw_random/rng_current
+        cut -c 35 /sys/bus/virtio/drivers/virtio_rng/virtio*/features
+        dd if=/dev/hwrng of=/run/numbers bs=512 count=64 iflag=fullblock 2> /dev/null
+        gzip -c /run/numbers | wc -c')
     mkdir "$D/q"
     touch "$D/q/vm.toml" "$D/q/stderr" "$D/q/console"
     peer_start q qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -M q35 -accel kvm -cpu host \
         -m 128 -object memory-backend-memfd,id=mem,size=128M,share=on -machine memory-backend=mem \
         -kernel "$GUEST/rig-bzImage" -initrd "$GUEST/rig-initrd" -serial "file:$D/q/console" \
         -append "console=ttyS0 panic=-1 quiet $words" -chardev "socket,id=c0,path=$D/net.sock" \
-        -netdev vhost-user,id=n0,chardev=c0 -device virtio-net-pci,netdev=n0,packed=on
+        -netdev vhost-user,id=n0,chardev=c0 -device virtio-net-pci,netdev=n0,packed=on \
+        -chardev "socket,id=c1,path=$D/rng.sock" -device vhost-user-rng-pci,chardev=c1
     cp "$D/q.pid" "$D/q/pid"
     run -0 vm_result q 120
     echo "$output"
     [[ "${lines[0]}" = 1? ]]
     wait_for 15 pid_gone "$(peer_pid q)" || fail "QEMU does not end"
-    wait_for 5 test "$(stat -c %s "$D/got")" = 4194304
+    wait_for 5 got_all
     [ "${lines[1]}" = "$(sha256sum < "$D/got")" ]
     [ "${lines[2]}" = "$(sha256sum < "$D/file")" ]
+    [[ ${lines[3]} = virtio_rng.* ]]
+    [ "${lines[4]}" = 1 ]
+    [ "${lines[5]}" -gt 32768 ] # nothing to compress
     peer_stop net
-    rm -f "$D/net.sock"
+    peer_stop rng
+    rm -f "$D/net.sock" "$D/rng.sock"
     ip link del mini-q
 }
