@@ -61,6 +61,9 @@ struct backend_events {
 	// The back-end stopped a queue because of what the driver put there: the device needs a reset by its
 	// driver (virtio 1.2 §2.1.1).  At most once between two ops->run(b, true).  NULL: not wanted.
 	void (*queue_failed)(void *owner);
+	// A page, mapped, whose first bytes are the queue's doorbell from now on if the queue runs; the owner unmaps it.  NULL: what
+	// was given before is not looked at any more.  Only where doorbell_pages is set.
+	void (*doorbell_page)(void *owner, unsigned q, void *page);
 };
 
 struct backend {
@@ -70,6 +73,7 @@ struct backend {
 	uint16_t queue_count; // queues that the device has
 	uint16_t queue_size_max;
 	uint32_t config_len;
+	bool doorbell_pages;  // it may give some
 	deadline_ns deadline; // what the owner gave a start or stop of all queues together; 0: none
 	const struct backend_events *events; // set by the owner before it runs the loop
 	void *owner;

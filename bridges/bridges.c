@@ -136,7 +136,9 @@ static int finish_vhost_user(struct backend **out, struct bridge_pending *p, str
 		// Ours have been told, and know how many virtqueues that makes.
 		.queues = p->cfg->via == VIA_BUILTIN ? 0 : p->cfg->queues,
 		.queue_size = p->cfg->queue_size,
-		.own = { .tag = p->cfg->tag, .mtu = p->cfg->via == VIA_BUILTIN ? 0 : p->cfg->mtu },
+		.own = { .tag = p->cfg->tag,
+			 .mtu = p->cfg->via == VIA_BUILTIN ? 0 : p->cfg->mtu,
+			 .host_notifier = p->cfg->host_notifier },
 		.sock = fd_steal(&p->sock),
 		.child = p->child,
 		.loop = p->host->loop,

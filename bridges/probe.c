@@ -78,7 +78,7 @@ static int ask_features(struct probe *p)
 static int ask_limits(struct probe *p)
 {
 	// The request channel would be handed over only to be closed.
-	const uint64_t used = p->protocol & VU_PROTOCOL_FEATURES & ~VHOST_USER_PF_BIT(BACKEND_REQ);
+	const uint64_t used = p->protocol & VU_PROTOCOL_FEATURES & ~VU_CHANNEL_FEATURES;
 	struct vu_exchange x;
 	next_exchange(p, &x);
 	vu_tell(&x, VHOST_USER_SET_PROTOCOL_FEATURES, &used, sizeof(used), -1);

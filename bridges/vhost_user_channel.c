@@ -47,18 +47,24 @@ static const char *channel_reply(struct vu_channel *c, const struct vhost_user_h
 static const char *channel_serve(struct vu_channel *c, const struct vhost_user_header *h)
 {
 	const struct vhost_user_row *row = vhost_user_backend_row(h->request);
-	unsigned fd_count = c->fds.count;
-	msg_fds_close(&c->fds);
-	if (row && row->fds_max < fd_count)
+	const bool too_many = row && row->fds_max < c->fds.count;
+	FD_AUTO fd = msg_fds_take_one(&c->fds);
+	if (too_many)
 		return "sent descriptors where none are due (request channel)";
-	if (!row || vhost_user_request_error(h, row, c->link->protocol_features) ||
-	    h->request != VHOST_USER_BACKEND_CONFIG_CHANGE_MSG) {
-		log_limited(LOG_INFO, "%s: the back-end asks for something that is not offered to it (%s)",
-			    c->link->id, row ? row->name : "unknown request");
-		return channel_reply(c, h, 1);
+	if (row && !vhost_user_request_error(h, row, c->link->protocol_features)) {
+		if (h->request == VHOST_USER_BACKEND_CONFIG_CHANGE_MSG) {
+			c->changed = true;
+			return channel_reply(c, h, 0);
+		}
+		if (h->request == VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG) {
+			struct vhost_user_vring_area area;
+			memcpy(&area, c->in + sizeof(*h), sizeof(area));
+			return channel_reply(c, h, c->ops->doorbell_page(c, &area, fd) < 0);
+		}
 	}
-	c->changed = true;
-	return channel_reply(c, h, 0);
+	log_limited(LOG_INFO, "%s: the back-end asks for something that is not offered to it (%s)",
+		    c->link->id, row ? row->name : "unknown request");
+	return channel_reply(c, h, 1);
 }
 
 // Reads on until a message is whole and serves it: 1, or 0 if nothing more is there.  A reason in *why ends
@@ -118,10 +124,10 @@ static void channel_ready(struct loop_source *s, uint32_t events)
 	if (s->added)
 		channel_pause(c);
 	if (c->changed)
-		c->config_changed(c);
+		c->ops->config_changed(c);
 }
 
-int vu_channel_open(struct vu_channel *c, struct vu_link *link, void (*config_changed)(struct vu_channel *c))
+int vu_channel_open(struct vu_channel *c, struct vu_link *link, const struct vu_channel_ops *ops)
 {
 	int pair[2];
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
@@ -132,7 +138,7 @@ int vu_channel_open(struct vu_channel *c, struct vu_link *link, void (*config_ch
 		fd_close_all(pair, 2);
 		return rc;
 	}
-	*c = (struct vu_channel){ .link = link, .config_changed = config_changed };
+	*c = (struct vu_channel){ .link = link, .ops = ops };
 	c->source = (struct loop_source){ .fd = pair[0], .ready = channel_ready };
 	c->timer = (struct loop_source){ .fd = timer, .ready = channel_timer };
 	return pair[1];

@@ -15,6 +15,16 @@
 #define CHANNEL_PAUSE_MS 10
 #define CHANNEL_PAYLOAD	 256 // more than any request of the table
 
+struct vhost_user_vring_area;
+struct vu_channel;
+
+// What is asked for; on the loop's thread.
+struct vu_channel_ops {
+	void (*config_changed)(struct vu_channel *c);
+	// 0 or -errno; fd: -1, or a descriptor that stays the channel's.
+	int (*doorbell_page)(struct vu_channel *c, const struct vhost_user_vring_area *area, int fd);
+};
+
 struct vu_channel {
 	struct vu_link *link; // is condemned when the channel breaks the protocol
 	struct loop_source source, timer;
@@ -22,11 +32,11 @@ struct vu_channel {
 	uint8_t in[12 + CHANNEL_PAYLOAD];
 	struct msg_fds fds; // that came with these bytes
 	bool changed;	    // a configuration change was seen in this burst
-	void (*config_changed)(struct vu_channel *c);
+	const struct vu_channel_ops *ops;
 };
 
 // Makes the channel: returns the back-end's end, to be sent and closed by the caller, or -errno.
-int vu_channel_open(struct vu_channel *c, struct vu_link *link, void (*config_changed)(struct vu_channel *c));
+int vu_channel_open(struct vu_channel *c, struct vu_link *link, const struct vu_channel_ops *ops);
 // 0 or -errno.
 int vu_channel_watch(struct vu_channel *c);
 // Good on one that was never opened but zeroed.

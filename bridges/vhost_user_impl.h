@@ -22,7 +22,16 @@
 	(VHOST_USER_PF_BIT(MQ) | VHOST_USER_PF_BIT(REPLY_ACK) | VHOST_USER_PF_BIT(BACKEND_REQ) |           \
 	 VHOST_USER_PF_BIT(CONFIG) | VHOST_USER_PF_BIT(INFLIGHT_SHMFD) | VHOST_USER_PF_BIT(RESET_DEVICE) | \
 	 VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(NET_MTU) | \
-	 VHOST_USER_PF_BIT(GPA_ADDRESSES))
+	 VHOST_USER_PF_BIT(GPA_ADDRESSES) | VHOST_USER_PF_BIT(BACKEND_SEND_FD) |                           \
+	 VHOST_USER_PF_BIT(HOST_NOTIFIER))
+
+// What nobody needs who has no request channel.
+#define VU_CHANNEL_FEATURES                                                    \
+	(VHOST_USER_PF_BIT(BACKEND_REQ) | VHOST_USER_PF_BIT(BACKEND_SEND_FD) | \
+	 VHOST_USER_PF_BIT(HOST_NOTIFIER))
+
+// What doorbell pages need.
+#define VU_DOORBELL_FEATURES (VU_CHANNEL_FEATURES | VHOST_USER_PF_BIT(REPLY_ACK))
 
 // Bits of the virtio features that mean something to the two ends only.
 #define VU_PRIVATE_FEATURES \
@@ -157,6 +166,13 @@ uint32_t vu_queue_trace(const struct vhost_user *vu, unsigned q);
 // From where a back-end that knows nothing of what was before can go on with a started queue: true and *base; false
 // where requests may have been under way and nobody knows which.
 bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint32_t *base);
+
+// ---- vhost_user_doorbell.c; on the loop's thread
+
+// A back-end's request: `fd` (or -1) stays the caller's.  0 or -errno.
+int vu_doorbell_page(struct vu_channel *c, const struct vhost_user_vring_area *area, int fd);
+// It is gone, and nobody looks at its pages.
+void vu_doorbell_lost(struct vhost_user *vu);
 
 // ---- vhost_user_open.c
 

@@ -96,10 +96,25 @@ static int ask_features(struct vhost_user *vu, deadline_ns deadline, uint64_t *p
 	return rc;
 }
 
+// A page in the guest is for the configuration to allow.
+static uint64_t protocol_taken(const struct vhost_user *vu, uint64_t offered)
+{
+	const uint64_t doorbells = VHOST_USER_PF_BIT(BACKEND_SEND_FD) | VHOST_USER_PF_BIT(HOST_NOTIFIER);
+	const bool all = vu->own.host_notifier && (offered & VU_DOORBELL_FEATURES) == VU_DOORBELL_FEATURES;
+	return offered & VU_PROTOCOL_FEATURES & ~(all ? 0 : doorbells);
+}
+
 static int choose_protocol(struct vhost_user *vu, uint64_t offered, struct err *e)
 {
 	const uint16_t type = vu->backend.virtio_type;
-	vu->link.protocol_features = offered & VU_PROTOCOL_FEATURES;
+	vu->link.protocol_features = protocol_taken(vu, offered);
+	if (vu->own.host_notifier && !vu_has(vu, VHOST_USER_PF_BIT(HOST_NOTIFIER)))
+		return err_set(
+			e, ENOTSUP,
+			"%s: handshake with %s: host_notifier = true, but the back-end has no doorbell pages "
+			"(VHOST_USER_PROTOCOL_F_HOST_NOTIFIER, with BACKEND_REQ, BACKEND_SEND_FD and "
+			"REPLY_ACK); leave host_notifier out",
+			vu->backend.id, vu->peer);
 	// Drivers insist on a configuration space where their type has one: without CONFIG it is ours, zeros for the most part.
 	vu->config_own = !vu_has(vu, VHOST_USER_PF_BIT(CONFIG));
 	const uint64_t mtu = vu->own.mtu ? vu->offered & UINT64_C(1) << VIRTIO_NET_F_MTU : 0;
@@ -146,6 +161,11 @@ static int choose_queues(struct vhost_user *vu, uint64_t most, uint16_t wanted, 
 	return 0;
 }
 
+static const struct vu_channel_ops channel_ops = {
+	.config_changed = vu_config_changed,
+	.doorbell_page = vu_doorbell_page,
+};
+
 // Second round trip: what is used of it.  *queues: how many it says that it has, or UINT64_MAX.
 static int settle(struct vhost_user *vu, uint8_t *config, uint64_t *queues, deadline_ns deadline,
 		  struct err *e)
@@ -153,7 +173,7 @@ static int settle(struct vhost_user *vu, uint8_t *config, uint64_t *queues, dead
 	const uint64_t protocol = vu->link.protocol_features;
 	FD_AUTO theirs = -1;
 	if (vu_has(vu, VHOST_USER_PF_BIT(BACKEND_REQ))) {
-		theirs = vu_channel_open(&vu->channel, &vu->link, vu_config_changed);
+		theirs = vu_channel_open(&vu->channel, &vu->link, &channel_ops);
 		if (theirs < 0)
 			return err_sys(e, -theirs, "%s: make a request channel", vu->backend.id);
 	}
@@ -260,7 +280,7 @@ int vu_shake_again(struct vhost_user *vu, uint8_t *config, deadline_ns deadline,
 		rc = check_features(vu, taken, e);
 	if (rc < 0)
 		return rc;
-	vu->link.protocol_features = protocol & VU_PROTOCOL_FEATURES;
+	vu->link.protocol_features = protocol_taken(vu, protocol);
 	if (vu->backend.config_len && !vu->config_own && !vu_has(vu, VHOST_USER_PF_BIT(CONFIG)))
 		return err_set(
 			e, ENOTSUP,
@@ -282,6 +302,7 @@ static void vu_init(struct vhost_user *vu, const struct vhost_user_params *p)
 			.id = p->id,
 			.virtio_type = p->virtio_type,
 			.queue_size_max = p->queue_size ? p->queue_size : QUEUE_SIZE_DEFAULT,
+			.doorbell_pages = p->own.host_notifier,
 		},
 		.peer = p->peer,
 		.own = p->own,

@@ -72,6 +72,7 @@ struct device_config {
 	// What happens when the back-end is gone.
 	int64_t reconnect_ms; // `socket`, `listen`: how long it is waited for; 0: for ever; CONFIG_NEVER
 	enum restart_policy restart; // programs
+	bool host_notifier;	     // vhost-user: the back-end's doorbell pages are mapped for the guest
 
 	// blk, ours
 	const char *image;

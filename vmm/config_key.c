@@ -634,6 +634,7 @@ const struct config_key config_keys[] = {
 	{ .name = "sandbox", .store = store_sandbox, DEVICE(sandbox), .vias = VHOST_USER },
 	{ .name = "paths", .store = store_paths, DEVICE(paths), .vias = VHOST_USER },
 	{ .name = "limits", .store = store_limits, DEVICE(limits), .vias = VHOST_USER },
+	{ .name = "host_notifier", .store = store_bool, DEVICE(host_notifier), .vias = VHOST_USER },
 
 	{ .name = "image",
 	  .store = store_path,

@@ -71,7 +71,7 @@
 		SANDBOX_RARE_IOCTL(KVM_SIGNAL_MSI,                                                        \
 				   "an interrupt that was pending when its vector was unmasked"),         \
 		SANDBOX_RARE_IOCTL(KVM_SET_USER_MEMORY_REGION,                                            \
-				   "a mapped BAR follows its register; machine restart"),                 \
+				   "a doorbell page follows its BAR; machine restart"),                   \
 		VHOST_RULES, ARCH_DUMP_RULES
 
 #if defined(__x86_64__)
@@ -138,8 +138,11 @@ static struct sandbox_rule loop_rules[] = {
 	SANDBOX_RARE(fallocate, "machine restart: RAM gives its pages back"),
 	SANDBOX_RARE(sendfile, "machine restart: kernel and initrd"),
 	SANDBOX_RARE(pread64, "the same, what cannot be sent"), SANDBOX_RARE(brk, "memory for a moment"),
-	SANDBOX_RARE_IF(mmap, "machine restart: run pages; memory for a moment; never executable", 2,
-			PROT_EXEC, 0),
+	SANDBOX_RARE_IF(fcntl, "whether a doorbell page's owner can truncate it", 1, UINT32_MAX, F_GET_SEALS),
+	SANDBOX_RARE(fstatfs, "and whether it is of huge pages"),
+	SANDBOX_RARE_IF(mmap,
+			"machine restart: run pages; memory for a moment; doorbell pages; never executable",
+			2, PROT_EXEC, 0),
 	SANDBOX_RARE_IOCTL(KVM_CREATE_VM, "machine restart"),
 	SANDBOX_RARE_IOCTL(KVM_CREATE_VCPU, "machine restart"),
 	SANDBOX_RARE_IOCTL(KVM_CHECK_EXTENSION, "machine restart"),

@@ -15,6 +15,7 @@
 #define EVENT_DIED	     1u
 #define EVENT_CONFIG_CHANGED 2u
 #define EVENT_QUEUE_FAILED   4u
+#define EVENT_DOORBELL_PAGE  8u
 
 static struct virtio_pci *vp_of(struct pci_func *f)
 {
@@ -68,8 +69,8 @@ static void device_config_changed(struct virtio_pci *vp)
 static void notify_write(struct virtio_pci *vp, uint64_t offset)
 {
 	// KVM takes a running queue's doorbells; what arrives here came before it was started, or between two places of the BAR.
-	uint64_t index = offset / VP_NOTIFY_STEP;
-	if (offset % VP_NOTIFY_STEP == 0 && index < vp_queue_count(vp) && vp->queue[index].started)
+	uint64_t index = offset / vp->notify_step;
+	if (offset % vp->notify_step == 0 && index < vp_queue_count(vp) && vp->queue[index].started)
 		fd_event_signal(vp->queue[index].kick_fd);
 }
 
@@ -105,8 +106,9 @@ static void vp_bar_write(struct pci_func *f, unsigned bar, uint64_t offset, unsi
 		vp_common_write(vp, offset, size, val);
 	else if (offset >= VP_DEVICE && range_in(offset - VP_DEVICE, size, VP_DEVICE_ROOM))
 		device_config_write(vp, offset - VP_DEVICE, size, val);
-	else if (offset >= VP_NOTIFY && range_in(offset - VP_NOTIFY, size, VP_NOTIFY_ROOM))
-		notify_write(vp, offset - VP_NOTIFY);
+	else if (offset >= vp->notify &&
+		 range_in(offset - vp->notify, size, (uint64_t)vp->notify_step * vp_queue_count(vp)))
+		notify_write(vp, offset - vp->notify);
 	else if (offset >= VP_MSIX_TABLE && offset < VP_MSIX_PBA) {
 		msix_table_write(&vp->msix, offset - VP_MSIX_TABLE, size, val);
 		vp_interrupts_check(vp);
@@ -135,7 +137,7 @@ static bool window_target(const struct virtio_pci *vp, uint32_t *offset, uint32_
 	*len = pci_config_get32(&vp->func, vp->window_cap + VCAP_LENGTH_OFF);
 	return vp->func.config[vp->window_cap + VCAP_BAR_OFF] == VP_BAR &&
 	       (*len == 1 || *len == 2 || *len == 4) && *offset % *len == 0 &&
-	       range_in(*offset, *len, VP_BAR_SIZE);
+	       range_in(*offset, *len, vp->func.bar[VP_BAR].size);
 }
 
 static void vp_config_read(struct pci_func *f, unsigned offset, unsigned size, uint32_t *val)
@@ -183,9 +185,9 @@ static void add_capabilities(struct virtio_pci *vp)
 	f->config[cap + PCI_CAP_FLAGS] = VCAP_LEN_DATA;
 	f->config[cap + VCAP_TYPE_OFF] = VCAP_NOTIFY;
 	f->config[cap + VCAP_BAR_OFF] = VP_BAR;
-	pci_config_set32(f, cap + VCAP_OFFSET_OFF, VP_NOTIFY);
-	pci_config_set32(f, cap + VCAP_LENGTH_OFF, (uint32_t)vp_queue_count(vp) * VP_NOTIFY_STEP);
-	pci_config_set32(f, cap + VCAP_DATA_OFF, VP_NOTIFY_STEP);
+	pci_config_set32(f, cap + VCAP_OFFSET_OFF, vp->notify);
+	pci_config_set32(f, cap + VCAP_LENGTH_OFF, vp_queue_count(vp) * vp->notify_step);
+	pci_config_set32(f, cap + VCAP_DATA_OFF, vp->notify_step);
 
 	cap = pci_func_add_capability(f, PCI_CAP_ID_VNDR, VCAP_LEN_DATA);
 	f->config[cap + PCI_CAP_FLAGS] = VCAP_LEN_DATA;
@@ -207,6 +209,8 @@ static void add_capabilities(struct virtio_pci *vp)
 static void vp_event(struct pci_func *f, unsigned bits)
 {
 	struct virtio_pci *vp = vp_of(f);
+	if ((bits & EVENT_DOORBELL_PAGE) && vp->page)
+		vp_pages_take(vp);
 	if (bits & EVENT_DIED) {
 		if (vp->state == VP_RUNNING)
 			vp_break(vp, "its back-end is gone");
@@ -235,6 +239,7 @@ static void vp_destroy(struct pci_func *f)
 	vp->backend->ops->close(vp->backend);
 	msix_destroy(&vp->msix);
 	pthread_mutex_destroy(&f->lock);
+	vp_pages_free(vp);
 	free(vp->config);
 	free(vp);
 }
@@ -269,10 +274,18 @@ static void backend_queue_failed(void *owner)
 	pci_func_post(&vp->func, EVENT_QUEUE_FAILED);
 }
 
+static void backend_doorbell_page(void *owner, unsigned queue, void *page)
+{
+	struct virtio_pci *vp = owner;
+	vp_page_post(vp, queue, page);
+	pci_func_post(&vp->func, EVENT_DOORBELL_PAGE);
+}
+
 static const struct backend_events vp_backend_events = {
 	.config_changed = backend_config_changed,
 	.died = backend_died,
 	.queue_failed = backend_queue_failed,
+	.doorbell_page = backend_doorbell_page,
 };
 
 // PCI class by virtio type: what a guest shows in lspci, and how some loaders pick a disk.
@@ -351,6 +364,9 @@ int virtio_pci_create(struct pci_func **out, struct backend *b, const struct vir
 	for (unsigned i = 0; i < queues; i++)
 		vp->queue[i].kick_fd = -1;
 
+	rc = vp_pages_init(vp, e);
+	if (rc < 0)
+		goto fail_memory;
 	rc = b->ops->features(b, &vp->offered);
 	if (rc == 0 && b->config_len)
 		rc = b->ops->config_read(b, 0, config, b->config_len);
@@ -367,7 +383,10 @@ int virtio_pci_create(struct pci_func **out, struct backend *b, const struct vir
 		      (uint16_t)(VIRTIO_PCI_DEVICE_BASE + b->virtio_type), class_of(b->virtio_type));
 	vp->func.config[PCI_REVISION_ID] = 1; // §4.1.2.1: not a transitional device
 	pci_func_set_subsystem(&vp->func, VIRTIO_PCI_VENDOR, (uint16_t)(0x40 + b->virtio_type));
-	pci_func_add_bar(&vp->func, VP_BAR, VP_BAR_SIZE, true, false);
+	uint64_t bar_size = VP_BAR_SIZE;
+	while (vp->page && bar_size < vp->notify + (uint64_t)vp->notify_step * queues)
+		bar_size *= 2;
+	pci_func_add_bar(&vp->func, VP_BAR, bar_size, true, false);
 	add_capabilities(vp);
 	vp_reset(vp);
 	b->events = &vp_backend_events;
@@ -376,6 +395,8 @@ int virtio_pci_create(struct pci_func **out, struct backend *b, const struct vir
 	return 0;
 
 fail_memory:
+	if (vp)
+		vp_pages_free(vp);
 	free(config);
 	free(vp);
 	return rc;

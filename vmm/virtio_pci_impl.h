@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What the files of the virtio transport share: virtio_pci.c (the PCI function), virtio_common.c (its common registers) and
-// virtio_state.c (the state machine and the queues behind it).  All of it runs under the function's lock.
+// What the files of the virtio transport share: virtio_pci.c (the PCI function), virtio_common.c (its common registers),
+// virtio_state.c (the state machine and the queues behind it) and virtio_doorbell.c.  All of it runs under the function's lock.
 #ifndef MINIVMM_VMM_VIRTIO_PCI_IMPL_H
 #define MINIVMM_VMM_VIRTIO_PCI_IMPL_H
 
@@ -27,6 +27,13 @@ struct vp_queue {
 	uint64_t desc, driver, device; // gpa
 };
 
+// A back-end's page in the place of a queue's doorbell.
+struct vp_page {
+	_Atomic(void *) posted; // by the loop's thread; virtio_doorbell.c
+	void *mapped;		// ours, until the queue is stopped
+	bool shown;		// to the guest, where the BAR is
+};
+
 struct virtio_pci {
 	struct pci_func func;
 	struct backend *backend;
@@ -40,6 +47,8 @@ struct virtio_pci {
 	unsigned msix_cap, window_cap; // offsets in the configuration space
 	uint8_t *config;	       // the device configuration as last read
 	bool config_stale;	       // it has changed since
+	uint32_t notify, notify_step;  // place of the doorbells in the BAR, and from one to the next
+	struct vp_page *page;	       // one for each queue, or NULL: the back-end gives none
 	struct vp_queue queue[];
 };
 
@@ -67,9 +76,21 @@ void vp_break(struct virtio_pci *vp, const char *why);
 void vp_config_interrupt(struct virtio_pci *vp);
 // An interrupt that KVM cannot carry would be lost without a word: breaks the device instead.
 void vp_interrupts_check(struct virtio_pci *vp);
+
+// ---- virtio_doorbell.c
+
 // The doorbells of all started queues, at the place where the BAR is now (0 or -errno); and away from where it was.
 int vp_doorbells_add(struct virtio_pci *vp);
 void vp_doorbells_remove(struct virtio_pci *vp, uint64_t bar_gpa);
+// A queue is stopped: its doorbell is gone, and the back-end's page with it.
+void vp_doorbell_end(struct virtio_pci *vp, unsigned index);
+// 0 or -errno with a sentence: settles where doorbells are.  vp_pages_free(): the queues are stopped.
+int vp_pages_init(struct virtio_pci *vp, struct err *e);
+void vp_pages_free(struct virtio_pci *vp);
+// The loop's thread, without the lock: notes a page of a back-end's (struct backend_events); what was noted is done by
+// vp_pages_take(), with the lock.
+void vp_page_post(struct virtio_pci *vp, unsigned index, void *page);
+void vp_pages_take(struct virtio_pci *vp);
 
 // ---- virtio_common.c: the registers of §4.1.4.3; offset + size lies within VC_SIZE
 

@@ -8,42 +8,6 @@
 #include <errno.h>
 #include <string.h>
 
-// ---- doorbells --------------------------------------------------------------------------------------------------
-
-static void doorbell_remove(struct virtio_pci *vp, unsigned index, uint64_t bar_gpa)
-{
-	struct vp_queue *q = &vp->queue[index];
-	if (q->doorbell)
-		kvm_ioeventfd(vp->host.kvm, bar_gpa + VP_NOTIFY + (uint64_t)VP_NOTIFY_STEP * index,
-			      q->kick_fd, false);
-	q->doorbell = false;
-}
-
-void vp_doorbells_remove(struct virtio_pci *vp, uint64_t bar_gpa)
-{
-	for (unsigned i = 0; i < vp_queue_count(vp); i++)
-		doorbell_remove(vp, i, bar_gpa);
-}
-
-int vp_doorbells_add(struct virtio_pci *vp)
-{
-	const struct pci_bar *bar = &vp->func.bar[VP_BAR];
-	if (!bar->mapped)
-		return 0;
-	for (unsigned i = 0; i < vp_queue_count(vp); i++) {
-		struct vp_queue *q = &vp->queue[i];
-		if (!q->started || q->doorbell)
-			continue;
-		int rc = kvm_ioeventfd(vp->host.kvm,
-				       bar->range.start + VP_NOTIFY + (uint64_t)VP_NOTIFY_STEP * i,
-				       q->kick_fd, true);
-		if (rc < 0)
-			return rc;
-		q->doorbell = true;
-	}
-	return 0;
-}
-
 // ---- start, stop, break -----------------------------------------------------------------------------------------
 
 void vp_config_interrupt(struct virtio_pci *vp)
@@ -59,7 +23,7 @@ static bool queue_stop(struct virtio_pci *vp, unsigned index)
 	struct vp_queue *q = &vp->queue[index];
 	const bool was_started = q->started;
 	uint32_t base;
-	doorbell_remove(vp, index, vp->func.bar[VP_BAR].range.start);
+	vp_doorbell_end(vp, index);
 	if (was_started)
 		vp->backend->ops->queue_stop(vp->backend, index, &base);
 	q->started = false;

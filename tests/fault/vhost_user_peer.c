@@ -639,6 +639,158 @@ TEST(b13_b14_channel_requests)
 	CHECK_EQ(count_fds(), fds);
 }
 
+static struct {
+	unsigned calls, queue;
+	void *page;
+} given;
+
+static void page_given(void *owner, unsigned q, void *page)
+{
+	(void)owner;
+	given.calls++;
+	given.queue = q;
+	if (given.page)
+		munmap(given.page, 4096);
+	given.page = page;
+}
+
+#define PAGES_ALL \
+	(PEER_PF(BACKEND_SEND_FD) | PEER_PF(HOST_NOTIFIER) | PEER_PF(REPLY_ACK) | PEER_PF(BACKEND_REQ))
+#define PEER_PF(name) VHOST_USER_PF_BIT(name)
+
+static int page_fd(unsigned flags, off_t size, int seals)
+{
+	int fd = memfd_create("page", flags | MFD_CLOEXEC);
+	if (fd >= 0 && (ftruncate(fd, size) < 0 || (seals && fcntl(fd, F_ADD_SEALS, seals) < 0))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+struct page_message {
+	struct vhost_user_header h;
+	struct vhost_user_vring_area area;
+} __attribute__((packed));
+
+static uint64_t page_ask(struct front *f, struct peer *p, uint64_t index, uint64_t size, uint64_t offset,
+			 int fd)
+{
+	const struct page_message m = { { VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG, 1 | 8, 24 },
+					{ index, size, offset } };
+	return channel_ask(f, p, &m, sizeof(m), &fd, fd >= 0);
+}
+
+TEST(b14_b20_doorbell_pages)
+{
+	static struct backend_events events;
+	struct peer p;
+	struct front f;
+	const unsigned before = count_fds();
+	peer_init(&p);
+	p.protocol |= PAGES_ALL;
+	front_own.host_notifier = true;
+	front_open(&f, &p);
+	front_own.host_notifier = false;
+	CHECK_EQ(f.rc, 0);
+	events = front_events;
+	events.doorbell_page = page_given;
+	f.b->events = &events;
+	const unsigned queues = f.b->queue_count;
+	const int good = page_fd(MFD_ALLOW_SEALING, 8192, F_SEAL_SHRINK),
+		  loose = page_fd(MFD_ALLOW_SEALING, 8192, 0),
+		  grow = page_fd(MFD_ALLOW_SEALING, 8192, F_SEAL_GROW), never = page_fd(0, 8192, 0),
+		  fixed = page_fd(MFD_ALLOW_SEALING, 8192, F_SEAL_SHRINK | F_SEAL_WRITE),
+		  null = open("/dev/null", O_RDWR | O_CLOEXEC), zero = open("/dev/zero", O_RDWR | O_CLOEXEC),
+		  zero_ro = open("/dev/zero", O_RDONLY | O_CLOEXEC), folder = open("/", O_RDONLY | O_CLOEXEC),
+		  self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), event = eventfd(0, EFD_CLOEXEC);
+	const struct {
+		uint64_t index, size, offset;
+		int fd;
+	} bad[] = {
+		{ queues, 4096, 0, good },
+		{ 255, 4096, 0, good },
+		{ 0x100, 4096, 0, good }, // says that there is none
+		{ 0, 4096, 0, -1 },	  // and the other way round
+		{ 0x200, 4096, 0, good },
+		{ UINT64_C(1) << 63, 4096, 0, good },
+		{ 0, 0, 0, good },
+		{ 0, 1, 0, good },
+		{ 0, 8192, 0, good },
+		{ 0, UINT64_MAX - 4095, 0, good },
+		{ 0, 4096, 1, good },
+		{ 0, 4096, 8192, good },
+		{ 0, 4096, INT64_MAX - 4095, good },
+		{ 0, 4096, UINT64_MAX - 4095, good },
+		{ 0, 4096, 0, loose },
+		{ 0, 4096, 0, grow },
+		{ 0, 4096, 0, never },
+		{ 0, 4096, 0, fixed },
+		{ 0, 4096, 0, null },
+		{ 0, 4096, 0, zero_ro },
+		{ 0, 4096, 0, folder },
+		{ 0, 4096, 0, self },
+		{ 0, 4096, 0, event },
+	};
+	log_init("peer", LOG_ERROR);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		uint64_t code = page_ask(&f, &p, bad[i].index, bad[i].size, bad[i].offset, bad[i].fd);
+		if (code != 1)
+			printf("case %zu: %llu\n", i, (unsigned long long)code);
+		CHECK_EQ(code, 1);
+	}
+	CHECK_EQ(given.calls, 0);
+	CHECK_EQ(page_ask(&f, &p, 0, 4096, 4096, good), 0);
+	CHECK(given.calls == 1 && given.queue == 0 && given.page);
+	CHECK(pwrite(good, "rung", 4, 4096) == 4 && memcmp(given.page, "rung", 4) == 0);
+	CHECK_EQ(ftruncate(good, 0), -1);
+	CHECK_EQ(page_ask(&f, &p, queues - 1, 4096, 0, zero), 0); // a device's
+	CHECK(given.calls == 2 && given.queue == queues - 1 && given.page);
+	CHECK_EQ(page_ask(&f, &p, 0x100, 0, 0, -1), 0);
+	CHECK(given.calls == 3 && given.queue == 0 && !given.page);
+	CHECK_EQ(page_ask(&f, &p, 0, 4096, 0, good), 0);
+	CHECK(given.page != NULL);
+	const unsigned calls = given.calls;
+	// Its end withdraws the pages of all queues.
+	shutdown(p.sock, SHUT_RDWR);
+	CHECK(front_loop_until(&f, &f.died, 3000));
+	CHECK_EQ(given.calls, calls + queues);
+	CHECK(!given.page);
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+	const int all[] = { good, loose, grow, never, fixed, null, zero, zero_ro, folder, self, event };
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		CHECK(close(all[i]) == 0);
+	CHECK_EQ(count_fds(), before);
+}
+
+TEST(doorbell_pages_are_for_the_configuration_to_allow)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct peer p;
+		struct front f;
+		peer_init(&p);
+		p.protocol |= i ? 0 : PAGES_ALL;
+		p.protocol &= i ? ~PEER_PF(HOST_NOTIFIER) : UINT64_MAX;
+		front_own.host_notifier = i;
+		front_open(&f, &p);
+		front_own.host_notifier = false;
+		if (i) {
+			CHECK(f.rc < 0);
+			CHECK(strstr(f.e.text, "leave host_notifier out"));
+		} else {
+			CHECK_EQ(f.rc, 0);
+			int fd = page_fd(MFD_ALLOW_SEALING, 8192, F_SEAL_SHRINK);
+			CHECK_EQ(page_ask(&f, &p, 0, 4096, 0, fd), 1);
+			close(fd);
+		}
+		front_close(&f);
+		peer_join(&p);
+		peer_free(&p);
+	}
+}
+
 TEST(b13_channel_broken)
 {
 	const struct {

@@ -45,7 +45,7 @@ beside() { # ROW FAULT SECONDS [SEED]
     rm -f "$T"/*.img
     machine beside 'do=hostile'
     bad_back_end "$fault" ${4:+"$4"}
-    hostile_device disk0
+    hostile_device disk0 "${bad_lines:-}"
     disk disk1
     start
     wait_line ready
@@ -153,4 +153,46 @@ scenario_all_devices_reset_R05() {
     wait_for 40 has_line resetting || not_ok 'starts' 'it did not come to the reset'
     finish
     report
+}
+
+# ---- a page of the back-end's as the guest's doorbell -----------------------------------------------------------
+
+doorbell_back_end() {
+    rm -f "$T/bad.sock"
+    "$(dirname "${BASH_SOURCE[0]}")/doorbell-back-end" "$T/bad.sock" 2> "$T/bad.log" &
+    bad=$!
+    wait_for 5 test -S "$T/bad.sock"
+}
+
+scenario_doorbell_page() {
+    machine doorbell ''
+    doorbell_back_end
+    hostile_device disk0 'host_notifier = true'
+    start
+    wait_line withdraw
+    kill -USR1 "$bad"
+    tell on
+    wait_line give
+    kill -USR1 "$bad"
+    tell on
+    wait_line kill
+    kill -KILL "$bad"
+    wait_line start
+    doorbell_back_end
+    tell on
+    finish
+    report
+    bad_end
+}
+
+scenario_doorbell_page_not_told() {
+    machine doorbell pages=0
+    doorbell_back_end
+    hostile_device disk0
+    go
+    bad_end
+}
+
+scenario_hostile_doorbell_pages_B14_B20() {
+    bad_lines='host_notifier = true' beside B14/B20 doorbell-pages 3
 }

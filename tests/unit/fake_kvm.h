@@ -38,7 +38,8 @@ static struct fake_kvm {
 
 	unsigned mistakes;
 	unsigned doorbell_count, irqfd_count, route_sets, slots, irqchips, x2apic_formats, pins_set;
-	struct fake_item doorbell[FAKE_ITEMS], irqfd[FAKE_ITEMS];
+	unsigned slot_count;
+	struct fake_item doorbell[FAKE_ITEMS], irqfd[FAKE_ITEMS], slot[FAKE_ITEMS];
 	unsigned route_count;
 	struct kvm_irq_routing_entry route[4096];
 	int pin[32];
@@ -110,6 +111,21 @@ static inline int fake_irqfd(const struct kvm_irqfd *irq)
 		if (fake.irqfd[i].fd == (int)irq->fd)
 			return fake_mistake(EBUSY);
 	return fake_item_add(fake.irqfd, &fake.irqfd_count, (int)irq->fd, irq->gsi);
+}
+
+// The slots that exist, by number and address.
+static inline int fake_set_slot(const struct kvm_userspace_memory_region *r)
+{
+	fake.slots++;
+	for (unsigned i = 0; i < fake.slot_count; i++)
+		if (fake.slot[i].fd == (int)r->slot) {
+			if (r->memory_size)
+				return fake_mistake(EINVAL);
+			fake.slot[i] = fake.slot[--fake.slot_count];
+			return 0;
+		}
+	return r->memory_size ? fake_item_add(fake.slot, &fake.slot_count, (int)r->slot, r->guest_phys_addr)
+			      : fake_mistake(EINVAL);
 }
 
 static inline int fake_set_routes(const struct kvm_irq_routing *t)
@@ -186,8 +202,7 @@ static inline int fake_kvm_answer(int fd, unsigned long request, void *arg)
 	case KVM_CREATE_VCPU:
 		return fake_create_vcpu((unsigned)(uintptr_t)arg);
 	case KVM_SET_USER_MEMORY_REGION:
-		fake.slots++;
-		return 0;
+		return fake_set_slot(arg);
 	case KVM_CREATE_IRQCHIP:
 		fake.irqchips++;
 		return 0;

@@ -967,6 +967,177 @@ TEST(doorbells)
 	CHECK(finish());
 }
 
+// ---- pages as doorbells ------------------------------------------------------------------------------------------
+
+#define PAGE 4096u
+
+static unsigned pages_mapped(void)
+{
+	char line[256];
+	unsigned n = 0;
+	FILE *f = fopen("/proc/self/maps", "re");
+	while (f && fgets(line, sizeof(line), f))
+		n += strstr(line, "doorbell page") != NULL;
+	if (f)
+		fclose(f);
+	return n;
+}
+
+static void give(unsigned q)
+{
+	int fd = memfd_create("doorbell page", MFD_CLOEXEC);
+	void *page = ftruncate(fd, PAGE) < 0 ? MAP_FAILED
+					     : mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	fb.b.events->doorbell_page(fb.b.owner, q, page);
+}
+
+static bool page_at(unsigned q, uint64_t gpa)
+{
+	for (unsigned i = 0; i < fake.slot_count; i++)
+		if (fake.slot[i].where == gpa)
+			return fake.slot[i].fd ==
+			       (int)(MEM_REGIONS_MAX + VP_PAGED_QUEUES + q); // of PCI slot 1
+	return false;
+}
+
+static int start_paged(void)
+{
+	struct pci_func *f;
+	if (start() < 0)
+		return -1;
+	pci_host_destroy(&host);
+	static const struct pci_window win32 = { WIN32, 0x20000000 }, none;
+	if (pci_host_init(&host, &mmio, &pio, ECAM, win32, none, none, &err) < 0)
+		return -1;
+	fb_init(&fb, &memory, 4, CONFIG_LEN);
+	fb.features = UINT64_MAX;
+	fb.b.doorbell_pages = true;
+	int rc = create(&f);
+	return rc < 0 ? rc : pci_host_plug(&host, f, 1, &err);
+}
+
+TEST(pages_have_room_in_the_bar)
+{
+	struct pci_func *f;
+	CHECK_EQ(start_paged(), 0);
+	unsigned cap = cap_find(PCI_CAP_ID_VNDR, VCAP_NOTIFY);
+	CHECK_EQ(cfg(cap + VCAP_OFFSET_OFF, 4), VP_PAGES);
+	CHECK_EQ(cfg(cap + VCAP_LENGTH_OFF, 4), 4 * PAGE);
+	CHECK_EQ(cfg(cap + VCAP_DATA_OFF, 4), PAGE);
+	cfg_set(PCI_BASE_ADDRESS_0, 4, 0xffffffff);
+	CHECK_EQ(cfg(PCI_BASE_ADDRESS_0, 4) & ~15u, 0xfffe0000u); // 128 KiB
+	struct fake_backend keep = fb;
+	fb_init(&fb, &memory, VP_PAGED_QUEUES + 1, 8);
+	fb.b.doorbell_pages = true;
+	CHECK_EQ(create(&f), (unsigned long long)-EINVAL);
+	CHECK(strstr(err.text, "for 64 queues at most, it has 65") != NULL);
+	fb = keep;
+	CHECK(finish());
+}
+
+TEST(pages_lie_over_the_doorbells_of_queues_that_run)
+{
+	bar_at = WIN32;
+	CHECK_EQ(start_paged(), 0);
+	give(0); // before there is anything
+	CHECK(fake.slot_count == 0 && pages_mapped() == 0);
+	run();
+	CHECK_EQ(fake.doorbell_count, 2);
+	CHECK_EQ(fake.doorbell[1].where, WIN32 + VP_PAGES + 2 * PAGE);
+	give(2);
+	give(1); // a queue that does not run
+	CHECK(fake.slot_count == 1 && pages_mapped() == 1 && page_at(2, WIN32 + VP_PAGES + 2 * PAGE));
+	CHECK_EQ(fake.doorbell_count, 2); // stays behind it
+	CHECK(!fd_event_pending(fb.ring[2].kick_fd));
+	give(2); // another: what was rung on the first may have gone unheard
+	CHECK(fake.slot_count == 1 && pages_mapped() == 1);
+	CHECK(fd_event_take(fb.ring[2].kick_fd));
+	fb.b.events->doorbell_page(fb.b.owner, 2, NULL);
+	CHECK(fake.slot_count == 0 && pages_mapped() == 0);
+	CHECK(fd_event_take(fb.ring[2].kick_fd));
+	fb.b.events->doorbell_page(fb.b.owner, 2, NULL); // had none
+	CHECK(!fd_event_pending(fb.ring[2].kick_fd));
+	wr(VP_PAGES + 2 * PAGE, 2, 2);
+	CHECK(fd_event_take(fb.ring[2].kick_fd));
+	wr(VP_PAGES + 2 * PAGE + 4, 2, 2);
+	wr(VP_NOTIFY + 8, 2, 2);
+	CHECK(!fd_event_pending(fb.ring[2].kick_fd));
+	CHECK(finish());
+}
+
+TEST(pages_follow_the_bar)
+{
+	bar_at = WIN32;
+	CHECK_EQ(start_paged(), 0);
+	run();
+	give(0);
+	give(2);
+	for (unsigned i = 1; i < 200; i++) {
+		uint64_t to = WIN32 + 0x20000 * (i * 7 % 100);
+		cfg_set(PCI_BASE_ADDRESS_0, 4, to);
+		CHECK(fake.slot_count == 2 && page_at(0, to + VP_PAGES) &&
+		      page_at(2, to + VP_PAGES + 2 * PAGE));
+		if (i % 10)
+			continue;
+		decode(false);
+		CHECK_EQ(fake.slot_count, 0);
+		give(0); // noted, and shown when there is a place
+		CHECK_EQ(fake.slot_count, 0);
+		decode(true);
+		CHECK_EQ(fake.slot_count, 2);
+		CHECK_EQ(pages_mapped(), 2);
+	}
+	CHECK(finish());
+	CHECK_EQ(pages_mapped(), 0);
+}
+
+TEST(pages_go_with_their_queue)
+{
+	bar_at = WIN32;
+	CHECK_EQ(start_paged(), 0);
+	features_wanted = VF_RING_RESET;
+	run();
+	give(0);
+	give(2);
+	wr(VC_QUEUE_SELECT, 2, 2);
+	wr(VC_QUEUE_RESET, 2, 1);
+	CHECK(fake.slot_count == 1 && pages_mapped() == 1 && page_at(0, WIN32 + VP_PAGES));
+	status_set(0);
+	CHECK(fake.slot_count == 0 && pages_mapped() == 0);
+	run();
+	CHECK_EQ(fake.slot_count, 0); // the next start does not have the last one's
+	give(0);
+	fb.b.events->died(fb.b.owner, "test");
+	CHECK_EQ(fake.slot_count, 0);
+	CHECK_EQ(fake.doorbell_count, 0);
+	give(0); // a broken device takes none
+	CHECK(fake.slot_count == 0 && pages_mapped() == 0);
+	status_set(0);
+	CHECK_EQ(pages_mapped(), 0);
+	CHECK(finish());
+}
+
+TEST(pages_that_kvm_does_not_take)
+{
+	bar_at = WIN32;
+	CHECK_EQ(start_paged(), 0);
+	run();
+	fake.fail_request = KVM_SET_USER_MEMORY_REGION;
+	hush(true);
+	give(0);
+	hush(false);
+	CHECK(fake.slot_count == 0 && status() == RUNNING);
+	wr(VP_PAGES, 2, 0);
+	CHECK(fd_event_take(fb.ring[0].kick_fd));
+	fake.fail_request = 0;
+	decode(false);
+	decode(true);
+	CHECK_EQ(fake.slot_count, 1); // tried again at the next place
+	CHECK(finish());
+	CHECK_EQ(pages_mapped(), 0);
+}
+
 // G04
 TEST(doorbells_follow_the_bar)
 {
