@@ -703,7 +703,7 @@ TEST(b14_b20_doorbell_pages)
 		  fixed = page_fd(MFD_ALLOW_SEALING, 8192, F_SEAL_SHRINK | F_SEAL_WRITE),
 		  null = open("/dev/null", O_RDWR | O_CLOEXEC), zero = open("/dev/zero", O_RDWR | O_CLOEXEC),
 		  zero_ro = open("/dev/zero", O_RDONLY | O_CLOEXEC), folder = open("/", O_RDONLY | O_CLOEXEC),
-		  self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), event = eventfd(0, EFD_CLOEXEC);
+		  self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), event = fd_eventfd();
 	const struct {
 		uint64_t index, size, offset;
 		int fd;

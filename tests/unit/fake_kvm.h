@@ -198,6 +198,7 @@ static inline int fake_kvm_answer(int fd, unsigned long request, void *arg)
 	case KVM_GET_VCPU_MMAP_SIZE:
 		return FAKE_VCPU_MAP;
 	case KVM_CREATE_VM:
+		fake.slot_count = 0;
 		return memfd_create("fake vm", MFD_CLOEXEC);
 	case KVM_CREATE_VCPU:
 		return fake_create_vcpu((unsigned)(uintptr_t)arg);
