@@ -105,13 +105,14 @@ int vp_pages_init(struct virtio_pci *vp, struct err *e)
 			       vp->backend->id, VP_PAGED_QUEUES, vp_queue_count(vp));
 	vp->notify = VP_PAGES;
 	vp->notify_step = (uint32_t)page_size();
-	vp->page = calloc(vp_queue_count(vp), sizeof(vp->page[0]));
+	vp->page_count = vp_queue_count(vp);
+	vp->page = calloc(vp->page_count, sizeof(vp->page[0]));
 	return vp->page ? 0 : err_set(e, ENOMEM, "%s: out of memory", vp->backend->id);
 }
 
 void vp_pages_free(struct virtio_pci *vp)
 {
-	for (unsigned i = 0; vp->page && i < vp_queue_count(vp); i++)
+	for (unsigned i = 0; vp->page && i < vp->page_count; i++)
 		page_unmap(atomic_exchange(&vp->page[i].posted, NULL));
 	free(vp->page);
 }

@@ -48,7 +48,8 @@ struct virtio_pci {
 	uint8_t *config;	       // the device configuration as last read
 	bool config_stale;	       // it has changed since
 	uint32_t notify, notify_step;  // place of the doorbells in the BAR, and from one to the next
-	struct vp_page *page;	       // one for each queue, or NULL: the back-end gives none
+	unsigned page_count;
+	struct vp_page *page; // one for each queue, or NULL: the back-end gives none
 	struct vp_queue queue[];
 };
 
@@ -84,7 +85,7 @@ int vp_doorbells_add(struct virtio_pci *vp);
 void vp_doorbells_remove(struct virtio_pci *vp, uint64_t bar_gpa);
 // A queue is stopped: its doorbell is gone, and the back-end's page with it.
 void vp_doorbell_end(struct virtio_pci *vp, unsigned index);
-// 0 or -errno with a sentence: settles where doorbells are.  vp_pages_free(): the queues are stopped.
+// 0 or -errno with a sentence: settles where doorbells are.  vp_pages_free(): when the back-end is closed.
 int vp_pages_init(struct virtio_pci *vp, struct err *e);
 void vp_pages_free(struct virtio_pci *vp);
 // The loop's thread, without the lock: notes a page of a back-end's (struct backend_events); what was noted is done by

@@ -196,6 +196,7 @@ static inline void fb_close(struct backend *b)
 		fb_expect(f, !f->started[i], "closed with a queue started");
 	fb_expect(f, !f->closed, "closed twice");
 	f->closed = true;
+	b->queue_count = UINT16_MAX; // a real one is freed: nobody may look
 }
 
 static const struct backend_ops fb_ops = {
