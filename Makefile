@@ -124,16 +124,16 @@ $(O)/tests/replay/%: $(O)/tests/fuzz/%.o $(O)/tests/fuzz/main/replay.o $(TEST_LI
 natives: $(patsubst %.c,$(O)/%,$(wildcard tests/native/*.c))
 checks: $(PROGRAMS) $(UNIT:%=$(O)/tests/unit/%) $(FAULT:%=$(O)/tests/fault/%) $(FUZZ:%=$(O)/tests/replay/%)
 check:
-	$(Q)$(MAKE) --no-print-directory -s MODE=asan checks
+	$(Q)$(MAKE) --no-print-directory -s MODE=asan O=build/asan checks
 	$(Q)O=build/asan tests/check
 test: deps-test all
 	$(Q)tests/all
 fuzz-targets: $(FUZZ:%=$(O)/tests/fuzz/%)
 fuzz: # SECONDS=30 for each target
-	$(Q)$(MAKE) --no-print-directory MODE=fuzz fuzz-targets
+	$(Q)$(MAKE) --no-print-directory MODE=fuzz O=build/fuzz fuzz-targets
 	$(Q)tests/fuzz/run build/fuzz $(or $(SECONDS),30)
 bench: deps-test all
-	$(Q)$(MAKE) --no-print-directory -s MODE=musl
+	$(Q)$(MAKE) --no-print-directory -s MODE=musl O=build/musl
 	$(Q)tests/bench/run
 demo: deps-test all
 	$(Q)tests/demo
