@@ -40,6 +40,7 @@ struct virtio_pci {
 	struct virtio_pci_host host;
 	struct msix msix;
 	enum vp_state state;
+	bool ran; // the back-end was told to run; so it may be with no queue at all, and in a device that broke since
 	uint64_t offered, taken;
 	uint32_t offered_select, taken_select;
 	uint8_t status, isr, generation;

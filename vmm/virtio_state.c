@@ -38,8 +38,9 @@ void vp_stop(struct virtio_pci *vp)
 	vp_doorbells_remove(vp, vp->func.bar[VP_BAR].range.start);
 	for (unsigned i = 0; i < vp_queue_count(vp); i++)
 		any |= queue_stop(vp, i);
-	if (any || vp->state == VP_RUNNING)
+	if (any || vp->ran)
 		vp->backend->ops->run(vp->backend, false);
+	vp->ran = false;
 	vp->backend->deadline = 0;
 }
 
@@ -136,8 +137,10 @@ static void vp_start(struct virtio_pci *vp)
 	for (unsigned i = 0; rc == 0 && i < vp_queue_count(vp); i++)
 		if (vp->queue[i].enabled)
 			rc = queue_start(vp, i);
-	if (rc == 0)
+	if (rc == 0) {
 		rc = vp->backend->ops->run(vp->backend, true);
+		vp->ran = rc == 0;
+	}
 	vp->backend->deadline = 0;
 	if (rc == 0)
 		rc = vp_doorbells_add(vp);

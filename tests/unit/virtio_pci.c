@@ -1480,6 +1480,27 @@ TEST(window_into_the_bar)
 	CHECK(finish());
 }
 
+// A driver may run a device without one queue; if that breaks, the reset still ends what DRIVER_OK began.
+TEST(broken_without_a_queue)
+{
+	CHECK_EQ(start(), 0);
+	decode(true);
+	for (unsigned i = 0; i < 2; i++) {
+		negotiate();
+		fb.log[0] = '\0';
+		status_set(RUNNING);
+		CHECK_STR(fb.log, "memory run ");
+		fb.b.events->died(fb.b.owner, "killed");
+		CHECK_EQ(status(), RUNNING | VS_NEEDS_RESET);
+		fb.log[0] = '\0';
+		status_set(0);
+		CHECK_STR(fb.log, "idle ");
+		status_set(0);
+		CHECK_STR(fb.log, "idle ");
+	}
+	CHECK(finish());
+}
+
 TEST(every_byte_of_the_bar_at_every_size)
 {
 	CHECK_EQ(start(), 0);
