@@ -34,17 +34,10 @@ static const char *withheld_why(unsigned bit)
 	case 24:
 	case 27:
 		return "of legacy virtio";
-	case 33:
-		return "no IOMMU is between the device and memory";
-	case 34:
-		return "rings are split ones";
 	case 37:
 		return "the function has no virtual functions";
-	case 38:
 	case 39:
-		return "doorbells are eventfds, which carry no data";
-	case 40:
-		return "queues are reset all together";
+		return "vhost-user has no message that tells the values";
 	case 41:
 		return "there are no administration queues";
 	default:
