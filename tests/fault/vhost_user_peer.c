@@ -28,9 +28,8 @@ static const uint32_t answered[] = { VHOST_USER_GET_FEATURES, VHOST_USER_GET_PRO
 
 typedef bool fault_fn(struct peer *p, const struct peer_message *m);
 
-// Opens a back-end whose peer does `fault` at `request`: true if it was refused with a sentence about disk0
-// that says `because`, in time, with nothing left.
-static bool refused(fault_fn *fault, uint32_t request, int arg, const char *because)
+// One attempt of refused().  *shown: the peer came to do what it was to do before its time was over.
+static bool refused_once(fault_fn *fault, uint32_t request, int arg, const char *because, bool *shown)
 {
 	struct peer p;
 	struct front f;
@@ -39,18 +38,30 @@ static bool refused(fault_fn *fault, uint32_t request, int arg, const char *beca
 	p.at = request;
 	p.fault = fault;
 	p.fault_arg = arg;
-	deadline_ns start = deadline_now();
+	deadline_ns start = own_now();
 	front_open(&f, &p);
-	int64_t took = ms_since(start);
+	int64_t took = own_ms_since(start);
 	front_close(&f);
 	peer_join(&p);
+	*shown = p.seen_at > 0 || !strstr(f.e.text, "deadline missed");
 	bool good = f.rc < 0 && strncmp(f.e.text, "disk0: ", 7) == 0 && took < LATE_MS && p.seen_at &&
 		    strstr(f.e.text, because) && count_fds() == fds;
-	if (!good)
+	if (!good && *shown)
 		printf("at request %u (%d): rc %d, \"%s\", %lld ms, %u fds more, fault reached %u times\n",
 		       request, arg, f.rc, f.e.text, (long long)took, count_fds() - fds, p.seen_at);
 	peer_free(&p);
 	return good;
+}
+
+// Opens a back-end whose peer does `fault` at `request`: true if it was refused with a sentence about disk0
+// that says `because`, in time, with nothing left.  A peer that got no processor within the deadline was refused, too, but for
+// nothing that it did: another one is asked.
+static bool refused(fault_fn *fault, uint32_t request, int arg, const char *because)
+{
+	bool good = false, shown = false;
+	for (unsigned i = 0; !shown && i < 20; i++)
+		good = refused_once(fault, request, arg, because, &shown);
+	return good && shown;
 }
 
 static bool refused_everywhere(fault_fn *fault, int arg, const char *because)
@@ -89,12 +100,13 @@ static const char *open_path(const char *path, int64_t deadline_ms)
 static bool refused_path(const char *path, const char *because)
 {
 	unsigned fds = count_fds();
-	deadline_ns start = deadline_now();
+	deadline_ns start = own_now();
 	const char *text = open_path(path, front_deadline_ms);
-	bool good = strncmp(text, "disk0: ", 7) == 0 && strstr(text, because) && ms_since(start) < LATE_MS &&
+	int64_t took = own_ms_since(start);
+	bool good = strncmp(text, "disk0: ", 7) == 0 && strstr(text, because) && took < LATE_MS &&
 		    count_fds() == fds;
 	if (!good)
-		printf("%s: \"%s\" after %lld ms\n", path, text, (long long)ms_since(start));
+		printf("%s: \"%s\" after %lld ms\n", path, text, (long long)took);
 	return good;
 }
 
@@ -261,22 +273,22 @@ static bool answer_twice(struct peer *p, const struct peer_message *m)
 // Opens, and checks that the back-end dies of what the peer does then.
 static bool dies(struct front *f, struct peer *p, const char *because)
 {
-	deadline_ns start = deadline_now();
+	deadline_ns start = own_now();
 	bool told = front_loop_until(f, &f->died, LATE_MS);
-	int64_t took = ms_since(start);
+	int64_t took = own_ms_since(start);
 	for (int i = 0; i < 5; i++)
 		loop_once(&f->loop, 1);
 	uint8_t byte;
 	uint32_t base;
 	uint64_t v;
 	const struct backend_ops *ops = f->b->ops;
-	deadline_ns ops_start = deadline_now();
+	deadline_ns ops_start = own_now();
 	bool all_refuse = ops->negotiate(f->b, 0) == -EPIPE && ops->config_write(f->b, 0, "", 1) == -EPIPE &&
 			  ops->run(f->b, true) == -EPIPE && ops->features(f->b, &v) == 0;
 	ops->queue_stop(f->b, 0, &base);
 	ops->config_read(f->b, 0, &byte, 1);
 	bool good = told && f->died == 1 && took < LATE_MS && strstr(f->why, because) && all_refuse &&
-		    ms_since(ops_start) < 50;
+		    own_ms_since(ops_start) < 50;
 	if (!good)
 		printf("died %u times after %lld ms: \"%s\"; operations refuse: %d\n", f->died,
 		       (long long)took, f->why, all_refuse);
@@ -568,9 +580,10 @@ TEST(b12_flood_of_config_changes)
 	pthread_t t;
 	CHECK(pthread_create(&t, NULL, flood_run, &fl) == 0);
 	int64_t cpu = thread_cpu_us();
-	const int run_ms = 400;
-	for (deadline_ns end = deadline_in_ms(run_ms); deadline_left_ms(end) > 0;)
-		loop_once(&f.loop, deadline_left_ms(end));
+	const deadline_ns start = deadline_now(), end = deadline_in_ms(400), last = deadline_in_ms(10000);
+	while (deadline_left_ms(end) > 0 || (f.changed < 5 && deadline_left_ms(last) > 0))
+		loop_once(&f.loop, 5);
+	const int64_t run_ms = ms_since(start);
 	cpu = thread_cpu_us() - cpu;
 	atomic_store(&fl.stop, true);
 	pthread_join(t, NULL);
@@ -855,7 +868,6 @@ static bool read_no_more(struct peer *p, const struct peer_message *m)
 
 TEST(b27_does_not_read)
 {
-	front_deadline_ms = FRONT_SHORT_MS;
 	struct peer p;
 	struct front f;
 	peer_init(&p);
@@ -874,9 +886,11 @@ TEST(b27_does_not_read)
 	for (unsigned q = 0; q < many; q++)
 		CHECK_EQ(f.b->ops->queue_start(f.b, q, &cfg), 0);
 	// The first of 64 requests is the last that is read; the buffer takes a few more.
-	deadline_ns start = deadline_now();
+	front_deadline_ms = FRONT_SHORT_MS;
+	deadline_ns start = deadline_now(), own_start = own_now();
+	f.b->deadline = deadline_in_ms(front_deadline_ms);
 	CHECK_EQ(-f.b->ops->run(f.b, true), EPIPE);
-	CHECK(ms_since(start) >= front_deadline_ms - 10 && ms_since(start) < LATE_MS);
+	CHECK(ms_since(start) >= front_deadline_ms - 10 && own_ms_since(own_start) < LATE_MS);
 	bool dead = dies(&f, &p, "does not read");
 	atomic_store(&p.release, true);
 	peer_join(&p);
@@ -957,7 +971,7 @@ TEST(b30_mute_ones_share_one_deadline)
 	unsigned fds = count_fds();
 	CHECK(mkdtemp(dir));
 	CHECK_EQ(loop_init(&loop), 0);
-	deadline_ns start = deadline_now();
+	deadline_ns start = own_now();
 	struct bridge_host host = { .loop = &loop, .start_deadline = deadline_in_ms(front_deadline_ms) };
 	bridges_init(&host);
 	for (int i = 0; i < N; i++) {
@@ -973,7 +987,7 @@ TEST(b30_mute_ones_share_one_deadline)
 		CHECK(bridge_finish(&b, &pending[i], &e) < 0);
 	}
 	bridge_abandon(&pending[N - 1]);
-	CHECK(ms_since(start) < LATE_MS);
+	CHECK(own_ms_since(start) < LATE_MS);
 	for (int i = 0; i < N; i++) {
 		close(listener[i]);
 		unlink(path[i]);
@@ -1013,9 +1027,11 @@ static int64_t kill_and_wait(void)
 	f.b->events = &front_events;
 	f.b->owner = &f;
 	kill(pid, SIGKILL);
-	deadline_ns start = deadline_now();
+	siginfo_t gone; // dying takes a processor
+	waitid(P_PID, (id_t)pid, &gone, WEXITED | WNOWAIT);
+	deadline_ns start = own_now();
 	bool told = front_loop_until(&f, &f.died, 1000);
-	int64_t took = ms_since(start);
+	int64_t took = own_ms_since(start);
 	bool refuses = f.b->ops->run(f.b, true) == -EPIPE;
 	front_close(&f);
 	waitpid(pid, NULL, 0);
@@ -1213,10 +1229,10 @@ TEST(c05_images)
 	snprintf(path, sizeof(path), "%s/x", dir);
 	CHECK(strstr(open_image(path, false, &e), "No such file"));
 	CHECK(mkfifo(path, 0600) == 0);
-	deadline_ns start = deadline_now();
+	deadline_ns start = own_now();
 	CHECK(strstr(open_image(path, true, &e), "a FIFO"));
 	CHECK(strstr(open_image(path, false, &e), "a FIFO"));
-	CHECK(ms_since(start) < 200);
+	CHECK(own_ms_since(start) < 200);
 	unlink(path);
 	int fd = open(path, O_CREAT | O_RDONLY | O_CLOEXEC, 0600);
 	char ref[16];

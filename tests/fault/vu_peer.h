@@ -83,6 +83,24 @@ static inline int64_t ms_since(deadline_ns start)
 	return (deadline_now() - start) / NS_PER_MS;
 }
 
+// The time of this thread: without what it spent ready to run while all processors had other work (where the kernel tells), so that
+// "late" means late by its own doing.
+static inline deadline_ns own_now(void)
+{
+	long long ran = 0, waited = 0;
+	FILE *f = fopen("/proc/thread-self/schedstat", "re");
+	if (f && fscanf(f, "%lld %lld", &ran, &waited) != 2)
+		waited = 0;
+	if (f)
+		fclose(f);
+	return deadline_now() - waited;
+}
+
+static inline int64_t own_ms_since(deadline_ns own_start)
+{
+	return (own_now() - own_start) / NS_PER_MS;
+}
+
 // ---- wire ---------------------------------------------------------------------------------------
 
 static inline void peer_send_fds(struct peer *p, const void *buf, size_t len, const int *fds,
