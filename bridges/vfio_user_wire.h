@@ -9,10 +9,12 @@
 #define MINIVMM_BRIDGES_VFIO_USER_WIRE_H
 
 #include "vmm/base/check.h"
+#include "vmm/base/json.h"
 
 #include <linux/vfio.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 // ---- header -------------------------------------------------------------------------------------
 
@@ -72,6 +74,74 @@ struct vfio_user_version {
 #define VFIO_USER_DEFAULT_PGSIZES	 4096u
 // The least that an end may state of the data that one message carries: a page.
 #define VFIO_USER_DATA_XFER_SIZE_MIN 4096u
+
+struct vfio_user_caps {
+	uint64_t max_msg_fds; // that its sender can receive in one message
+	uint64_t max_data_xfer_size;
+	uint64_t max_dma_maps;
+	uint64_t pgsizes;
+	bool write_multiple;
+	bool migration;	  // it says something of it
+	bool twin_socket; // "supported"
+	bool has_fd_index;
+	uint64_t fd_index; // of the twin socket among the reply's descriptors
+};
+
+static inline const char *vfio_user_see_cap(void *arg, const struct json_value *v)
+{
+	struct vfio_user_caps *c = arg;
+	const struct {
+		const char *path;
+		enum json_kind kind;
+		uint64_t *number;
+		bool *truth, *there;
+	} known[] = {
+		{ "", JSON_OBJECT, NULL, NULL, NULL },
+		{ "capabilities", JSON_OBJECT, NULL, NULL, NULL },
+		{ "capabilities.max_msg_fds", JSON_NUMBER, &c->max_msg_fds, NULL, NULL },
+		{ "capabilities.max_data_xfer_size", JSON_NUMBER, &c->max_data_xfer_size, NULL, NULL },
+		{ "capabilities.max_dma_maps", JSON_NUMBER, &c->max_dma_maps, NULL, NULL },
+		{ "capabilities.pgsizes", JSON_NUMBER, &c->pgsizes, NULL, NULL },
+		{ "capabilities.write_multiple", JSON_BOOLEAN, NULL, &c->write_multiple, NULL },
+		{ "capabilities.migration", JSON_OBJECT, NULL, NULL, &c->migration },
+		{ "capabilities.twin_socket", JSON_OBJECT, NULL, NULL, NULL },
+		{ "capabilities.twin_socket.supported", JSON_BOOLEAN, NULL, &c->twin_socket, NULL },
+		{ "capabilities.twin_socket.fd_index", JSON_NUMBER, &c->fd_index, NULL, &c->has_fd_index },
+	};
+	for (unsigned i = 0; i < ARRAY_LEN(known); i++) {
+		if (strcmp(v->path, known[i].path) != 0)
+			continue;
+		if (v->kind != known[i].kind || (known[i].number && !v->natural))
+			return "a capability of the wrong type";
+		if (known[i].number)
+			*known[i].number = v->number;
+		if (known[i].truth)
+			*known[i].truth = v->truth;
+		if (known[i].there)
+			*known[i].there = true;
+	}
+	return NULL; // capabilities that nobody knows mean nothing
+}
+
+// The JSON text behind struct vfio_user_version, `len` bytes (0: none), with or without a NUL at its end.  What is
+// not told has its default.  NULL, or what is wrong in a few words.
+static inline const char *vfio_user_caps_read(struct vfio_user_caps *c, const char *text, size_t len)
+{
+	*c = (struct vfio_user_caps){ .max_msg_fds = VFIO_USER_DEFAULT_MSG_FDS,
+				      .max_data_xfer_size = VFIO_USER_DEFAULT_DATA_XFER_SIZE,
+				      .max_dma_maps = VFIO_USER_DEFAULT_DMA_MAPS,
+				      .pgsizes = VFIO_USER_DEFAULT_PGSIZES };
+	if (len && text[len - 1] == '\0')
+		len--;
+	const char *wrong = len ? json_read(text, len, vfio_user_see_cap, c) : NULL;
+	if (wrong)
+		return wrong;
+	if (c->max_data_xfer_size < VFIO_USER_DATA_XFER_SIZE_MIN)
+		return "max_data_xfer_size is less than a page";
+	if (c->max_dma_maps == 0 || c->pgsizes == 0)
+		return "max_dma_maps or pgsizes is 0";
+	return NULL;
+}
 
 // ---- payloads -----------------------------------------------------------------------------------
 

@@ -85,3 +85,67 @@ TEST(descriptors_are_counted)
 	CHECK_STR(vfio_user_fds_error(map, true, 1), "too many descriptors");
 	CHECK(!vfio_user_fds_error(vfio_user_row(VFIO_USER_DEVICE_GET_REGION_INFO), true, 1));
 }
+
+static struct vfio_user_caps caps;
+
+static const char *read_caps(const char *text)
+{
+	return vfio_user_caps_read(&caps, text, strlen(text) + 1);
+}
+
+TEST(capabilities_have_defaults)
+{
+	CHECK(!vfio_user_caps_read(&caps, NULL, 0));
+	CHECK_EQ(caps.max_msg_fds, 1);
+	CHECK_EQ(caps.max_data_xfer_size, 1 << 20);
+	CHECK_EQ(caps.max_dma_maps, 65535);
+	CHECK_EQ(caps.pgsizes, 4096);
+	CHECK(!caps.write_multiple && !caps.migration && !caps.twin_socket && !caps.has_fd_index);
+	CHECK(!read_caps(""));
+	CHECK(!read_caps("{}"));
+	CHECK(!read_caps("{\"capabilities\":{}}"));
+}
+
+TEST(capabilities_are_read)
+{
+	CHECK(!read_caps(
+		"{\"capabilities\":{\"max_msg_fds\":8,\"max_data_xfer_size\":65536,\"max_dma_maps\":7,"
+		"\"pgsizes\":2101248,\"write_multiple\":true,\"migration\":{\"pgsize\":4096},"
+		"\"twin_socket\":{\"supported\":true,\"fd_index\":3},\"new\":[{\"x\":null}]},\"else\":1}"));
+	CHECK_EQ(caps.max_msg_fds, 8);
+	CHECK_EQ(caps.max_data_xfer_size, 65536);
+	CHECK_EQ(caps.max_dma_maps, 7);
+	CHECK_EQ(caps.pgsizes, 2101248);
+	CHECK(caps.write_multiple && caps.migration && caps.twin_socket && caps.has_fd_index);
+	CHECK_EQ(caps.fd_index, 3);
+	// Somebody else's fields of the same name.
+	CHECK(!read_caps("{\"max_msg_fds\":\"x\",\"capabilities\":{\"x\":{\"max_msg_fds\":9}}}"));
+	CHECK_EQ(caps.max_msg_fds, 1);
+}
+
+TEST(b25_capabilities_of_wrong_types_and_values_are_refused)
+{
+	static const char *const bad[] = {
+		"[]",
+		"1",
+		"{\"capabilities\":[]}",
+		"{\"capabilities\":null}",
+		"{\"capabilities\":{\"max_msg_fds\":\"8\"}}",
+		"{\"capabilities\":{\"max_msg_fds\":-1}}",
+		"{\"capabilities\":{\"max_msg_fds\":1.5}}",
+		"{\"capabilities\":{\"max_msg_fds\":{}}}",
+		"{\"capabilities\":{\"max_data_xfer_size\":0}}",
+		"{\"capabilities\":{\"max_data_xfer_size\":18446744073709551616}}",
+		"{\"capabilities\":{\"max_dma_maps\":0}}",
+		"{\"capabilities\":{\"pgsizes\":0}}",
+		"{\"capabilities\":{\"write_multiple\":1}}",
+		"{\"capabilities\":{\"twin_socket\":true}}",
+		"{\"capabilities\":{\"twin_socket\":{\"supported\":\"yes\"}}}",
+		"{\"capabilities\":{\"migration\":4096}}",
+		"{\"capabilities\":{}",
+		"{\"capabilities\":{\"\xff\":1}}",
+		"{\"a\":[[[[[[[[[]]]]]]]]]}",
+	};
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		CHECK(read_caps(bad[i]));
+}
