@@ -6,6 +6,7 @@
 #include "bridges/launch.h"
 #include "bridges/vhost_kernel.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/virtio_id.h"
 #include "vmm/explain.h"
 
 #include <errno.h>
@@ -46,6 +47,44 @@ static const char *say_socket(enum launch_end end, struct arena *a)
 	return "a Unix socket, connected to minivmm";
 }
 
+static int say_listener(struct explain_device *d, const char *path, struct arena *a)
+{
+	d->fd[d->fd_count++] = fd_is_reference(path) ? "a listening socket, which somebody else made"
+						     : arena_printf(a, "a socket that listens at %s", path);
+	if (!d->fd[d->fd_count - 1])
+		return -ENOMEM;
+	if (!fd_is_reference(path))
+		d->fd[d->fd_count++] = "a socket: as long as it is open, that file stays";
+	return 0;
+}
+
+// What the program is handed over besides its own end, as host_ends.c and builtin.c open it.
+static int describe_resources(struct explain_device *d, const struct launch *l, struct arena *a)
+{
+	const struct device_config *cfg = d->cfg;
+	if (!d->own || (cfg->virtio_type != VIRTIO_VSOCK && cfg->virtio_type != VIRTIO_CONSOLE)) {
+		for (unsigned i = 0; i < l->resource_planned; i++)
+			d->fd[d->fd_count++] = l->resource_name;
+		return 0;
+	}
+	if (cfg->virtio_type == VIRTIO_VSOCK)
+		return say_listener(d, cfg->path, a);
+	int rc = 0;
+	for (char **port = cfg->ports; *port && rc == 0; port++) {
+		const char *to = strchr(*port, '=') + 1;
+		if (strncmp(to, "socket:", 7) == 0)
+			rc = say_listener(d, to + 7, a);
+		else if (strncmp(to, "file:", 5) == 0)
+			d->fd[d->fd_count++] = to + 5;
+		else if (strcmp(to, "pty") == 0)
+			d->opens =
+				"/dev/ptmx: a pseudoterminal for each port that is one, before its walls stand";
+		else
+			d->fd[d->fd_count++] = "what somebody else opened";
+	}
+	return rc;
+}
+
 static int describe_launch(struct explain_device *d, const struct launch *l, struct arena *a, struct err *e)
 {
 	char path[PATH_MAX];
@@ -66,9 +105,40 @@ static int describe_launch(struct explain_device *d, const struct launch *l, str
 	d->peer = d->program;
 	d->isolated = l->isolate;
 	d->fd[d->fd_count++] = say_socket(launch_end_of(l->argv), a);
-	for (unsigned i = 0; i < l->resource_planned; i++)
-		d->fd[d->fd_count++] = l->resource_name;
+	rc = describe_resources(d, l, a);
+	if (rc < 0)
+		return err_sys(e, -rc, "explain");
 	return argv && d->program ? 0 : err_sys(e, ENOMEM, "explain");
+}
+
+// Sockets of the host that the monitor makes for this device.
+static void describe_sockets(struct explain_device *d)
+{
+	static const char on_socket[] = "socket:";
+	const struct device_config *cfg = d->cfg;
+	if (cfg->listen && !fd_is_reference(cfg->listen))
+		d->socket[d->socket_count++] = cfg->listen;
+	if (cfg->via != VIA_BUILTIN)
+		return;
+	if (cfg->path && !fd_is_reference(cfg->path))
+		d->socket[d->socket_count++] = cfg->path;
+	for (char **port = cfg->ports; port && *port; port++) {
+		const char *to = strchr(*port, '=') + 1;
+		if (strncmp(to, on_socket, strlen(on_socket)) == 0 &&
+		    !fd_is_reference(to + strlen(on_socket)))
+			d->socket[d->socket_count++] = to + strlen(on_socket);
+	}
+}
+
+static int describe_aside(struct explain_device *d, struct arena *a, struct err *e)
+{
+	if (d->cfg->virtio_type != VIRTIO_VSOCK)
+		return 0;
+	d->aside = "vsock-connector";
+	d->aside_does = arena_printf(
+		a, "connects to %s_PORT for the guest's programs, on a port's number and nothing else",
+		d->cfg->path);
+	return d->aside_does ? 0 : err_sys(e, ENOMEM, "explain");
 }
 
 static int describe_kernel(struct explain_device *d, struct arena *a, struct err *e)
@@ -98,9 +168,12 @@ int bridge_describe(struct explain_device *d, const struct device_config *cfg, c
 	if (cfg->via == VIA_VHOST)
 		return describe_kernel(d, a, e);
 	d->again = say_again(cfg, &d->needs_spawner, a);
+	describe_sockets(d);
 	if (cfg->via == VIA_BUILTIN) {
 		d->own = true;
 		rc = builtin_plan(&l, cfg, host->program_dir, host->insecure, e);
+		if (rc == 0)
+			rc = describe_aside(d, a, e);
 	} else if (cfg->exec) {
 		d->profile = arena_alloc(a, sizeof(*d->profile));
 		rc = d->profile ? foreign_prepare(&l, d->profile, a, cfg, host->memory, host->insecure, e)

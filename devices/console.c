@@ -88,6 +88,7 @@ static const struct vdev_ops ops = {
 	.options = options,
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),
+	.fds_max = 8 * VCON_PORTS_MAX, // its own, and a client's two
 	.option = console_option,
 	.open = console_open,
 	.start = console_start,

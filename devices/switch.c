@@ -77,7 +77,6 @@ static int switch_open(struct vdev *d, struct err *e)
 	    getrandom(&sw.table.key, sizeof(sw.table.key), 0) != sizeof(sw.table.key))
 		return err_sys(e, errno, "random numbers");
 	sw.mac[0] = (uint8_t)((sw.mac[0] & 0xfc) | 2); // one interface's, locally given
-	d->fds_needed = sw.ports_max * FDS_OF_A_PORT;
 	guard_install(&sw);
 	return tap ? uplink_open(&sw, tap, e) : 0;
 }
@@ -109,6 +108,7 @@ static const struct vdev_ops ops = {
 	.options = options,
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),
+	.fds_max = SWITCH_PORTS_MAX * FDS_OF_A_PORT,
 	.option = switch_option,
 	.open = switch_open,
 	.kick = switch_kick,

@@ -77,6 +77,7 @@ static const struct vdev_ops ops = {
 	.options = options,
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),
+	.fds_max = VSOCK_CONNS_MAX + 8,
 	.aside = &connector_spec,
 	.option = vsock_option,
 	.open = device_open,

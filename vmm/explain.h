@@ -25,10 +25,15 @@ struct explain_device {
 	const char *const *argv;       // as the program gets it
 	const char *fd[SPAWN_FDS_MAX]; // from SPAWN_FD_FIRST on
 	unsigned fd_count;
+	const char *opens;	 // what its program then opens itself, or NULL
 	bool own;		 // a program of ours, which seals itself
 	bool isolated;		 // name spaces of its own
 	struct jail *jail;	 // or NULL
 	struct profile *profile; // of the jail
+	// Paths of sockets that minivmm makes for it; each has a keeper.
+	const char *socket[CONFIG_CONSOLE_PORTS_MAX];
+	unsigned socket_count;
+	const char *aside, *aside_does; // a process that its program starts beside itself, or NULL
 };
 
 // Prints it.  `reasons`: a line for each system call and its reason, instead of a list.

@@ -331,7 +331,6 @@ int vcon_init(struct vcon *c, struct vdev *d, struct err *e)
 	d->config_len = offsetof(struct virtio_console_config, emerg_wr);
 	d->queue_count = (uint16_t)(2 * c->port_count + 2);
 	d->queue_size_max = VQ_SIZE_MAX;
-	d->fds_needed = 8 * c->port_count; // its own, and a client's two
 	d->features = VQ_FEATURES | VQ_FEATURE_IN_ORDER | BIT(VIRTIO_CONSOLE_F_MULTIPORT) |
 		      (c->port[0].terminal ? BIT(VIRTIO_CONSOLE_F_SIZE) : 0);
 	return 0;

@@ -39,6 +39,7 @@ struct vdev_ops {
 	const struct vdev_option *options; // ends with a NULL name
 	const struct sandbox_rule *rules;  // system calls beyond those of the SDK
 	unsigned rule_count;
+	unsigned fds_max; // descriptors that the device may ever have open, whatever its options
 	const struct sandbox_spec *aside; // of a process beside the device's (vmm/base/aside.h), or NULL
 
 	// One option was given; value is NULL for a flag.  0 or -errno and the sentence.
@@ -84,7 +85,6 @@ struct vdev {
 	uint16_t queue_size_max; // power of two, <= VQ_SIZE_MAX
 	void *config;		 // configuration space; on a change of its own: vdev_config_changed()
 	uint32_t config_len;
-	unsigned fds_needed; // descriptors that the device may yet open
 	// The SDK's.
 	struct loop loop; // the device adds its own sources here, from open() on
 	struct guest_mem mem;

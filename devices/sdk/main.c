@@ -44,7 +44,6 @@ static const struct sandbox_rule sdk_rules[] = {
 	SANDBOX_RARE(ftruncate, "its size"),
 	SANDBOX_CALL(munmap, "guest memory that the front-end takes back"),
 	SANDBOX_CALL_IF(madvise, "guest memory stays out of core dumps", 2, UINT32_MAX, MADV_DONTDUMP),
-	SANDBOX_RARE(brk, "memory for the front-end of a device with many queues"),
 	SANDBOX_CALL(write, "interrupts (eventfds) and log lines"),
 	SANDBOX_CALL(read, "SIGTERM, by signalfd"),
 	SANDBOX_CALL(accept4, "the next front-end, on a listening socket"),
@@ -191,17 +190,23 @@ static int rules_collect(const struct vdev_ops *ops, struct sandbox_spec *spec)
 		return -E2BIG;
 	memcpy(rules, sdk_rules, sizeof(sdk_rules));
 	memcpy(rules + n, ops->rules, ops->rule_count * sizeof(rules[0]));
-	*spec = (struct sandbox_spec){ .program = ops->program,
-				       .rules = rules,
-				       .rule_count = n + ops->rule_count };
+	*spec = (struct sandbox_spec){
+		.program = ops->program,
+		.rules = rules,
+		.rule_count = n + ops->rule_count,
+		// Ours, three for each queue, those of one message, and the device's.
+		.nofile = 64 + 3 * VDEV_QUEUES_MAX + MSG_FDS_MAX + ops->fds_max,
+	};
 	return 0;
 }
 
 static void print_syscalls(const struct vdev_ops *ops)
 {
 	struct sandbox_spec spec;
-	if (rules_collect(ops, &spec) == 0)
-		sandbox_print(&spec, "", stdout);
+	if (rules_collect(ops, &spec) < 0)
+		return;
+	sandbox_print(&spec, "", stdout);
+	printf("limit\tnofile\t%llu\n", (unsigned long long)spec.nofile);
 	socket_file_print("keeper\t", stdout);
 	if (ops->aside)
 		sandbox_print(ops->aside, "aside\t", stdout);
@@ -287,9 +292,7 @@ static int seal(struct vdev *d, const struct settings *s, int sock, struct err *
 	int rc = rules_collect(d->ops, &spec);
 	if (rc < 0)
 		return err_set(e, -rc, "sandbox: too many rules");
-	// Ours, three for each queue, and those of one message.
-	spec.nofile =
-		64 + (uint64_t)MAX(sock, 0) + d->fds_needed + 3 * (uint64_t)d->queue_count + MSG_FDS_MAX;
+	spec.nofile += (uint64_t)MAX(sock, 0); // as many may be open below it
 	if (s->insecure)
 		log_warn("--insecure: running with whatever part of the sandbox this host allows");
 	rc = sandbox_confine(&spec, !s->insecure, e);

@@ -331,7 +331,6 @@ int vsock_init(struct vsock *v, struct vdev *d, const struct vsock_options *o, s
 	d->config_len = sizeof(v->config);
 	d->queue_count = QUEUES;
 	d->queue_size_max = VQ_SIZE_MAX;
-	d->fds_needed = VSOCK_CONNS_MAX + 8;
 	d->features = VQ_FEATURES | VQ_FEATURE_IN_ORDER | BIT(VSOCK_F_STREAM);
 	return vsock_host_open(v, o->path, e);
 }

@@ -161,6 +161,7 @@ killed_by_limit() {
     memory_cgroups
     { vm_boot rig minivmm.agent; limited_disk "$LIMITS"; } | vm_start a
     killed_by_limit
+    run -0 "$TOP/tests/guest/lib/explain-check" "$MINIVMM" "$D/a/vm.toml" "$(vm_pid a)"
     vm_stop a
     no_limits_left
     rm "$memory_image"

@@ -654,6 +654,8 @@ scenario_explain() {
     machine machine do=wait 2
     disk disk0
     jailed_disk rom0
+    printf '[[device]]\nid = "con"\nvirtio = "console"\nports = ["a=pty", "b=socket:%s/b.sock", "c=file:%s/c.log"]\n' "$T" "$T" >> "$T/vm.toml"
+    printf '[[device]]\nid = "v"\nvirtio = "vsock"\ncid = 7\npath = "%s/v.sock"\n' "$T" >> "$T/vm.toml"
     start
     wait_line ready
     check 'what explain says is true of the processes' eval '"$here/lib/explain-check" "$MINIVMM" "$T/vm.toml" "$pid" >> "$T/log"'
@@ -664,6 +666,26 @@ scenario_explain() {
     check 'into the same jail' eval '"$here/lib/explain-check" "$MINIVMM" "$T/vm.toml" "$pid" >> "$T/log"'
     kill -INT "$pid"
     finish 5
+}
+
+scenario_explain_serial_socket() {
+    if [ "$(id -u)" != 0 ]; then
+        skip 'explain says who keeps sockets' 'only root can look into all processes'
+        return
+    fi
+    machine machine do=wait
+    printf '[serial]\nto = "unix:%s/serial.sock"\n' "$T" >> "$T/vm.toml"
+    disk own
+    foreign_disk listen
+    start
+    wait_for 5 grep -q "00010000 .* $T/blk.sock\$" /proc/net/unix
+    foreign_start listen
+    check 'explain says who keeps sockets' wait_for 5 eval '"$here/lib/explain-check" "$MINIVMM" "$T/vm.toml" "$pid" > "$T/explained"'
+    cat "$T/explained" >> "$T/log"
+    kill -INT "$pid"
+    finish 5
+    wait "$blk" 2> /dev/null
+    check 'and that they are gone at its end' [ ! -e "$T/serial.sock" -a ! -e "$T/blk.sock" ]
 }
 
 # Somebody without any right but to /dev/kvm runs a machine, and its devices are in jails.

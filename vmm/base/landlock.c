@@ -46,13 +46,19 @@ static const struct {
 	{ 0xffff, 3, SCOPE_ABSTRACT_UNIX | SCOPE_SIGNAL, 24 }, // 6: scopes
 };
 
+int landlock_version(void)
+{
+	const long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, VERSION_FLAG);
+	return abi < 1 ? 0 : (int)MIN(abi, (long)ARRAY_LEN(abis));
+}
+
 int landlock_begin(struct landlock *l, unsigned leave)
 {
 	*l = (struct landlock){ .fd = -1 };
-	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, VERSION_FLAG);
-	if (abi < 1)
+	const int abi = landlock_version();
+	if (abi == 0)
 		return 0;
-	const size_t last = MIN((size_t)abi, ARRAY_LEN(abis)) - 1;
+	const size_t last = (size_t)abi - 1;
 	struct ruleset all = { abis[last].fs, abis[last].net, abis[last].scoped };
 	if (leave & LANDLOCK_LEAVE_SIGNALS)
 		all.scoped &= ~SCOPE_SIGNAL;

@@ -26,6 +26,8 @@ struct landlock {
 	uint64_t handled; // file rights that it knows
 };
 
+// What this kernel has: 0 none, 1 files, 4 TCP ports too, 6 abstract sockets and signals too.
+int landlock_version(void);
 // A rule set that takes away everything this kernel knows but `leave` (or-ed).  0, also where there is no Landlock; -errno.
 int landlock_begin(struct landlock *l, unsigned leave);
 // Gives `grants` (or-ed) back for the file, or the folder and all below it, that the path names.  0 or -errno.
