@@ -6,6 +6,7 @@
 #include "bridges/probe.h"
 #include "vmm/base/check.h"
 #include "vmm/base/deadline.h"
+#include "vmm/base/landlock.h"
 #include "vmm/base/log.h"
 #include "vmm/base/parse.h"
 #include "vmm/base/virtio_id.h"
@@ -214,6 +215,9 @@ static int machine_build(struct vm *vm, struct bridge_host *host, struct err *e)
 
 static int seal(const struct vm_config *c, struct err *e)
 {
+	if (landlock_version() == 0)
+		log_warn("no Landlock in this kernel: for minivmm and its devices the other walls hold alone "
+			 "(minivmm explain)");
 	int rc = seal_process(e);
 	if (rc < 0 && c->insecure) {
 		log_warn("the monitor is NOT sealed: %s", e->text);

@@ -6,6 +6,7 @@
 #include "devices/sdk/dev.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/landlock.h"
 #include "vmm/base/log.h"
 #include "vmm/base/msg.h"
 #include "vmm/base/socket_file.h"
@@ -293,6 +294,10 @@ static int seal(struct vdev *d, const struct settings *s, int sock, struct err *
 	if (rc < 0)
 		return err_set(e, -rc, "sandbox: too many rules");
 	spec.nofile += (uint64_t)MAX(sock, 0); // as many may be open below it
+	// One that was started with its socket has a supervisor, who says it for all.
+	if (landlock_version() == 0)
+		log_line(s->fd < 0 ? LOG_WARN : LOG_INFO,
+			 "no Landlock in this kernel: name spaces, an empty root and seccomp hold alone");
 	if (s->insecure)
 		log_warn("--insecure: running with whatever part of the sandbox this host allows");
 	rc = sandbox_confine(&spec, !s->insecure, e);

@@ -96,6 +96,10 @@ try_all() {
     try_all env
 }
 
+@test "the same on a kernel without Landlock: the other walls hold alone" {
+    try_all "$NATIVES/without" landlock_create_ruleset
+}
+
 @test "the same for an ordinary user" {
     [ "$(id -u)" = 0 ] || skip "the test before was that"
     command -v setpriv > /dev/null || skip "no setpriv"

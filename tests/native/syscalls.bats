@@ -1,5 +1,6 @@
 # Sandbox tables against what the programs really call: a row that no run needs is a hole with a reason.
-# Needs strace; the last one KVM too; no root.
+# Needs strace; some KVM too; no root.
+bats_require_minimum_version 1.8.0
 
 setup() {
     TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
@@ -110,4 +111,34 @@ END
     { "$BIN/minivmm" --print-syscalls; "$BIN/minivmm-blk" --print-syscalls; } > table
     run "$TOP/tests/native/unused-rules" table strace
     [[ $output != *"not in the table"* ]]
+}
+
+@test "a kernel without Landlock: said once by a program on its own and by a monitor for all, and by explain for each" {
+    local without=$TOP/build/release/tests/native/without
+    truncate -s 1M "$D/disk.img"
+    "$without" landlock_create_ruleset "$BIN/minivmm-blk" --image "$D/disk.img" --vhost-user "$D/blk.sock" 2> "$D/log" 3>&- &
+    local pid=$!
+    for _ in $(seq 100); do [ ! -s "$D/log" ] || break; sleep 0.05; done
+    kill "$pid"
+    wait "$pid"
+    [ "$(grep -c 'no Landlock in this kernel' "$D/log")" = 1 ]
+    "$BIN/minivmm-blk" --image "$D/disk.img" --vhost-user "$D/blk.sock" 2> "$D/log" 3>&- &
+    pid=$!
+    for _ in $(seq 100); do ! grep -q " 00010000 .* $D/blk.sock\$" /proc/net/unix || break; sleep 0.05; done
+    kill "$pid"
+    wait "$pid"
+    [ ! -s "$D/log" ]
+
+    printf '[vm]\nmemory = "64M"\non_reboot = "exit"\n[boot]\nkernel = "guest"\n' > "$D/vm.toml"
+    printf '[[device]]\nid = "disk%s"\nvirtio = "blk"\nimage = "disk.img"\nreadonly = true\n' 0 1 >> "$D/vm.toml"
+    run -0 "$without" landlock_create_ruleset "$BIN/minivmm" explain -c "$D/vm.toml"
+    [ "$(grep -c '^  landlock    NONE: this kernel has none' <<< "$output")" = 3 ]
+    run -0 "$BIN/minivmm" explain -c "$D/vm.toml"
+    ! grep -q '^  landlock    NONE' <<< "$output"
+    [ -w /dev/kvm ] || return 0
+    triple_fault_guest "$D/guest"
+    run timeout 60 "$without" landlock_create_ruleset "$BIN/minivmm" -c "$D/vm.toml"
+    [ "$(grep -c 'no Landlock in this kernel' <<< "$output")" = 1 ]
+    run timeout 60 "$BIN/minivmm" -c "$D/vm.toml"
+    [[ $output != *Landlock* ]]
 }

@@ -208,8 +208,6 @@ int sandbox_landlock(enum sandbox_scope scope, struct err *e)
 								: LANDLOCK_LEAVE_NOTHING);
 	if (rc < 0)
 		return err_sys(e, -rc, "sandbox: make a Landlock rule set");
-	if (l.fd < 0)
-		log_debug("no Landlock in this kernel; seccomp and the empty root stand alone");
 	rc = landlock_end(&l);
 	return rc < 0 ? err_sys(e, -rc, "sandbox: enforce Landlock") : 0;
 }
