@@ -47,6 +47,11 @@ bool arch_vcpu_exit(struct vcpu *c);
 // Logs the registers of a vCPU.  On its own thread, or when it does not run.
 void arch_vcpu_dump(struct vcpu *c);
 
+// Instructions a second of a guest's kernel mode, measured for a fraction of one, on a VM (kvm_vm_create()) that is used for nothing else.
+// -errno with a sentence.
+struct kvm;
+int arch_kvm_speed(const struct kvm *k, uint64_t *per_s, struct err *e);
+
 // The guest is told that somebody pressed the power button.
 void arch_power_button(struct vm *vm);
 

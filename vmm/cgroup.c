@@ -166,6 +166,12 @@ static int own_folder(char *path, size_t room, struct err *e)
 			       "limits: find minivmm's own cgroup, %s: no cgroup2 is mounted there", own);
 }
 
+bool cgroups_possible(void)
+{
+	char path[PATH_MAX];
+	return own_folder(path, sizeof(path), NULL) == 0 && faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) == 0;
+}
+
 // ---- making -----------------------------------------------------------------------------------------------------
 
 static void plan(struct tree *t, const struct vm_config *c)

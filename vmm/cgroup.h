@@ -13,6 +13,7 @@
 #include "vmm/base/err.h"
 #include "vmm/config.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 
 struct cgroups {
@@ -31,6 +32,9 @@ void cgroups_forget(struct cgroups *g);
 // which cgroups_init() makes.
 void cgroups_remove(struct cgroups *g);
 void cgroups_init(struct cgroups *g);
+
+// Whether this process may divide its cgroup, as far as can be told without doing it.
+bool cgroups_possible(void);
 
 // The keeper's table, as sandbox_print() writes it.
 void cgroups_print(const char *prefix, FILE *out);

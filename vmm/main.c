@@ -12,6 +12,7 @@
 #include "vmm/base/virtio_id.h"
 #include "vmm/cgroup.h"
 #include "vmm/config.h"
+#include "vmm/doctor.h"
 #include "vmm/explain.h"
 #include "vmm/seal.h"
 #include "vmm/signals.h"
@@ -35,6 +36,7 @@ static const char help[] =
 	"usage: minivmm -c FILE [--check] [--set KEY=VALUE]... [-v | -q]\n"
 	"       minivmm explain -c FILE [--set KEY=VALUE]... [-v]\n"
 	"       minivmm probe [--virtio TYPE] SOCKET\n"
+	"       minivmm doctor\n"
 	"\n"
 	"Runs the virtual machine that FILE describes until the guest powers off.\n"
 	"\n"
@@ -50,13 +52,14 @@ static const char help[] =
 	"paths, limits and system calls (-v: each call's reason), each device with what it gives and costs.\n"
 	"probe asks the vhost-user back-end at SOCKET what it offers, and says what minivmm would use\n"
 	"of it as a device of TYPE (blk, net, fs, ... or a number), and what not and why.\n"
+	"doctor says what this host can do (KVM, vhost, vDPA, VFIO, limits), with the mend of what is amiss.\n"
 	"\n"
 	"On the serial port (serial.to = \"stdio\"): Ctrl-A x quits, Ctrl-A h helps.\n"
 	"SIGTERM presses the power button; again within 5 s, or SIGINT, stops the machine at once.\n"
 	"SIGUSR1 logs the registers of every CPU.\n"
 	"\n"
-	"Exit status: 0 the guest powered off or was quit, or the back-end would be used; 1 the machine\n"
-	"failed, or the back-end is of no use; 2 wrong usage or configuration.\n"
+	"Exit status: 0 the guest powered off or was quit, or the back-end would be used, or machines can\n"
+	"run here; 1 the machine failed, or the opposite; 2 wrong usage or configuration.\n"
 	"A first configuration is in README.md, more are in configs/.\n";
 
 struct options {
@@ -367,6 +370,10 @@ int main(int argc, char **argv)
 		return EXIT_MACHINE;
 	if (argc > 1 && strcmp(argv[1], "probe") == 0)
 		return probe_command(argc - 1, argv + 1);
+	if (argc > 1 && strcmp(argv[1], "doctor") == 0)
+		return argc > 2			? usage_error("unexpected argument ", argv[2])
+		       : doctor_run("", stdout) ? EXIT_GOOD
+						: EXIT_MACHINE;
 	if (argc > 1 && strcmp(argv[1], "explain") == 0) {
 		o.explain = true;
 		argc--;
