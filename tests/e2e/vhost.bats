@@ -58,6 +58,18 @@ download() { # a file of the host's comes whole
     wait "$pid" # and not for what bats has in the background
 }
 
+@test "doctor: what it says of vhost nodes is so, before and after their modules" {
+    need_node /dev/vhost-net vhost_net
+    need_node /dev/net/tun tun
+    run -0 "$MINIVMM" doctor
+    [[ $output == *'ok kvm  '*'ok kvm speed '* ]] || fail "$output"
+    [[ $output == *'ok tap  '*'ok vhost-net      /dev/vhost-net'* ]] || fail "$output"
+    rmmod vhost_net 2> /dev/null || return 0 # built in, or in use by somebody else
+    run -0 "$MINIVMM" doctor
+    [[ $output == *'-  vhost-net      no /dev/vhost-net'*'-> modprobe vhost_net'* ]] || fail "$output"
+    run -2 "$MINIVMM" doctor all
+}
+
 @test "vhost-net: ping, a file with its checksum, driver unbound and bound, MTU, reboot, tap deleted" {
     need_node /dev/vhost-net vhost_net
     tap_make

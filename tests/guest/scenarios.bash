@@ -646,6 +646,12 @@ jailed_disk() { # ID
         "$1" "$romdisk" "$T/$1.img" "$romdisk" "$T/$1.img" >> "$T/vm.toml"
 }
 
+scenario_doctor() {
+    check 'doctor finds that machines can run' eval '"$MINIVMM" doctor > "$T/doctor"'
+    check 'and that this KVM has all that is needed' grep -q '^ok kvm  .* all that minivmm needs; up to [0-9]* CPUs$' "$T/doctor"
+    check 'and how fast it is' grep -Eq '^(ok|! ) kvm speed +[0-9]+ M instructions/s' "$T/doctor"
+}
+
 scenario_explain() {
     if [ "$(id -u)" != 0 ]; then
         skip 'explain says what is' 'only root can look into all processes'

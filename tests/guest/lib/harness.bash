@@ -32,7 +32,7 @@ evidence() {
 }
 
 run_one() {
-    label="$1: " failed='' pid=''
+    label="$1: " failed='' pid='' disks=()
     T=$WORK/$1
     mkdir "$T"
     "scenario_$1"
