@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What becomes of a vhost-user back-end after its death.
+// How a vhost-user back-end comes back.
 //
-// The loop's thread finds it out and says so, once for each death: when the connection is gone, and the process behind it, if it is
-// ours.  A thread of the back-end's own then gets a new connection (from the spawner, or from a listening socket), shakes hands, and, holding
-// the lock, says again what the driver has set up.  From then on the loop watches the new connection.  So nothing here ever
-// holds up the loop, and a CPU of the guest waits for no longer than the exchanges that start its rings.
+// A thread of the back-end's own waits for its death (vhost_user_death.c), gets a new connection, from the spawner or from a listening
+// socket, shakes hands, and, holding the lock, says again what the driver has set up; the loop then watches the new connection.  So a CPU
+// of the guest waits for no longer than the exchanges that start its rings.
 #include "bridges/vhost_user_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
@@ -17,174 +16,14 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#define LAST_WORDS_MS 20
-#define BACK_OFF_MAX  60   // times the first
-#define SERVED_MS     1000 // one that lived this long is not thought to die of its start
-#define THREAD_STACK  ((size_t)128 * 1024)
+#define BACK_OFF_MAX 60	  // times the first
+#define SERVED_MS    1000 // one that lived this long is not thought to die of its start
+#define THREAD_STACK ((size_t)128 * 1024)
 
-// Posted by the thread to the loop.
-#define POST_WATCH  1u // there is a connection
-#define POST_CONFIG 2u // its configuration space is not what it was
-#define POST_FAILED 4u // the device needs a reset
-#define POST_GONE   8u // nothing comes any more
-
-static const char *next_step(const struct vhost_user *vu)
-{
-	switch (vu->again.how.source) {
-	case VU_FROM_SOCKET:
-		return "waiting until it can be connected to again";
-	case VU_FROM_LISTENER:
-		return "waiting until it connects again";
-	case VU_FROM_PROGRAM:
-		return "starting it again";
-	case VU_FROM_NOWHERE:
-	default:
-		return "it stays dead";
-	}
-}
-
-// ---- on the loop's thread: how it ended -------------------------------------------------------------------------
-
-static void tell_died(struct vhost_user *vu)
-{
-	atomic_store(&vu->again.gone, true);
-	if (vu->backend.events && vu->backend.events->died)
-		vu->backend.events->died(vu->backend.owner, vu->again.reason);
-}
-
-// Whose end it was is told by both, the connection and the process; who was killed by us said something wrong before.
-static void reason_set(struct vhost_user *vu, const char *what)
-{
-	struct vu_again *a = &vu->again;
-	const char *words = vu->child ? vu->child->last : "";
-	snprintf(a->reason, sizeof(a->reason), "%s%s%s", what, *words ? "; its last words: " : "", words);
-}
-
-// Both are gone.
-static void down(struct vhost_user *vu)
-{
-	struct vu_again *a = &vu->again;
-	const bool done = a->how.source == VU_FROM_PROGRAM && a->how.only_failures && vu->child->ended_well &&
-			  !a->killed;
-	if (!a->has_thread || done) {
-		tell_died(vu);
-		return;
-	}
-	log_limited(LOG_WARN, "%s: %s: %s; %s", vu->backend.id, vu->peer, a->reason, next_step(vu));
-	a->since = a->down_at;
-	fd_event_signal(a->lost);
-}
-
-void vu_link_lost(struct vu_link *l)
-{
-	struct vhost_user *vu = CONTAINER_OF(l, struct vhost_user, link);
-	struct vu_again *a = &vu->again;
-	a->link_down = true;
-	if (a->child_up || !vu->child)
-		a->down_at = deadline_now();
-	vu_channel_close(&vu->channel);
-	vu_doorbell_lost(vu);
-	if (vu->child && a->child_up) {
-		// The socket's end comes a moment before the process's, and only the process can say why.  One
-		// without its connection is of no use; its end is reported and reaped as any other.
-		spawn_last_words(vu->child, LAST_WORDS_MS);
-		a->killed = vu->child->log_fd >= 0;
-		reason_set(vu, l->why);
-		if (vu->child->pidfd >= 0)
-			syscall(SYS_pidfd_send_signal, vu->child->pidfd, SIGKILL, NULL, 0);
-		if (!a->has_thread) {
-			loop_remove(l->loop, &vu->err_source);
-			tell_died(vu);
-		}
-		return;
-	}
-	if (!vu->child)
-		reason_set(vu, l->why);
-	if (!a->has_thread)
-		loop_remove(l->loop, &vu->err_source);
-	down(vu);
-}
-
-void vu_child_exited(struct child *c, const char *how)
-{
-	struct vhost_user *vu = c->owner;
-	struct vu_again *a = &vu->again;
-	a->child_up = false;
-	if (!a->link_down)
-		a->down_at = deadline_now();
-	if (!a->killed)
-		reason_set(vu, how);
-	if (!a->has_thread || atomic_load(&a->gone))
-		log_warn("%s: process %d: %s", vu->backend.id, (int)c->pid, how);
-	if (!a->link_down)
-		vu_link_condemn(&vu->link, "its process ended");
-	else if (a->has_thread && !atomic_load(&a->gone))
-		down(vu);
-}
-
-void vu_config_changed(struct vu_channel *c)
-{
-	struct vhost_user *vu = CONTAINER_OF(c, struct vhost_user, channel);
-	atomic_store(&vu->config_stale, true);
-	if (vu->backend.events && vu->backend.events->config_changed)
-		vu->backend.events->config_changed(vu->backend.owner);
-}
-
-static void watch_again(struct vhost_user *vu)
-{
-	struct vu_again *a = &vu->again;
-	struct loop *l = vu->link.loop;
-	a->link_down = a->killed = false;
-	a->child_up = vu->child != NULL;
-	int rc = vu_link_watch(&vu->link);
-	if (rc == 0)
-		rc = vu_channel_watch(&vu->channel);
-	if (rc == 0 && vu->child)
-		rc = spawn_watch(vu->child, l, vu_child_exited, vu);
-	if (rc < 0)
-		vu_link_condemn(&vu->link, "cannot be watched");
-}
-
-static void woken(struct loop_source *s, uint32_t events)
-{
-	struct vhost_user *vu = CONTAINER_OF(s, struct vhost_user, again.wake);
-	const struct backend_events *to = vu->backend.events;
-	(void)events;
-	fd_event_take(s->fd);
-	const unsigned posted = atomic_exchange(&vu->again.posted, 0);
-	if ((posted & POST_CONFIG) && to && to->config_changed)
-		to->config_changed(vu->backend.owner);
-	if ((posted & POST_FAILED) && to && to->queue_failed)
-		to->queue_failed(vu->backend.owner);
-	if (posted & POST_GONE)
-		tell_died(vu);
-	if (posted & POST_WATCH)
-		watch_again(vu);
-}
-
-int vu_again_init(struct vhost_user *vu)
-{
-	vu->again.wake = (struct loop_source){ .fd = fd_eventfd(), .ready = woken };
-	return vu->again.wake.fd < 0 ? vu->again.wake.fd : 0;
-}
-
-int vu_again_watch(struct vhost_user *vu)
-{
-	return loop_add(vu->link.loop, &vu->again.wake, EPOLLIN);
-}
-
-// ---- the thread -------------------------------------------------------------------------------------------------
-
-static void post(struct vhost_user *vu, unsigned bits)
-{
-	atomic_fetch_or(&vu->again.posted, bits);
-	fd_event_signal(vu->again.wake.fd);
-}
+// ---- a connection -----------------------------------------------------------------------------------------------
 
 // Until `fd` (or -1) is readable or the time is over.  1, 0 for the time, -ECANCELED when there is nothing to wait for any more.
 static int wait_for(const struct vhost_user *vu, int fd, deadline_ns until)
@@ -271,6 +110,8 @@ static int get_connection(struct vhost_user *vu, deadline_ns until, int *sock, s
 	}
 }
 
+// ---- what it is told --------------------------------------------------------------------------------------------
+
 // The configuration space as the new one shows it, and what the driver has written there: 1 if the guest has to be told.
 static int replay_config(struct vhost_user *vu, const uint8_t *config, deadline_ns deadline)
 {
@@ -331,7 +172,7 @@ static int replay(struct vhost_user *vu, const uint8_t *config, unsigned *posts)
 	if (vu->negotiated)
 		rc = vu_do_negotiate(vu, deadline);
 	if (rc == 0 && (rc = replay_config(vu, config, deadline)) == 1) {
-		*posts |= POST_CONFIG;
+		*posts |= VU_POST_CONFIG;
 		rc = 0;
 	}
 	vu->live = true;
@@ -361,7 +202,7 @@ static void wake_both_ends(struct vhost_user *vu)
 
 static int take_over(struct vhost_user *vu, const uint8_t *config, struct err *e)
 {
-	unsigned posts = POST_WATCH;
+	unsigned posts = VU_POST_WATCH;
 	pthread_mutex_lock(&vu->lock);
 	int rc = replay(vu, config, &posts);
 	if (rc == 1 || rc == -EIO || rc == -E2BIG) {
@@ -370,7 +211,7 @@ static int take_over(struct vhost_user *vu, const uint8_t *config, struct err *e
 			    "had set up",
 			    vu->backend.id);
 		vu->live = false;
-		posts |= POST_FAILED;
+		posts |= VU_POST_FAILED;
 		rc = 0;
 	}
 	if (rc == 0) {
@@ -379,7 +220,7 @@ static int take_over(struct vhost_user *vu, const uint8_t *config, struct err *e
 		vu->again.back = deadline_now();
 		if (vu->live)
 			wake_both_ends(vu);
-		post(vu, posts);
+		vu_again_post(vu, posts);
 	}
 	if (rc < 0)
 		vu_queues_lost(vu);
@@ -388,6 +229,8 @@ static int take_over(struct vhost_user *vu, const uint8_t *config, struct err *e
 				rc == -EPIPE ? vu->link.why : "changed")
 		      : 0;
 }
+
+// ---- the thread -------------------------------------------------------------------------------------------------
 
 // One attempt on a connection that is there.
 static int attempt(struct vhost_user *vu, int sock, struct err *e)
@@ -457,11 +300,11 @@ static bool recover(struct vhost_user *vu)
 			snprintf(a->reason, sizeof(a->reason), "%s", e.text);
 			break;
 		}
-		log_limited(LOG_WARN, "%s; %s", e.text, next_step(vu));
+		log_limited(LOG_WARN, "%s; %s", e.text, vu_again_next_step(vu));
 	}
 	if (rc < 0) {
 		fd_close(&a->how.line); // or it would be connected some day, and not served
-		post(vu, POST_GONE);
+		vu_again_post(vu, VU_POST_GONE);
 		return false;
 	}
 	log_limited(LOG_WARN, "%s: %s is back after %lld ms", vu->backend.id, vu->peer,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What vhost_user.c and vhost_user_queue.c (operations), vhost_user_open.c (handshake) and vhost_user_again.c (what
-// follows a death) share.
+// What vhost_user.c and vhost_user_queue.c (operations), vhost_user_open.c (handshake), vhost_user_death.c and vhost_user_again.c
+// (what follows a death) share.
 #ifndef MINIVMM_BRIDGES_VHOST_USER_IMPL_H
 #define MINIVMM_BRIDGES_VHOST_USER_IMPL_H
 
@@ -60,7 +60,7 @@ struct vu_inflight {
 	struct vhost_user_inflight place;
 };
 
-// What follows a death; vhost_user_again.c.
+// What follows a death; vhost_user_death.c and vhost_user_again.c.
 struct vu_again {
 	struct vhost_user_again how;
 	bool has_thread;
@@ -179,13 +179,26 @@ void vu_doorbell_lost(struct vhost_user *vu);
 // Shakes hands anew on vu->link with what must be the same device as before.  *config: its configuration space.
 int vu_shake_again(struct vhost_user *vu, uint8_t *config, deadline_ns deadline, struct err *e);
 
-// ---- vhost_user_again.c; all but vu_again_close() on the loop's thread
+// ---- vhost_user_death.c; on the loop's thread but vu_again_post()
 
 int vu_again_init(struct vhost_user *vu);
 int vu_again_watch(struct vhost_user *vu);
-void vu_again_close(struct vhost_user *vu);
 void vu_link_lost(struct vu_link *l);
 void vu_child_exited(struct child *c, const char *how);
 void vu_config_changed(struct vu_channel *c);
+// Any thread; said by the loop's.
+enum vu_post {
+	VU_POST_WATCH = 1,  // there is a connection
+	VU_POST_CONFIG = 2, // its configuration space is not what it was
+	VU_POST_FAILED = 4, // the device needs a reset
+	VU_POST_GONE = 8,   // nothing comes any more
+};
+void vu_again_post(struct vhost_user *vu, unsigned bits);
+// What is done about a death, in a few words.
+const char *vu_again_next_step(const struct vhost_user *vu);
+
+// ---- vhost_user_again.c
+
+void vu_again_close(struct vhost_user *vu);
 
 #endif

@@ -4,6 +4,7 @@
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/msg.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -82,22 +83,9 @@ int jail_learn_enter(int sock)
 static int receive_descriptor(int sock)
 {
 	char byte;
-	int fd = -1;
-	union {
-		struct cmsghdr head;
-		char room[CMSG_SPACE(sizeof(int))];
-	} control = { .room = { 0 } };
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr msg = { .msg_iov = &iov,
-			      .msg_iovlen = 1,
-			      .msg_control = control.room,
-			      .msg_controllen = sizeof(control.room) };
-	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) != 1)
-		return -1;
-	const struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-	if (c && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
-		memcpy(&fd, CMSG_DATA(c), sizeof(fd));
-	return fd;
+	struct msg_fds fds = { .count = 0 };
+	const deadline_ns never = INT64_MAX;
+	return msg_recv(sock, &byte, 1, &fds, never) < 0 ? -1 : msg_fds_take_one(&fds);
 }
 
 static void note(struct seen *s, const struct seccomp_data *d)

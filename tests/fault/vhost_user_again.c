@@ -112,6 +112,30 @@ static void peer_end(struct peer *p)
 	peer_join(p);
 }
 
+// A front-end whose first peer had a driver's queue, with these indices, and is gone.
+static bool again_after(struct again *a, struct peer *p, uint16_t avail, uint16_t used)
+{
+	if (!again_open(a, p, 0) || front_run(&a->f, &a->ram, a->kick, a->call) != 0)
+		return false;
+	*avail_index(a) = avail;
+	*used_index(a) = used;
+	peer_end(p);
+	return await(a, false);
+}
+
+static void peers_init(struct peer *p, int count)
+{
+	peer_init(p);
+	for (int i = 1; i < count; i++)
+		next_init(&p[i]);
+}
+
+static void peers_free(struct peer *p, int count)
+{
+	for (int i = 0; i < count; i++)
+		peer_free(&p[i]);
+}
+
 static const char *said(const struct peer *p)
 {
 	static char text[2048];
@@ -154,13 +178,8 @@ TEST(the_next_one_is_told_all_that_the_first_was)
 	unsigned fds = count_fds();
 	struct again a;
 	struct peer p[2];
-	peer_init(&p[0]);
-	next_init(&p[1]);
-	CHECK(again_open(&a, &p[0], 0));
-	*avail_index(&a) = *used_index(&a) = 0x1234;
-	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
-	peer_end(&p[0]);
-	CHECK(await(&a, false));
+	peers_init(p, 2);
+	CHECK(again_after(&a, p, 0x1234, 0x1234));
 	CHECK_EQ(a.f.died, 0);
 	fd_event_take(a.kick);
 	fd_event_take(a.call);
@@ -177,8 +196,7 @@ TEST(the_next_one_is_told_all_that_the_first_was)
 	CHECK_STR(said(&p[1]), HANDSHAKE " SET_FEATURES SET_MEM_TABLE " RING
 					 " SET_VRING_ENABLE GET_VRING_BASE SET_VRING_ENABLE");
 	CHECK_EQ(base_told(&p[1]), 0x1234);
-	peer_free(&p[0]);
-	peer_free(&p[1]);
+	peers_free(p, 2);
 	CHECK_EQ(count_fds(), fds);
 }
 
@@ -188,13 +206,8 @@ TEST(what_is_done_while_nobody_is_there_is_noted)
 	struct peer p[2];
 	uint32_t base;
 	uint8_t config[60], writeback = 1;
-	peer_init(&p[0]);
-	next_init(&p[1]);
-	CHECK(again_open(&a, &p[0], 0));
-	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
-	*used_index(&a) = 77;
-	peer_end(&p[0]);
-	CHECK(await(&a, false));
+	peers_init(p, 2);
+	CHECK(again_after(&a, p, 0, 77));
 	const struct backend_ops *ops = a.f.b->ops;
 	deadline_ns start = own_now();
 	CHECK_EQ(ops->config_read(a.f.b, 0, config, 60), 0);
@@ -215,8 +228,7 @@ TEST(what_is_done_while_nobody_is_there_is_noted)
 	peer_join(&p[1]);
 	CHECK_STR(said(&p[1]), HANDSHAKE " SET_FEATURES SET_CONFIG SET_MEM_TABLE " RING " SET_VRING_ENABLE");
 	CHECK_EQ(base_told(&p[1]), 0);
-	peer_free(&p[0]);
-	peer_free(&p[1]);
+	peers_free(p, 2);
 }
 
 static bool leave(struct peer *p, const struct peer_message *m)
@@ -287,14 +299,9 @@ TEST(b30_mute_on_return)
 	struct again a;
 	struct peer p[3];
 	uint32_t base;
-	peer_init(&p[0]);
-	next_init(&p[1]);
-	next_init(&p[2]);
-	CHECK(again_open(&a, &p[0], 0));
-	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	peers_init(p, 3);
+	CHECK(again_after(&a, p, 0, 0));
 	a.vu->control_ms = SHORT_MS;
-	peer_end(&p[0]);
-	CHECK(await(&a, false));
 	p[1].every = true;
 	p[1].fault = stay_mute;
 	deadline_ns start = deadline_now(), end = deadline_in_ms(5000);
@@ -315,8 +322,7 @@ TEST(b30_mute_on_return)
 	peer_join(&p[1]);
 	peer_join(&p[2]);
 	CHECK_STR(said(&p[2]), HANDSHAKE);
-	for (int i = 0; i < 3; i++)
-		peer_free(&p[i]);
+	peers_free(p, 3);
 }
 
 // Another device is not taken for the one that was there.
@@ -324,17 +330,12 @@ TEST(b09_b10_not_the_same_device)
 {
 	struct again a;
 	struct peer p[5];
-	peer_init(&p[0]);
-	for (int i = 1; i < 5; i++)
-		next_init(&p[i]);
+	peers_init(p, 5);
 	p[1].features &= ~PEER_BIT(28); // which the driver took
 	p[2].queue_num = 1;
 	p[3].protocol &= ~VHOST_USER_PF_BIT(CONFIG);
 	p[4].features &= ~PEER_BIT(13); // which it did not
-	CHECK(again_open(&a, &p[0], 0));
-	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
-	peer_end(&p[0]);
-	CHECK(await(&a, false));
+	CHECK(again_after(&a, p, 0, 0));
 	for (int i = 1; i < 5; i++) {
 		CHECK(next_start(&a, &p[i]));
 		if (i < 4) {
@@ -353,8 +354,7 @@ TEST(b09_b10_not_the_same_device)
 	CHECK_EQ(a.f.died, 0);
 	again_close(&a);
 	peer_join(&p[4]);
-	for (int i = 0; i < 5; i++)
-		peer_free(&p[i]);
+	peers_free(p, 5);
 }
 
 TEST(a_changed_configuration_is_told)
@@ -362,13 +362,9 @@ TEST(a_changed_configuration_is_told)
 	struct again a;
 	struct peer p[2];
 	uint8_t config[60];
-	peer_init(&p[0]);
-	next_init(&p[1]);
+	peers_init(p, 2);
 	p[1].config[1] = 16; // twice as large
-	CHECK(again_open(&a, &p[0], 0));
-	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
-	peer_end(&p[0]);
-	CHECK(await(&a, false));
+	CHECK(again_after(&a, p, 0, 0));
 	CHECK(next_start(&a, &p[1]));
 	CHECK(await(&a, true));
 	CHECK_EQ(a.f.changed, 1);
@@ -376,8 +372,7 @@ TEST(a_changed_configuration_is_told)
 	CHECK_EQ(config[1], 16);
 	again_close(&a);
 	peer_join(&p[1]);
-	peer_free(&p[0]);
-	peer_free(&p[1]);
+	peers_free(p, 2);
 }
 
 TEST(the_time_is_over)
@@ -406,14 +401,8 @@ TEST(b18_without_a_record_the_device_needs_a_reset)
 	struct again a;
 	struct peer p[2];
 	uint32_t base;
-	peer_init(&p[0]);
-	next_init(&p[1]);
-	CHECK(again_open(&a, &p[0], 0));
-	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
-	*avail_index(&a) = 10;
-	*used_index(&a) = 7;
-	peer_end(&p[0]);
-	CHECK(await(&a, false));
+	peers_init(p, 2);
+	CHECK(again_after(&a, p, 10, 7));
 	CHECK(next_start(&a, &p[1]));
 	CHECK(await(&a, true));
 	CHECK_EQ(a.f.failed, 1);
@@ -426,8 +415,7 @@ TEST(b18_without_a_record_the_device_needs_a_reset)
 	peer_join(&p[1]);
 	CHECK(find(&p[1], VHOST_USER_SET_VRING_KICK));
 	CHECK_EQ(a.f.died, 0);
-	peer_free(&p[0]);
-	peer_free(&p[1]);
+	peers_free(p, 2);
 }
 
 TEST(the_record_of_requests_goes_from_one_to_the_next)
@@ -435,21 +423,14 @@ TEST(the_record_of_requests_goes_from_one_to_the_next)
 	struct again a;
 	struct peer p[3];
 	unsigned fds = count_fds();
-	peer_init(&p[0]);
-	next_init(&p[1]);
-	next_init(&p[2]);
+	peers_init(p, 3);
 	for (int i = 0; i < 3; i++) {
 		p[i].protocol |= VHOST_USER_PF_BIT(INFLIGHT_SHMFD);
 		p[i].inflight_len = 8192;
 	}
 	p[2].nack_of = VHOST_USER_SET_INFLIGHT_FD;
-	CHECK(again_open(&a, &p[0], 0));
-	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
-	*avail_index(&a) = 10;
-	*used_index(&a) = 7;
-	peer_end(&p[0]);
+	CHECK(again_after(&a, p, 10, 7));
 	CHECK(find(&p[0], VHOST_USER_GET_INFLIGHT_FD) && find(&p[0], VHOST_USER_SET_INFLIGHT_FD));
-	CHECK(await(&a, false));
 	CHECK(next_start(&a, &p[1]));
 	CHECK(await(&a, true));
 	CHECK_EQ(a.f.failed, 0);
@@ -465,8 +446,7 @@ TEST(the_record_of_requests_goes_from_one_to_the_next)
 	CHECK_EQ(a.f.failed, 1);
 	again_close(&a);
 	peer_join(&p[2]);
-	for (int i = 0; i < 3; i++)
-		peer_free(&p[i]);
+	peers_free(p, 3);
 	CHECK_EQ(count_fds(), fds);
 }
 

@@ -104,25 +104,34 @@ class Queue:
 
     def used(self, deadline=DEADLINE):
         """The next (head, length, bytes written) that comes back, or None if nothing does in time."""
-        end = time.monotonic() + deadline
         self.fe.write_index(self.avail + 4 + 2 * self.size, self.used_idx)  # used_event: interrupt for the next one
-        while self.fe.read_index(self.used_at + 2) == self.used_idx:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([self.call, self.err], [], [], left)[0]:
-                return None
-            try:
-                os.eventfd_read(self.call)
-            except BlockingIOError:
-                return None  # the error one
+        if not self.wait(deadline):
+            return None
         head, length = struct.unpack_from("<II", self.fe.ram, self.used_at + 4 + 8 * (self.used_idx % self.size))
         self.used_idx = (self.used_idx + 1) & 0xFFFF
         ids, buffers = self.heads.pop(head)
+        return head, length, self.take(ids, buffers, length)
+
+    def wait(self, deadline):
+        """Until something came back: False if nothing does in time, or the device gives the queue up."""
+        end = time.monotonic() + deadline
+        while not self.came_back():
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self.call, self.err], [], [], left)[0]:
+                return False
+            try:
+                os.eventfd_read(self.call)
+            except BlockingIOError:
+                return False  # the error one
+        return True
+
+    def take(self, ids, buffers, length):
+        """Frees descriptors; the first `length` bytes of their buffers."""
         self.free += ids
-        data, left = b"", length
+        data = b""
         for at, size in buffers:
-            data += self.fe.ram[at : at + min(size, left)]
-            left -= min(size, left)
-        return head, length, data
+            data += self.fe.ram[at : at + min(size, length - len(data))]
+        return data
 
     def came_back(self):
         """True if something did that used() has not taken."""
@@ -201,17 +210,10 @@ class PackedQueue(Queue):
         return bool(flags & AVAILABLE) == bool(flags & USED) == bool(self.used_wrap)
 
     def used(self, deadline=DEADLINE):
-        end = time.monotonic() + deadline
         event = self.used_place | self.used_wrap << 15 | 2 << 16 if self.fe.features & EVENT_IDX else 0
         self.fe.ram[self.avail : self.avail + 4] = event.to_bytes(4, "little")
-        while not self.came_back():
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([self.call, self.err], [], [], left)[0]:
-                return None
-            try:
-                os.eventfd_read(self.call)
-            except BlockingIOError:
-                return None  # the error one
+        if not self.wait(deadline):
+            return None
         length, head, flags = struct.unpack_from("<IHH", self.fe.ram, self.desc + 16 * self.used_place + 8)
         assert bool(flags & WRITABLE) == bool(length), (flags, length)
         ids, buffers = self.heads.pop(head)
@@ -219,12 +221,7 @@ class PackedQueue(Queue):
         if self.used_place >= self.size:
             self.used_place -= self.size
             self.used_wrap ^= 1
-        self.free += ids
-        data, left = b"", length
-        for at, size in buffers:
-            data += self.fe.ram[at : at + min(size, left)]
-            left -= min(size, left)
-        return head, length, data
+        return head, length, self.take(ids, buffers, length)
 
 
 def connect(sock, path):
