@@ -2,6 +2,7 @@
 // What a device would be, for `minivmm explain`: the launches that bridges.c would start, told instead.
 #include "bridges/bridges.h"
 #include "bridges/builtin.h"
+#include "bridges/choice.h"
 #include "bridges/foreign.h"
 #include "bridges/launch.h"
 #include "bridges/vhost_kernel.h"
@@ -161,7 +162,7 @@ static int describe_kernel(struct explain_device *d, struct arena *a, struct err
 int bridge_describe(struct explain_device *d, const struct device_config *cfg, const struct bridge_host *host,
 		    struct arena *a, struct err *e)
 {
-	*d = (struct explain_device){ .cfg = cfg, .interface = "vhost-user" };
+	*d = (struct explain_device){ .cfg = cfg, .choice = choice_of(cfg), .interface = "vhost-user" };
 	struct launch *l = NULL;
 	int rc = 0;
 	d->peer = cfg->listen ? arena_printf(a, "whoever connects to %s", cfg->listen) : cfg->socket;

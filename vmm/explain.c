@@ -248,12 +248,28 @@ static void print_device(FILE *out, const struct explain_device *d)
 	explain_field(out, "when gone", "%s", d->again);
 }
 
+static void print_choices(FILE *out, const struct explain_device *devices, unsigned count)
+{
+	static const char line[] = "%-12.*s  %-10s  %-13s  %-23s  %-17s  %-15s  %s\n";
+	if (!count)
+		return;
+	fprintf(out, "\n");
+	fprintf(out, line, 12, "device", "interface", "memory seen", "rings read by", "copies",
+		"when that dies", "migrates");
+	for (unsigned i = 0; i < count; i++) {
+		const struct explain_choice *c = &devices[i].choice;
+		fprintf(out, line, 12, devices[i].cfg->id, devices[i].interface, c->sees, c->reads, c->copies,
+			c->death, c->migrates);
+	}
+}
+
 void explain_print(const struct vm_config *c, const struct explain_device *devices, unsigned count,
 		   bool reasons, FILE *out)
 {
 	fprintf(out, "machine %s\n", c->name);
 	explain_field(out, "cpus", "%u", c->cpus);
 	explain_field(out, "memory", "%" PRIu64 "M, one memfd, sealed against resizing", c->memory >> 20);
+	print_choices(out, devices, count);
 	for (unsigned i = 0; i < count; i++)
 		print_device(out, &devices[i]);
 	print_monitor(out, c, reasons);

@@ -13,9 +13,19 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+// A line of the table of choices; each text a few words.
+struct explain_choice {
+	const char *sees;     // who sees the guest's memory
+	const char *reads;    // whose code reads the guest's rings, and what is around it
+	const char *copies;   // of the data of a request, by the processor
+	const char *death;    // what that code's end comes to; the guest itself lives unless it says otherwise
+	const char *migrates; // whether the device could move with its guest
+};
+
 // What bridges.c says of a device; texts live as long as the caller's arena.
 struct explain_device {
 	const struct device_config *cfg;
+	struct explain_choice choice;
 	const char *interface;	       // "vhost-user"
 	const char *peer;	       // whom it talks to: a path, a program
 	const char *again;	       // what happens when that is gone
