@@ -20,6 +20,7 @@ struct arch_layout {
 	uint64_t ram_high_start; // the rest of it from here on
 	uint64_t ecam_gpa;
 	struct pci_window window32, window64, window_io;
+	uint32_t intx_first, intx_count; // pins of the interrupt controller
 };
 
 // For `ram_size` bytes of RAM on this host; -errno if they do not fit its physical address bits.

@@ -54,6 +54,9 @@ struct acpi_machine {
 	uint16_t sleep_status;	// reads as 0 (never slept); writes have no effect
 	uint16_t event_port;	// a read returns the pending ACPI_EVENT_... bits and clears them
 	uint32_t event_gsi;	// edge: raised after a bit has been set
+
+	// Slots of bus 0 whose function raises INTA, a bit each; slot N on GSI intx_first + N % intx_count: level.
+	uint32_t intx_slots, intx_first, intx_count;
 };
 
 // Writes the RSDP at the start of `buf` (the guest sees it at `gpa`, a multiple of 16) and the tables behind

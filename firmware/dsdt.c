@@ -94,6 +94,29 @@ static void named_id(struct aml *a, const char *name, const char *id)
 	aml_eisa_id(a, id);
 }
 
+// _PRT (ACPI 6.4 §6.2.13): the interrupt pins, for the slots that use one.
+static void intx_routes_write(struct aml *a, const struct acpi_machine *m)
+{
+	unsigned slots = 0;
+	for (uint32_t left = m->intx_slots; left; left &= left - 1)
+		slots++;
+	if (!slots)
+		return;
+	aml_name(a, "_PRT");
+	aml_package_begin(a, (uint8_t)slots);
+	for (unsigned slot = 0; slot < 32; slot++) {
+		if (!(m->intx_slots & UINT32_C(1) << slot))
+			continue;
+		aml_package_begin(a, 4);
+		aml_int(a, slot << 16 | 0xffff); // any function
+		aml_int(a, 0);			 // INTA
+		aml_int(a, 0);			 // no link device: the number that follows is the GSI
+		aml_int(a, m->intx_first + slot % m->intx_count);
+		aml_end(a);
+	}
+	aml_end(a);
+}
+
 static void pci_write(struct aml *a, const struct acpi_machine *m)
 {
 	aml_device_begin(a, "PCI0");
@@ -113,6 +136,7 @@ static void pci_write(struct aml *a, const struct acpi_machine *m)
 	if (m->pci_mmio64.size)
 		aml_memory64_range(a, m->pci_mmio64.gpa, m->pci_mmio64.size);
 	aml_end(a);
+	intx_routes_write(a, m);
 	osc_write(a);
 	aml_end(a);
 }

@@ -43,7 +43,7 @@ static const char *kvm_mend(int error)
 
 int kvm_open(struct kvm *k, const char *path, struct err *e)
 {
-	*k = (struct kvm){ .fd = -1, .vm_fd = -1 };
+	*k = (struct kvm){ .fd = -1, .vm_fd = -1, .vfio_fd = -1 };
 	FD_AUTO fd = fd_open_path(path, O_RDWR, e);
 	if (fd < 0)
 		return err_set(e, -fd, "open %s: %s%s", path, strerror(-fd), kvm_mend(-fd));
@@ -69,6 +69,53 @@ void kvm_close(struct kvm *k)
 	fd_close(&k->fd);
 }
 
+static int vfio_device_make(struct kvm *k)
+{
+	struct kvm_create_device make = { .type = KVM_DEV_TYPE_VFIO };
+	if (k->vfio_fd >= 0)
+		return 0;
+	if (ioctl(k->vm_fd, KVM_CREATE_DEVICE, &make) < 0)
+		return -errno;
+	k->vfio_fd = (int)make.fd;
+	return 0;
+}
+
+static int vfio_file_set(struct kvm *k, int fd, uint64_t attribute)
+{
+	int32_t file = fd;
+	struct kvm_device_attr a = {
+		.group = KVM_DEV_VFIO_GROUP, // "FILE" in newer headers: devices, too
+		.attr = attribute,
+		.addr = (uint64_t)(uintptr_t)&file,
+	};
+	int rc = vfio_device_make(k);
+	if (rc < 0)
+		return rc;
+	return ioctl(k->vfio_fd, KVM_SET_DEVICE_ATTR, &a) < 0 ? -errno : 0;
+}
+
+int kvm_vfio_add(struct kvm *k, int fd)
+{
+	if (k->vfio_file_count == KVM_VFIO_FILES_MAX)
+		return -ENOSPC;
+	int rc = vfio_file_set(k, fd, KVM_DEV_VFIO_GROUP_ADD);
+	if (rc == 0)
+		k->vfio_file[k->vfio_file_count++] = fd;
+	return rc;
+}
+
+void kvm_vfio_remove(struct kvm *k, int fd)
+{
+	for (unsigned i = 0; i < k->vfio_file_count; i++) {
+		if (k->vfio_file[i] != fd)
+			continue;
+		k->vfio_file[i] = k->vfio_file[--k->vfio_file_count];
+		if (k->vfio_fd >= 0)
+			vfio_file_set(k, fd, KVM_DEV_VFIO_GROUP_DEL);
+		return;
+	}
+}
+
 int kvm_vm_create(struct kvm *k, struct err *e)
 {
 	int fd;
@@ -78,11 +125,17 @@ int kvm_vm_create(struct kvm *k, struct err *e)
 	if (fd < 0)
 		return err_sys(e, errno, "KVM_CREATE_VM");
 	k->vm_fd = fd;
+	for (unsigned i = 0; i < k->vfio_file_count; i++) {
+		int rc = vfio_file_set(k, k->vfio_file[i], KVM_DEV_VFIO_GROUP_ADD);
+		if (rc < 0)
+			return err_sys(e, -rc, "KVM_DEV_VFIO_GROUP_ADD");
+	}
 	return 0;
 }
 
 void kvm_vm_destroy(struct kvm *k)
 {
+	fd_close(&k->vfio_fd);
 	fd_close(&k->vm_fd);
 }
 
@@ -105,15 +158,24 @@ int kvm_memory_slot(const struct kvm *k, uint32_t slot, uint64_t gpa, uint64_t s
 	return ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &r) < 0 ? -errno : 0;
 }
 
-int kvm_ioeventfd(const struct kvm *k, uint64_t gpa, int eventfd, bool on)
+int kvm_doorbell(const struct kvm *k, const struct kvm_doorbell *d, int eventfd, bool on)
 {
 	struct kvm_ioeventfd io = {
-		.addr = gpa,
-		.len = 0, // any length; also the one that needs no instruction decoding where the hardware allows
+		.addr = d->where,
+		.len = d->size,
+		.datamatch = d->match_data ? d->data : 0,
 		.fd = eventfd,
-		.flags = on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN,
+		.flags = (on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN) | (d->port ? KVM_IOEVENTFD_FLAG_PIO : 0u) |
+			 (d->match_data ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0u),
 	};
 	return ioctl(k->vm_fd, KVM_IOEVENTFD, &io) < 0 ? -errno : 0;
+}
+
+int kvm_ioeventfd(const struct kvm *k, uint64_t gpa, int eventfd, bool on)
+{
+	// Any length: also the one that needs no instruction decoding where the hardware allows.
+	const struct kvm_doorbell d = { .where = gpa };
+	return kvm_doorbell(k, &d, eventfd, on);
 }
 
 int kvm_irqfd(const struct kvm *k, int eventfd, uint32_t gsi, bool on)
@@ -122,6 +184,17 @@ int kvm_irqfd(const struct kvm *k, int eventfd, uint32_t gsi, bool on)
 		.fd = (uint32_t)eventfd,
 		.gsi = gsi,
 		.flags = on ? 0 : KVM_IRQFD_FLAG_DEASSIGN,
+	};
+	return ioctl(k->vm_fd, KVM_IRQFD, &irq) < 0 ? -errno : 0;
+}
+
+int kvm_irqfd_level(const struct kvm *k, int eventfd, uint32_t gsi, int resample_fd, bool on)
+{
+	struct kvm_irqfd irq = {
+		.fd = (uint32_t)eventfd,
+		.gsi = gsi,
+		.flags = on ? KVM_IRQFD_FLAG_RESAMPLE : KVM_IRQFD_FLAG_DEASSIGN,
+		.resamplefd = (uint32_t)resample_fd,
 	};
 	return ioctl(k->vm_fd, KVM_IRQFD, &irq) < 0 ? -errno : 0;
 }

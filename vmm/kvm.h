@@ -10,10 +10,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define KVM_VFIO_FILES_MAX 32
+
 struct kvm {
 	int fd;		   // /dev/kvm
 	int vm_fd;	   // -1 between two VMs
 	int vcpu_map_size; // bytes of struct kvm_run and what follows it
+	int vfio_fd;	   // KVM's device for VFIO, or -1
+	unsigned vfio_file_count;
+	int vfio_file[KVM_VFIO_FILES_MAX]; // kvm_vfio_add()
 };
 
 // Opens /dev/kvm ("fd:..." too) and checks version and capabilities; each refusal names what is missing and the mend.
@@ -34,7 +39,25 @@ int kvm_memory_slot(const struct kvm *k, uint32_t slot, uint64_t gpa, uint64_t s
 // A write of any size at `gpa` signals the eventfd inside KVM (on), or no longer (off).  0 or -errno.
 int kvm_ioeventfd(const struct kvm *k, uint64_t gpa, int eventfd, bool on);
 
+// The same for writes of some size or value only, and in I/O space.
+struct kvm_doorbell {
+	uint64_t where;	 // gpa or port
+	unsigned size;	 // 1, 2, 4, 8; 0: any
+	bool match_data; // needs a size
+	uint64_t data;
+	bool port;
+};
+int kvm_doorbell(const struct kvm *k, const struct kvm_doorbell *d, int eventfd, bool on);
+
 // A signal on the eventfd raises `gsi` inside KVM (on), or no longer (off).  A signal already pending is delivered. 0 or -errno.
 int kvm_irqfd(const struct kvm *k, int eventfd, uint32_t gsi, bool on);
+
+// A level interrupt: a signal on `eventfd` holds the pin `gsi` until the guest has ended the interrupt; `resample_fd` is signalled then.
+int kvm_irqfd_level(const struct kvm *k, int eventfd, uint32_t gsi, int resample_fd, bool on);
+
+// Tells KVM of a VFIO group or device, this VM's and, until kvm_vfio_remove(), those of later boots; the descriptor stays the caller's.
+// KVM needs to know for devices whose DMA does not snoop caches.  0 or -errno; -ENODEV: this KVM has no such device.
+int kvm_vfio_add(struct kvm *k, int fd);
+void kvm_vfio_remove(struct kvm *k, int fd);
 
 #endif

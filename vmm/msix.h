@@ -14,8 +14,7 @@
 #include <stdint.h>
 
 #define MSIX_ENTRY_SIZE 16
-#define MSIX_VECTORS_MAX \
-	1024 // what fits the table's 16 KiB of a virtio function; the specification allows 2048
+#define MSIX_VECTORS_MAX 2048 // of the specification; virtio functions have fewer
 #define MSIX_NO_VECTOR 0xffff
 
 // Message Control, PCI 3.0 §6.8.2.3

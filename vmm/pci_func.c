@@ -3,6 +3,7 @@
 
 #include "vmm/base/check.h"
 #include "vmm/base/log.h"
+#include "vmm/memmap.h"
 #include "vmm/pci_host.h"
 
 #include <errno.h>
@@ -38,12 +39,18 @@ void pci_func_post(struct pci_func *f, unsigned bits)
 
 // ---- BARs -------------------------------------------------------------------------------------------------------
 
+// The address bits of a register, all ones above 32.
+static uint64_t bar_mask(const struct pci_bar *bar)
+{
+	return bar->is_rom ? PCI_ROM_ADDRESS_MASK : ~(bar->is_io ? UINT64_C(3) : UINT64_C(15));
+}
+
 // The address that the guest has written; sizing leaves the low bits of the size at 0.
 static uint64_t bar_address(const struct pci_func *f, unsigned index)
 {
 	const struct pci_bar *bar = &f->bar[index];
-	unsigned offset = PCI_BASE_ADDRESS_0 + 4 * index;
-	uint64_t v = pci_config_get32(f, offset) & ~(bar->is_io ? UINT64_C(3) : UINT64_C(15));
+	unsigned offset = pci_bar_register(index);
+	uint64_t v = pci_config_get32(f, offset) & bar_mask(bar);
 	if (bar->is_64bit)
 		v |= (uint64_t)pci_config_get32(f, offset + 4) << 32;
 	return v;
@@ -51,6 +58,8 @@ static uint64_t bar_address(const struct pci_func *f, unsigned index)
 
 static bool bar_decoded(const struct pci_func *f, const struct pci_bar *bar)
 {
+	if (bar->is_rom && !(f->config[PCI_ROM_ADDRESS] & PCI_ROM_ADDRESS_ENABLE))
+		return false;
 	return pci_config_get16(f, PCI_COMMAND) & (bar->is_io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY);
 }
 
@@ -125,24 +134,36 @@ static void bar_range_write(struct bus_range *r, uint64_t offset, unsigned size,
 	pci_func_unlock(f);
 }
 
+static void add_bar(struct pci_func *f, unsigned index, struct pci_bar bar, uint32_t flags)
+{
+	const unsigned offset = pci_bar_register(index);
+	const uint64_t mask = ~(bar.size - 1) | (bar.is_rom ? PCI_ROM_ADDRESS_ENABLE : 0u);
+	bar.func = f;
+	bar.range = (struct bus_range){
+		.size = bar.size, .name = f->id, .read = bar_range_read, .write = bar_range_write
+	};
+	f->bar[index] = bar;
+	pci_config_set32(f, offset, flags);
+	for (unsigned i = 0; i < (bar.is_64bit ? 8u : 4u); i++)
+		f->writable[offset + i] = (uint8_t)(mask >> (8 * i));
+	f->writable[PCI_COMMAND] |= bar.is_io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
+}
+
 void pci_func_add_bar(struct pci_func *f, unsigned index, uint64_t size, bool is_64bit, bool prefetch)
 {
-	struct pci_bar *bar = &f->bar[index];
-	*bar = (struct pci_bar){
-		.size = size,
-		.is_64bit = is_64bit,
-		.prefetch = prefetch,
-		.func = f,
-		.range = { .size = size, .name = f->id, .read = bar_range_read, .write = bar_range_write },
-	};
-	unsigned offset = PCI_BASE_ADDRESS_0 + 4 * index;
-	uint64_t mask = ~(size - 1);
-	uint32_t flags = (is_64bit ? PCI_BASE_ADDRESS_MEM_TYPE_64 : 0u) |
-			 (prefetch ? PCI_BASE_ADDRESS_MEM_PREFETCH : 0u);
-	pci_config_set32(f, offset, flags);
-	for (unsigned i = 0; i < (is_64bit ? 8u : 4u); i++)
-		f->writable[offset + i] = (uint8_t)(mask >> (8 * i));
-	f->writable[PCI_COMMAND] |= PCI_COMMAND_MEMORY;
+	add_bar(f, index, (struct pci_bar){ .size = size, .is_64bit = is_64bit, .prefetch = prefetch },
+		(is_64bit ? PCI_BASE_ADDRESS_MEM_TYPE_64 : 0u) |
+			(prefetch ? PCI_BASE_ADDRESS_MEM_PREFETCH : 0u));
+}
+
+void pci_func_add_io_bar(struct pci_func *f, unsigned index, uint64_t size)
+{
+	add_bar(f, index, (struct pci_bar){ .size = size, .is_io = true }, PCI_BASE_ADDRESS_SPACE_IO);
+}
+
+void pci_func_add_rom(struct pci_func *f, uint64_t size)
+{
+	add_bar(f, PCI_ROM_BAR, (struct pci_bar){ .size = size, .is_rom = true }, 0);
 }
 
 // ---- configuration space ----------------------------------------------------------------------------------------
@@ -150,7 +171,7 @@ void pci_func_add_bar(struct pci_func *f, unsigned index, uint64_t size, bool is
 uint32_t pci_func_config_read(struct pci_func *f, unsigned offset, unsigned size)
 {
 	uint32_t val = 0;
-	for (unsigned i = 0; i < size; i++)
+	for (unsigned i = 0; i < size && offset < PCI_CONFIG_SIZE; i++)
 		val |= (uint32_t)f->config[offset + i] << (8 * i);
 	f->ops->config_read(f, offset, size, &val);
 	return val;
@@ -158,13 +179,14 @@ uint32_t pci_func_config_read(struct pci_func *f, unsigned offset, unsigned size
 
 void pci_func_config_write(struct pci_func *f, unsigned offset, unsigned size, uint32_t val)
 {
-	for (unsigned i = 0; i < size; i++) {
+	for (unsigned i = 0; i < size && offset < PCI_CONFIG_SIZE; i++) {
 		uint8_t mask = f->writable[offset + i];
 		uint8_t byte = (uint8_t)(val >> (8 * i));
 		f->config[offset + i] = (uint8_t)((f->config[offset + i] & ~mask) | (byte & mask));
 	}
 	if (range_overlaps(offset, size, PCI_COMMAND, 2) ||
-	    range_overlaps(offset, size, PCI_BASE_ADDRESS_0, sizeof(uint32_t) * PCI_BARS))
+	    range_overlaps(offset, size, PCI_BASE_ADDRESS_0, sizeof(uint32_t) * PCI_ROM_BAR) ||
+	    range_overlaps(offset, size, PCI_ROM_ADDRESS, sizeof(uint32_t)))
 		bars_update(f);
 	f->ops->config_write(f, offset, size, val);
 }
@@ -174,7 +196,9 @@ void pci_func_config_write(struct pci_func *f, unsigned offset, unsigned size, u
 void pci_func_init(struct pci_func *f, const struct pci_func_ops *ops, const char *id, uint16_t vendor,
 		   uint16_t device, uint32_t class_code)
 {
-	*f = (struct pci_func){ .ops = ops, .id = id, .next_cap = PCI_STD_HEADER_SIZEOF };
+	*f = (struct pci_func){
+		.ops = ops, .id = id, .next_cap = PCI_STD_HEADER_SIZEOF, .config_size = PCI_CONFIG_SIZE
+	};
 	pthread_mutex_init(&f->lock, NULL);
 	pci_config_set16(f, PCI_VENDOR_ID, vendor);
 	pci_config_set16(f, PCI_DEVICE_ID, device);
@@ -189,6 +213,21 @@ void pci_func_set_subsystem(struct pci_func *f, uint16_t vendor, uint16_t device
 {
 	pci_config_set16(f, PCI_SUBSYSTEM_VENDOR_ID, vendor);
 	pci_config_set16(f, PCI_SUBSYSTEM_ID, device);
+}
+
+void pci_func_add_intx(struct pci_func *f)
+{
+	f->config[PCI_INTERRUPT_PIN] = 1;
+}
+
+uint32_t pci_func_intx_gsi(const struct pci_func *f)
+{
+	return f->host->intx_first + f->slot % f->host->intx_count;
+}
+
+unsigned pci_func_memory_slot(const struct pci_func *f)
+{
+	return MEM_REGIONS_MAX + f->slot * PCI_MEMORY_SLOTS;
 }
 
 unsigned pci_func_add_capability(struct pci_func *f, uint8_t id, unsigned len)

@@ -15,14 +15,18 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PCI_BARS	6
-#define PCI_CONFIG_SIZE 256
+#define PCI_BARS	 7 // the last one is the expansion ROM's
+#define PCI_ROM_BAR	 6
+#define PCI_CONFIG_SIZE	 256
+#define PCI_CONFIG_LARGE 4096 // PCI Express'
+#define PCI_MEMORY_SLOTS 64   // of KVM's, that a function may use: from pci_func_memory_slot() on
 
 struct pci_func;
 struct pci_host;
 
 struct pci_func_ops {
 	// Configuration accesses, after pci_func.c's own.  read: *val holds what the space says; write: the space holds the new value already.
+	// From 256 on the space is the function's alone, and there are accesses only if it has set config_size: *val is 0.
 	void (*config_read)(struct pci_func *f, unsigned offset, unsigned size, uint32_t *val);
 	void (*config_write)(struct pci_func *f, unsigned offset, unsigned size, uint32_t val);
 	// offset + size lies within the BAR.
@@ -41,7 +45,7 @@ struct pci_func_ops {
 struct pci_bar {
 	uint64_t size;	  // power of two; 0: none
 	uint64_t address; // that the monitor gave it, and reset restores
-	bool is_64bit, is_io, prefetch;
+	bool is_64bit, is_io, is_rom, prefetch;
 	bool mapped; // `range` is on the bus
 	struct bus_range range;
 	struct pci_func *func;
@@ -54,6 +58,7 @@ struct pci_func {
 	unsigned slot;
 	pthread_mutex_t lock;
 	atomic_uint events;
+	unsigned config_size; // PCI_CONFIG_SIZE or PCI_CONFIG_LARGE
 	unsigned next_cap; // offset of the next capability
 	unsigned last_cap; // offset of the last one's next pointer
 	struct pci_bar bar[PCI_BARS];
@@ -68,6 +73,12 @@ void pci_func_init(struct pci_func *f, const struct pci_func_ops *ops, const cha
 void pci_func_set_subsystem(struct pci_func *f, uint16_t vendor, uint16_t device);
 // Memory BAR; size is a power of two >= 16.  A 64-bit BAR takes index + 1 too.
 void pci_func_add_bar(struct pci_func *f, unsigned index, uint64_t size, bool is_64bit, bool prefetch);
+// I/O ports; size is a power of two >= 4.
+void pci_func_add_io_bar(struct pci_func *f, unsigned index, uint64_t size);
+// The expansion ROM, BAR PCI_ROM_BAR; size is a power of two >= 2048.
+void pci_func_add_rom(struct pci_func *f, uint64_t size);
+// The function raises INTA: level, on the interrupt controller's pin that the guest finds for its slot (pci_func_intx_gsi).
+void pci_func_add_intx(struct pci_func *f);
 // `len` bytes for a capability, id and next pointer included: its offset.  Contents are the caller's to fill.
 unsigned pci_func_add_capability(struct pci_func *f, uint8_t id, unsigned len);
 
@@ -83,6 +94,16 @@ void pci_func_config_write(struct pci_func *f, unsigned offset, unsigned size, u
 // As after power-on; with the lock.
 void pci_func_reset(struct pci_func *f);
 void pci_func_unmap_bars(struct pci_func *f);
+
+// Of a function that is plugged.
+uint32_t pci_func_intx_gsi(const struct pci_func *f);
+unsigned pci_func_memory_slot(const struct pci_func *f);
+
+// Where BAR `index` stands in the configuration space (PCI 3.0 §6.2.5).
+static inline unsigned pci_bar_register(unsigned index)
+{
+	return index == PCI_ROM_BAR ? 0x30 : 0x10 + 4 * index;
+}
 
 static inline uint16_t pci_config_get16(const struct pci_func *f, unsigned offset)
 {

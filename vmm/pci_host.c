@@ -9,18 +9,18 @@
 
 // ---- configuration accesses -------------------------------------------------------------------------------------
 
-// A function's registers end at 256: beyond, and in an empty slot, everything reads as ones.
-static bool config_valid(unsigned offset, unsigned size)
+// Beyond a function's registers, and in an empty slot, everything reads as ones.
+static bool config_valid(const struct pci_func *f, unsigned offset, unsigned size)
 {
 	return (size == 1 || size == 2 || size == 4) && offset % size == 0 &&
-	       range_in(offset, size, PCI_CONFIG_SIZE);
+	       range_in(offset, size, f->config_size);
 }
 
 static void host_config_read(struct pci_host *h, unsigned slot, unsigned offset, unsigned size, uint64_t *val)
 {
 	*val = ~UINT64_C(0);
 	struct pci_func *f = h->func[slot];
-	if (!f || !config_valid(offset, size))
+	if (!f || !config_valid(f, offset, size))
 		return;
 	pci_func_lock(f);
 	*val = pci_func_config_read(f, offset, size);
@@ -30,7 +30,7 @@ static void host_config_read(struct pci_host *h, unsigned slot, unsigned offset,
 static void host_config_write(struct pci_host *h, unsigned slot, unsigned offset, unsigned size, uint64_t val)
 {
 	struct pci_func *f = h->func[slot];
-	if (!f || !config_valid(offset, size))
+	if (!f || !config_valid(f, offset, size))
 		return;
 	pci_func_lock(f);
 	pci_func_config_write(f, offset, size, (uint32_t)val);
@@ -117,13 +117,19 @@ static int bar_place(struct pci_host *h, struct pci_func *f, unsigned index, str
 {
 	struct pci_bar *bar = &f->bar[index];
 	uint64_t gpa;
-	if (!(bar->is_64bit && bar->prefetch && window_take(&h->window64, &h->next64, bar->size, &gpa)) &&
-	    !window_take(&h->window32, &h->next32, bar->size, &gpa) &&
-	    !(bar->is_64bit && window_take(&h->window64, &h->next64, bar->size, &gpa)))
+	bool found;
+	if (bar->is_io)
+		found = window_take(&h->window_io, &h->next_io, bar->size, &gpa);
+	else
+		found = (bar->is_64bit && bar->prefetch &&
+			 window_take(&h->window64, &h->next64, bar->size, &gpa)) ||
+			window_take(&h->window32, &h->next32, bar->size, &gpa) ||
+			(bar->is_64bit && window_take(&h->window64, &h->next64, bar->size, &gpa));
+	if (!found)
 		return err_set(e, ENOSPC, "%s: no room for BAR %u of %llu bytes", f->id, index,
 			       (unsigned long long)bar->size);
 	bar->address = gpa;
-	unsigned offset = PCI_BASE_ADDRESS_0 + 4 * index;
+	unsigned offset = pci_bar_register(index);
 	pci_config_set32(f, offset, pci_config_get32(f, offset) | (uint32_t)gpa);
 	if (bar->is_64bit)
 		pci_config_set32(f, offset + 4, (uint32_t)(gpa >> 32));
@@ -144,9 +150,11 @@ int pci_host_plug(struct pci_host *h, struct pci_func *f, int slot, struct err *
 		if (rc < 0)
 			return rc;
 	}
-	memcpy(f->initial, f->config, sizeof(f->initial));
 	f->host = h;
 	f->slot = (unsigned)slot;
+	if (f->config[PCI_INTERRUPT_PIN])
+		f->config[PCI_INTERRUPT_LINE] = (uint8_t)pci_func_intx_gsi(f);
+	memcpy(f->initial, f->config, sizeof(f->initial));
 	h->func[slot] = f;
 	return 0;
 }
@@ -192,6 +200,7 @@ int pci_host_init(struct pci_host *h, struct bus *mmio, struct bus *pio, uint64_
 		.next32 = window32.start,
 		.next64 = window64.start,
 		.next_io = window_io.start,
+		.intx_count = 1,
 		.ecam = { .start = ecam_gpa,
 			  .size = PCI_ECAM_BUS_SIZE,
 			  .name = "ECAM",
@@ -211,6 +220,21 @@ int pci_host_init(struct pci_host *h, struct bus *mmio, struct bus *pio, uint64_
 		return err_sys(e, -rc, "PCI host bridge");
 	pci_func_init(&h->bridge, &bridge_ops, "host bridge", BRIDGE_VENDOR, BRIDGE_DEVICE, BRIDGE_CLASS);
 	return pci_host_plug(h, &h->bridge, 0, e);
+}
+
+void pci_host_set_intx(struct pci_host *h, uint32_t first, uint32_t count)
+{
+	h->intx_first = first;
+	h->intx_count = count;
+}
+
+uint32_t pci_host_intx_slots(const struct pci_host *h)
+{
+	uint32_t slots = 0;
+	for (unsigned i = 0; i < PCI_SLOTS; i++)
+		if (h->func[i] && h->func[i]->initial[PCI_INTERRUPT_PIN])
+			slots |= UINT32_C(1) << i;
+	return slots;
 }
 
 void pci_host_reset(struct pci_host *h)

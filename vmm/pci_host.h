@@ -21,6 +21,7 @@ struct pci_host {
 	struct bus_range ecam, port;
 	pthread_mutex_t lock;	 // of the address register
 	uint32_t config_address; // 0xcf8
+	uint32_t intx_first, intx_count; // pins that INTx of the slots go to, by turns
 	struct pci_func *func[PCI_SLOTS];
 	struct pci_func bridge; // slot 0
 };
@@ -29,6 +30,10 @@ struct pci_host {
 int pci_host_init(struct pci_host *h, struct bus *mmio, struct bus *pio, uint64_t ecam_gpa,
 		  struct pci_window window32, struct pci_window window64, struct pci_window window_io,
 		  struct err *e);
+// Before any function with INTx is plugged: the pins [first, first + count) of the interrupt controller are for them.
+void pci_host_set_intx(struct pci_host *h, uint32_t first, uint32_t count);
+// Bit per slot whose function has INTx.
+uint32_t pci_host_intx_slots(const struct pci_host *h);
 // Destroys every function, last plugged first.
 void pci_host_destroy(struct pci_host *h);
 // Resets every function.

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 static char page_withdrawn; // posted: the queue has none any more
+_Static_assert(VP_PAGED_QUEUES <= PCI_MEMORY_SLOTS, "each page is a slot");
 
 static size_t page_size(void)
 {
@@ -30,7 +31,7 @@ static uint64_t doorbell_gpa(const struct virtio_pci *vp, unsigned index, uint64
 
 static uint32_t page_slot(const struct virtio_pci *vp, unsigned index)
 {
-	return MEM_REGIONS_MAX + vp->func.slot * VP_PAGED_QUEUES + index;
+	return pci_func_memory_slot(&vp->func) + index;
 }
 
 static void page_hide(struct virtio_pci *vp, unsigned index, uint64_t bar_gpa)

@@ -21,7 +21,7 @@
 
 // Where a back-end may give pages as doorbells, they lie behind all that, one for each queue.
 #define VP_PAGES	VP_BAR_SIZE
-#define VP_PAGED_QUEUES 64
+#define VP_PAGED_QUEUES 64 // at most PCI_MEMORY_SLOTS
 
 #define VP_QUEUES_MAX	  (VP_NOTIFY_ROOM / VP_NOTIFY_STEP - 1) // one vector is the configuration's
 #define VP_QUEUE_SIZE_MAX 32768					// §2.7

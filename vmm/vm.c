@@ -150,7 +150,7 @@ int vm_init(struct vm *vm, const struct vm_config *config, struct err *e)
 {
 	*vm = (struct vm){ .config = config, .kernel_fd = -1, .initrd_fd = -1 };
 	console_init(&vm->console); // 0 would be a descriptor
-	vm->event_source.fd = vm->kvm.fd = vm->kvm.vm_fd = vm->memory.fd = vm->loop.epoll_fd = -1;
+	vm->event_source.fd = vm->kvm.fd = vm->kvm.vm_fd = vm->kvm.vfio_fd = vm->memory.fd = vm->loop.epoll_fd = -1;
 	pthread_mutex_init(&vm->run_lock, NULL);
 	pthread_cond_init(&vm->run_changed, NULL);
 	bus_init(&vm->mmio);
@@ -173,8 +173,10 @@ int vm_build(struct vm *vm, struct err *e)
 		return rc;
 	vm->console.quit = console_quit;
 	vm->console.quit_owner = vm;
-	return pci_host_init(&vm->pci, &vm->mmio, &vm->pio, l->ecam_gpa, l->window32, l->window64,
-			     l->window_io, e);
+	rc = pci_host_init(&vm->pci, &vm->mmio, &vm->pio, l->ecam_gpa, l->window32, l->window64, l->window_io,
+			   e);
+	pci_host_set_intx(&vm->pci, l->intx_first, l->intx_count);
+	return rc;
 }
 
 int vm_prepare(struct vm *vm, struct err *e)

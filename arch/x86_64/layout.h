@@ -39,5 +39,7 @@
 #define X86_GSI_COM1  4
 #define X86_GSI_RTC   8
 #define X86_GSI_EVENT 9
+#define X86_GSI_INTX  16 // and the seven after it, for the PCI slots by turns
+#define X86_INTX_PINS 8
 
 #endif

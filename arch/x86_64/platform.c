@@ -44,6 +44,8 @@ int arch_layout_plan(struct arch_layout *out, uint64_t ram_size, struct err *e)
 		.window32 = { X86_HOLE_START, X86_WINDOW32_SIZE },
 		.window64 = { start, MIN(room, X86_WINDOW64_MAX) },
 		.window_io = { X86_PCI_IO_START, X86_PCI_IO_SIZE },
+		.intx_first = X86_GSI_INTX,
+		.intx_count = X86_INTX_PINS,
 	};
 	return 0;
 }
@@ -230,6 +232,9 @@ static int tables_write(struct vm *vm, uint64_t *rsdp, struct err *e)
 		.sleep_status = X86_PORT_SLEEP_STATUS,
 		.event_port = X86_PORT_EVENT,
 		.event_gsi = X86_GSI_EVENT,
+		.intx_slots = pci_host_intx_slots(&vm->pci),
+		.intx_first = l->intx_first,
+		.intx_count = l->intx_count,
 	};
 	void *room = memmap_ptr(&vm->memory, LAYOUT_ACPI, LAYOUT_ACPI_SIZE);
 	if (!room)

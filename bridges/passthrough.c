@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// The life of a passthrough function: made, reset, dead, ended.
+#include "bridges/passthrough_impl.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+#include "vmm/kvm.h"
+#include "vmm/memmap.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- DMA --------------------------------------------------------------------------------------------------------
+
+static void dma_unmap(struct passthrough *pt, unsigned count)
+{
+	const struct mem_table *ram = &pt->host.memory->ram;
+	while (count-- > 0) {
+		const struct mem_region *r = &ram->region[count];
+		pt->link->ops->dma_unmap(pt->link, r->gpa, r->size);
+	}
+}
+
+static int dma_map(struct passthrough *pt, struct err *e)
+{
+	const struct mem_table *ram = &pt->host.memory->ram;
+	for (unsigned i = 0; i < ram->count; i++) {
+		int rc = pt->link->ops->dma_map(pt->link, &ram->region[i], e);
+		if (rc < 0) {
+			dma_unmap(pt, i);
+			return rc;
+		}
+	}
+	return 0;
+}
+
+// ---- death ------------------------------------------------------------------------------------------------------
+
+void pt_die(struct passthrough *pt, const char *why)
+{
+	if (pt->dead)
+		return;
+	log_limited(LOG_WARN, "%s: %s; the guest sees it no more", pt->func.id, why);
+	pt_bars_hide(pt);
+	pt->dead = true;
+	pt_irqs_reset(pt);
+}
+
+// The host waits for its device: until the link is closed.
+static void give_back(struct passthrough *pt)
+{
+	pt_die(pt, "the host wants the device back");
+	if (!pt->link)
+		return;
+	pt_bars_free(pt);
+	dma_unmap(pt, pt->host.memory->ram.count);
+	pt->link->ops->close(pt->link);
+	pt->link = NULL;
+}
+
+static void revive(struct passthrough *pt, bool kept)
+{
+	if (!pt->dead || !pt->link)
+		return;
+	pt_bars_take(pt);
+	pt->dead = false;
+	log_limited(LOG_INFO, "%s: the device is there again", pt->func.id);
+	if (kept) {
+		pt_command_carry(pt);
+		pt_irqs_sync(pt);
+		pt_bars_show(pt);
+	} else {
+		pci_func_reset(&pt->func);
+	}
+}
+
+static void link_died(void *owner, const char *why)
+{
+	struct passthrough *pt = owner;
+	log_limited(LOG_WARN, "%s: %s: %s", pt->func.id, pt->link->ops->kind, why);
+	pci_func_post(&pt->func, PT_EVENT_DIED);
+}
+
+static void link_returned(void *owner, bool kept)
+{
+	struct passthrough *pt = owner;
+	pt_bars_renew(pt);
+	pci_func_post(&pt->func, kept ? PT_EVENT_RENEWED : PT_EVENT_RETURNED);
+}
+
+static const struct vfio_link_events link_events = { .died = link_died, .returned = link_returned };
+
+// ---- the function -----------------------------------------------------------------------------------------------
+
+static void pt_event(struct pci_func *f, unsigned bits)
+{
+	struct passthrough *pt = pt_of(f);
+	if (bits & PT_EVENT_DIED)
+		pt_die(pt, "what carried it is gone");
+	if (bits & (PT_EVENT_RETURNED | PT_EVENT_RENEWED))
+		revive(pt, bits & PT_EVENT_RENEWED);
+	if (bits & PT_EVENT_FAILED)
+		pt_die(pt, "the device reports an error that it cannot recover from");
+	if (bits & PT_EVENT_WANTED)
+		give_back(pt);
+	if (bits & PT_EVENT_INTX_DONE)
+		pt_irqs_intx_done(pt);
+}
+
+// The configuration space has been reset and the BARs are unmapped: the device ends its DMA first.
+static void pt_reset(struct pci_func *f)
+{
+	struct passthrough *pt = pt_of(f);
+	pt_irqs_reset(pt);
+	if (!pt_alive(pt))
+		return;
+	pt_command_carry(pt);
+	int rc = pt->link->can_reset ? pt->link->ops->reset(pt->link) : 0;
+	if (rc < 0)
+		log_limited(LOG_WARN, "%s: reset: %s", f->id, strerror(-rc));
+	pt_config_reset(pt);
+}
+
+static void pt_destroy(struct pci_func *f)
+{
+	struct passthrough *pt = pt_of(f);
+	pci_func_lock(f);
+	pt_irqs_reset(pt);
+	pt_bars_hide(pt);
+	pci_func_unlock(f);
+	pt_bars_free(pt);
+	if (pt->link) {
+		dma_unmap(pt, pt->host.memory->ram.count);
+		pt->link->ops->close(pt->link);
+	}
+	pt_irqs_free(pt);
+	pthread_mutex_destroy(&f->lock);
+	free(pt);
+}
+
+static const struct pci_func_ops pt_ops = {
+	.config_read = pt_config_read,
+	.config_write = pt_config_write,
+	.bar_read = pt_bar_read,
+	.bar_write = pt_bar_write,
+	.bar_moved = pt_bar_moved,
+	.event = pt_event,
+	.reset = pt_reset,
+	.destroy = pt_destroy,
+};
+
+int passthrough_create(struct pci_func **out, struct vfio_link *l, const struct passthrough_host *host,
+		       struct err *e)
+{
+	struct passthrough *pt = calloc(1, sizeof(*pt));
+	if (!pt)
+		return err_set(e, ENOMEM, "%s: out of memory", l->id);
+	pt->link = l;
+	pt->host = *host;
+	pci_func_init(&pt->func, &pt_ops, l->id, 0, 0, 0);
+	int rc = pt_config_init(pt, e);
+	if (rc < 0)
+		goto fail_config;
+	rc = pt_irqs_init(pt, e);
+	if (rc < 0)
+		goto fail_irqs;
+	rc = pt_bars_init(pt, e);
+	if (rc < 0)
+		goto fail_bars;
+	rc = dma_map(pt, e);
+	if (rc < 0)
+		goto fail_bars;
+	if (!l->can_reset)
+		log_info("%s: the device cannot be reset: a guest that starts again finds it as it was left",
+			 l->id);
+	l->events = &link_events;
+	l->owner = pt;
+	*out = &pt->func;
+	return 0;
+
+fail_bars:
+	pt_bars_free(pt);
+fail_irqs:
+	pt_irqs_free(pt);
+fail_config:
+	pthread_mutex_destroy(&pt->func.lock);
+	free(pt);
+	return rc;
+}

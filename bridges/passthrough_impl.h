@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What the files of passthrough share: passthrough.c (the function's life), passthrough_config.c, passthrough_bar.c, passthrough_irq.c.
+// All of it runs under the function's lock unless it says otherwise.
+#ifndef MINIVMM_BRIDGES_PASSTHROUGH_IMPL_H
+#define MINIVMM_BRIDGES_PASSTHROUGH_IMPL_H
+
+#include "bridges/passthrough.h"
+#include "vmm/base/loop.h"
+#include "vmm/msix.h"
+#include "vmm/pci_func.h"
+
+#include <linux/pci_regs.h>
+#include <linux/vfio.h>
+
+// Posted to the function (pci_func_post).
+#define PT_EVENT_DIED	   1u
+#define PT_EVENT_FAILED	   2u // the device's error interrupt
+#define PT_EVENT_WANTED	   4u // its host wants it back
+#define PT_EVENT_INTX_DONE 8u // the guest ended an INTx interrupt, and the device does not hear that by itself
+#define PT_EVENT_RETURNED  16u
+#define PT_EVENT_RENEWED   32u // the same, and it still has its state
+
+#define PT_AREAS_MAX	 24 // of one BAR: what a carrier may say, less the pages of MSI-X
+#define PT_DOORBELLS_MAX 64 // of all BARs
+#define PT_EXT_CAPS_MAX	 8
+
+// A piece of a BAR that the guest reaches without an exit.
+struct pt_area {
+	uint64_t offset, size; // pages
+	void *hva;	       // ours to unmap
+	bool shown;	       // a KVM memory slot at the BAR's place
+	bool readonly;
+};
+
+struct pt_doorbell {
+	struct vfio_doorbell place;
+	unsigned bar;
+	bool shown;
+};
+
+struct pt_map {
+	unsigned slot_count;
+	struct pt_bar_map {
+		unsigned slot; // of the first area, from pci_func_memory_slot() on
+		unsigned count;
+		struct pt_area area[PT_AREAS_MAX];
+	} bar[PCI_BARS];
+};
+
+// MSI or MSI-X: the guest's table, and what the device knows of it.
+struct pt_vectors {
+	struct msix table; // count 0: the device has no such interrupts
+	unsigned index;	   // VFIO_PCI_MSI_IRQ_INDEX or _MSIX_
+	unsigned cap;	   // offset in the configuration space
+	bool noresize;
+	unsigned armed; // vectors that the device was told of; 0: it is disabled
+	bool *given;	// by vector: it has our eventfd
+};
+
+struct pt_ext_cap {
+	uint16_t offset, len;
+	uint32_t header; // as the guest sees it
+	bool writable;
+};
+
+struct passthrough {
+	struct pci_func func;
+	struct vfio_link *link; // NULL: given back
+	struct passthrough_host host;
+	bool dead;
+	bool asleep; // D1 to D3: it has no BARs
+
+	// ---- passthrough_config.c
+	uint32_t config_size; // of the device's region
+	uint16_t command;     // as the device was last told
+	uint8_t from_device[PCI_CONFIG_SIZE]; // 1: reads are the device's answer and not the shadow's
+	uint8_t to_device[PCI_CONFIG_SIZE];   // bits that writes carry to the device
+	unsigned pm_cap, express_cap, af_cap;
+	unsigned ext_count;
+	struct pt_ext_cap ext[PT_EXT_CAPS_MAX];
+
+	// ---- passthrough_bar.c
+	uint64_t bar_size[PCI_BARS]; // of the device's regions, 0: none
+	struct pt_map map;
+	unsigned table_bar, pba_bar; // of MSI-X
+	uint64_t table_offset, pba_offset;
+	unsigned doorbell_count;
+	struct pt_doorbell doorbell[PT_DOORBELLS_MAX];
+	struct pt_map fresh; // filled by the loop's thread when the link returned
+	_Atomic int fresh_state;
+
+	// ---- passthrough_irq.c
+	struct pt_vectors msi, msix;
+	int *fds; // room for a call's
+	bool has_intx, intx_on, intx_unmask_fd;
+	int intx_fd;
+	struct loop_source intx_done, failed, wanted; // eventfds; -1: none
+};
+
+static inline struct passthrough *pt_of(struct pci_func *f)
+{
+	return (struct passthrough *)(void *)((char *)f - offsetof(struct passthrough, func));
+}
+
+// ---- passthrough.c
+
+// Whether the device can be asked for anything.
+static inline bool pt_alive(const struct passthrough *pt)
+{
+	return !pt->dead;
+}
+// The device is gone as far as the guest can see.  Any thread; waits for nobody.
+void pt_die(struct passthrough *pt, const char *why);
+
+// ---- passthrough_config.c
+
+// Reads the device's space and builds the guest's.  Before pt_bars_init(), which adds the BARs.
+int pt_config_init(struct passthrough *pt, struct err *e);
+void pt_config_read(struct pci_func *f, unsigned offset, unsigned size, uint32_t *val);
+void pt_config_write(struct pci_func *f, unsigned offset, unsigned size, uint32_t val);
+// Tells the device of the command register as the guest has set it, if it does not know.
+void pt_command_carry(struct passthrough *pt);
+// The device has been reset, or is there again: its command register is 0.
+void pt_config_reset(struct passthrough *pt);
+
+// ---- passthrough_bar.c
+
+int pt_bars_init(struct passthrough *pt, struct err *e);
+void pt_bars_free(struct passthrough *pt);
+void pt_bar_read(struct pci_func *f, unsigned bar, uint64_t offset, unsigned size, uint64_t *val);
+void pt_bar_write(struct pci_func *f, unsigned bar, uint64_t offset, unsigned size, uint64_t val);
+void pt_bar_moved(struct pci_func *f, unsigned bar, uint64_t gpa, bool mapped);
+// Takes what is mapped away from the guest, which then exits at each access; and gives it back, where the BAR is and if the
+// device is awake.
+void pt_bars_hide(struct passthrough *pt);
+void pt_bars_show(struct passthrough *pt);
+// The link returned and its descriptors are others.  renew: the loop's thread, without the lock, maps; take: with it.
+void pt_bars_renew(struct passthrough *pt);
+void pt_bars_take(struct passthrough *pt);
+
+// ---- passthrough_irq.c
+
+// After pt_config_init().
+int pt_irqs_init(struct passthrough *pt, struct err *e);
+void pt_irqs_free(struct passthrough *pt);
+// Has the device signal what the guest wants signalled, by what the shadow says now.
+void pt_irqs_sync(struct passthrough *pt);
+// The guest wrote to a vector of the MSI-X table.
+void pt_irqs_table_write(struct passthrough *pt, uint64_t offset, unsigned size, uint64_t val);
+uint64_t pt_irqs_pba_read(struct passthrough *pt, uint64_t offset, unsigned size);
+// The guest wrote to the MSI capability, or to Message Control of MSI-X.
+void pt_irqs_msi_write(struct passthrough *pt);
+void pt_irqs_msix_write(struct passthrough *pt);
+void pt_irqs_intx_done(struct passthrough *pt);
+// As after power-on; the device has given up its eventfds, or gives them up here.
+void pt_irqs_reset(struct passthrough *pt);
+
+#endif
