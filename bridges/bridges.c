@@ -124,7 +124,7 @@ static int await_peer(struct bridge_pending *p, struct err *e)
 	}
 }
 
-static int finish_vhost_user(struct backend **out, struct bridge_pending *p, struct err *e)
+static int finish_vhost_user(struct bridge_end *out, struct bridge_pending *p, struct err *e)
 {
 	int rc = p->kept.listener >= 0 ? await_peer(p, e) : 0;
 	if (rc < 0)
@@ -145,7 +145,7 @@ static int finish_vhost_user(struct backend **out, struct bridge_pending *p, str
 		.start_deadline = p->host->start_deadline,
 	};
 	p->child = NULL;
-	return vhost_user_open(out, &params, e);
+	return vhost_user_open(&out->backend, &params, e);
 }
 
 // The kernel's devices answer at once: there is nothing to start.
@@ -156,16 +156,16 @@ static int start_nothing(struct bridge_pending *p, struct err *e)
 	return 0;
 }
 
-static int finish_vhost(struct backend **out, struct bridge_pending *p, struct err *e)
+static int finish_vhost(struct bridge_end *out, struct bridge_pending *p, struct err *e)
 {
-	return vhost_kernel_open(out, p->cfg, p->host->loop, p->host->ram, e);
+	return vhost_kernel_open(&out->backend, p->cfg, p->host->loop, p->host->ram, e);
 }
 
 static const struct bridge {
 	const char *name;
 	int (*start)(struct bridge_pending *p,
 		     struct err *e); // fills peer, sock, child; an error names no device yet
-	int (*finish)(struct backend **out, struct bridge_pending *p, struct err *e);
+	int (*finish)(struct bridge_end *out, struct bridge_pending *p, struct err *e);
 } bridges[VIA_COUNT] = {
 	[VIA_BUILTIN] = { "minivmm", start_builtin, finish_vhost_user },
 	[VIA_VHOST_USER] = { "vhost-user", start_vhost_user, finish_vhost_user },
@@ -199,14 +199,15 @@ int bridge_start(struct bridge_pending *p, const struct device_config *cfg, stru
 	return rc;
 }
 
-int bridge_finish(struct backend **out, struct bridge_pending *p, struct err *e)
+int bridge_finish(struct bridge_end *out, struct bridge_pending *p, struct err *e)
 {
+	*out = (struct bridge_end){ 0 };
 	int rc = bridges[p->cfg->via].finish(out, p, e);
 	if (rc < 0) {
 		kept_free(&p->kept);
 		return rc;
 	}
-	p->kept.backend = *out;
+	p->kept.backend = out->backend;
 	p->host->kept[p->host->kept_count++] = p->kept;
 	return 0;
 }
@@ -225,8 +226,13 @@ int bridge_open(struct backend **out, const struct device_config *cfg, struct br
 		struct err *e)
 {
 	struct bridge_pending p;
+	struct bridge_end end;
 	int rc = bridge_start(&p, cfg, host, e);
-	return rc < 0 ? rc : bridge_finish(out, &p, e);
+	if (rc == 0)
+		rc = bridge_finish(&end, &p, e);
+	if (rc == 0)
+		*out = end.backend;
+	return rc;
 }
 
 // ---- after a death ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
 #define MINIVMM_BRIDGES_BRIDGES_H
 
 #include "bridges/backend.h"
+#include "bridges/vfio_ops.h"
 #include "vmm/base/arena.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/err.h"
@@ -18,6 +19,7 @@
 #include <stdbool.h>
 
 struct child;
+struct kvm;
 struct launch;
 
 // What is needed to have a device back after its end.
@@ -36,6 +38,7 @@ struct bridge_host {
 	deadline_ns start_deadline;    // one for all devices, so that N mute back-ends cost what one costs
 	uint64_t memory;	       // of the guest, bytes: what a limit of a jail leaves room for
 	const struct mem_table *ram;   // the same memory, once it is there; NULL before
+	struct kvm *kvm;	       // once it is there
 	const struct cgroups *cgroups; // of the devices that have limits; NULL: none
 	const struct vm_config *config;
 	bool insecure;			   // start programs although the host refuses to isolate them
@@ -45,6 +48,12 @@ struct bridge_host {
 	unsigned kept_count;
 	struct spawner spawner;
 	int leave; // eventfd: the machine ends
+};
+
+// What a bridge ends in, one of the two: a virtio back-end, or a whole PCI function.
+struct bridge_end {
+	struct backend *backend;
+	struct vfio_link *link;
 };
 
 // A device between its two halves.
@@ -71,12 +80,12 @@ void bridges_free(struct bridge_host *host);
 // -errno with the sentence set; nothing is left behind then.
 int bridge_start(struct bridge_pending *p, const struct device_config *cfg, struct bridge_host *host,
 		 struct err *e);
-// Uses up *p, whatever it returns.  On success the caller ends the back-end by ops->close().
-int bridge_finish(struct backend **out, struct bridge_pending *p, struct err *e);
+// Uses up *p, whatever it returns.  On success the caller ends what it got by ops->close().
+int bridge_finish(struct bridge_end *out, struct bridge_pending *p, struct err *e);
 // Instead of bridge_finish(): stops what was started.
 void bridge_abandon(struct bridge_pending *p);
 
-// Both halves, for one device.
+// Both halves, for one virtio device.
 int bridge_open(struct backend **out, const struct device_config *cfg, struct bridge_host *host,
 		struct err *e);
 

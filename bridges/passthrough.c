@@ -42,8 +42,8 @@ void pt_die(struct passthrough *pt, const char *why)
 		return;
 	log_limited(LOG_WARN, "%s: %s; the guest sees it no more", pt->func.id, why);
 	pt_bars_hide(pt);
-	pt->dead = true;
 	pt_irqs_reset(pt);
+	pt->dead = true;
 }
 
 // The host waits for its device: until the link is closed.

@@ -39,8 +39,9 @@ static const char *area_refused(const struct vfio_region *r, uint64_t offset, ui
 	if (fstat(r->fd, &st) < 0)
 		return "its descriptor cannot be looked at";
 	if (!S_ISREG(st.st_mode))
-		return S_ISCHR(st.st_mode) || !(st.st_mode & S_IFMT) ? NULL
-								     : "its descriptor is no device and no memfd";
+		return S_ISCHR(st.st_mode) || !(st.st_mode & S_IFMT)
+			       ? NULL
+			       : "its descriptor is no device and no memfd";
 	const int seals = fcntl(r->fd, F_GET_SEALS);
 	if (seals >= 0 && (seals & F_SEAL_SHRINK))
 		return range_in(r->fd_offset + offset, size, (uint64_t)st.st_size)
@@ -121,7 +122,8 @@ static void bar_map(struct passthrough *pt, unsigned index, struct pt_map *m, co
 		hole[1] = hole[0];
 		hole[0] = first;
 	}
-	if (r->fd < 0 || !r->readable || pt->bar_size[index] < page || index == PCI_ROM_BAR || pt->func.bar[index].is_io)
+	if (r->fd < 0 || !r->readable || pt->bar_size[index] < page || index == PCI_ROM_BAR ||
+	    pt->func.bar[index].is_io)
 		return;
 	for (unsigned i = 0; i < r->area_count && i < VFIO_LINK_AREAS_MAX; i++) {
 		const struct vfio_area *a = &r->area[i];
@@ -403,11 +405,12 @@ static int table_place(struct passthrough *pt, struct err *e)
 	    (pt->table_bar == pt->pba_bar &&
 	     range_overlaps(pt->table_offset, msix_table_size(&pt->msix.table), pt->pba_offset,
 			    msix_pba_size(&pt->msix.table))))
-		return err_set(e, EPROTO,
-			       "%s: its MSI-X table (BAR %u, %#llx) or pending bits (BAR %u, %#llx) lie in no "
-			       "BAR, or in each other",
-			       f->id, pt->table_bar, (unsigned long long)pt->table_offset, pt->pba_bar,
-			       (unsigned long long)pt->pba_offset);
+		return err_set(
+			e, EPROTO,
+			"%s: its MSI-X table (BAR %u, %#llx) or pending bits (BAR %u, %#llx) lie in no "
+			"BAR, or in each other",
+			f->id, pt->table_bar, (unsigned long long)pt->table_offset, pt->pba_bar,
+			(unsigned long long)pt->pba_offset);
 	return 0;
 }
 

@@ -13,8 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define COMMAND_CARRIED \
-	(PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE)
+#define COMMAND_CARRIED (PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE)
 #define COMMAND_UNKNOWN UINT16_MAX
 
 static int device_read(struct passthrough *pt, unsigned offset, void *buf, unsigned len)
@@ -115,7 +114,7 @@ static void msix_show(struct passthrough *pt, unsigned at)
 static unsigned express_len(const struct pci_func *f, unsigned at)
 {
 	return (pci_config_get16(f, at + PCI_EXP_FLAGS) & PCI_EXP_FLAGS_VERS) > 1 ? EXPRESS_LEN
-										   : EXPRESS_LEN_MIN;
+										  : EXPRESS_LEN_MIN;
 }
 
 // On the root bus an endpoint has no link above it, so it is shown as one that is integrated (PCI Express 4.0 §1.3.2.3).
@@ -218,8 +217,7 @@ static int capabilities_show(struct passthrough *pt, struct err *e)
 	for (unsigned at = any ? f->config[PCI_CAPABILITY_LIST] & 0xfcu : 0; at;
 	     at = f->config[at + PCI_CAP_LIST_NEXT] & 0xfcu) {
 		if (at < PCI_STD_HEADER_SIZEOF || starts & UINT64_C(1) << at / 4)
-			return err_set(e, EPROTO,
-				       "%s: the device's list of capabilities %s at %#x", f->id,
+			return err_set(e, EPROTO, "%s: the device's list of capabilities %s at %#x", f->id,
 				       at < PCI_STD_HEADER_SIZEOF ? "leads into the header"
 								  : "runs in a circle",
 				       at);
@@ -287,8 +285,7 @@ static int extended_show(struct passthrough *pt, struct err *e)
 	uint32_t header;
 	for (unsigned at = PCI_CONFIG_SIZE; at; at = header >> 20 & 0xffc) {
 		if (at < PCI_CONFIG_SIZE || seen[at / 32] & 1u << at / 4 % 8)
-			return err_set(e, EPROTO,
-				       "%s: the device's list of extended capabilities %s at %#x",
+			return err_set(e, EPROTO, "%s: the device's list of extended capabilities %s at %#x",
 				       pt->func.id,
 				       at < PCI_CONFIG_SIZE ? "leads into the header" : "runs in a circle",
 				       at);
@@ -392,9 +389,9 @@ void pt_config_reset(struct passthrough *pt)
 }
 
 // The byte that an access writes at `at`, 0 if it writes none there.
-static uint8_t written(unsigned offset, unsigned size, uint32_t val, unsigned at)
+static uint32_t written(unsigned offset, unsigned size, uint32_t val, unsigned at)
 {
-	return at >= offset && at - offset < size ? (uint8_t)(val >> (8 * (at - offset))) : 0;
+	return at >= offset && at - offset < size ? val >> (8 * (at - offset)) & 0xff : 0;
 }
 
 static void power_write(struct passthrough *pt)
@@ -480,8 +477,8 @@ void pt_config_write(struct pci_func *f, unsigned offset, unsigned size, uint32_
 // What is as the device says, of the header.
 static void header_show(struct passthrough *pt, const uint8_t *dev)
 {
-	static const uint8_t kept[][2] = { { PCI_VENDOR_ID, 4 },	  { PCI_REVISION_ID, 4 },
-					   { PCI_CACHE_LINE_SIZE, 2 },	  { PCI_CARDBUS_CIS, 4 },
+	static const uint8_t kept[][2] = { { PCI_VENDOR_ID, 4 },	   { PCI_REVISION_ID, 4 },
+					   { PCI_CACHE_LINE_SIZE, 2 },	   { PCI_CARDBUS_CIS, 4 },
 					   { PCI_SUBSYSTEM_VENDOR_ID, 4 }, { PCI_MIN_GNT, 2 } };
 	for (unsigned i = 0; i < ARRAY_LEN(kept); i++)
 		memcpy(&pt->func.config[kept[i][0]], &dev[kept[i][0]], kept[i][1]);

@@ -13,12 +13,13 @@
 #include <linux/vfio.h>
 
 // Posted to the function (pci_func_post).
-#define PT_EVENT_DIED	   1u
-#define PT_EVENT_FAILED	   2u // the device's error interrupt
-#define PT_EVENT_WANTED	   4u // its host wants it back
-#define PT_EVENT_INTX_DONE 8u // the guest ended an INTx interrupt, and the device does not hear that by itself
-#define PT_EVENT_RETURNED  16u
-#define PT_EVENT_RENEWED   32u // the same, and it still has its state
+#define PT_EVENT_DIED	1u
+#define PT_EVENT_FAILED 2u // the device's error interrupt
+#define PT_EVENT_WANTED 4u // its host wants it back
+#define PT_EVENT_INTX_DONE \
+	8u // the guest ended an INTx interrupt, and the device does not hear that by itself
+#define PT_EVENT_RETURNED 16u
+#define PT_EVENT_RENEWED  32u // the same, and it still has its state
 
 #define PT_AREAS_MAX	 24 // of one BAR: what a carrier may say, less the pages of MSI-X
 #define PT_DOORBELLS_MAX 64 // of all BARs
@@ -71,8 +72,8 @@ struct passthrough {
 	bool asleep; // D1 to D3: it has no BARs
 
 	// ---- passthrough_config.c
-	uint32_t config_size; // of the device's region
-	uint16_t command;     // as the device was last told
+	uint32_t config_size;		      // of the device's region
+	uint16_t command;		      // as the device was last told
 	uint8_t from_device[PCI_CONFIG_SIZE]; // 1: reads are the device's answer and not the shadow's
 	uint8_t to_device[PCI_CONFIG_SIZE];   // bits that writes carry to the device
 	unsigned pm_cap, express_cap, af_cap;

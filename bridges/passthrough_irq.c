@@ -83,7 +83,8 @@ static void vector_give(struct passthrough *pt, struct pt_vectors *v, unsigned i
 static unsigned vectors_wanted(const struct passthrough *pt, const struct pt_vectors *v)
 {
 	if (v == &pt->msi) // the driver said how many
-		return 1u << ((pci_config_get16(&pt->func, v->cap + PCI_MSI_FLAGS) & PCI_MSI_FLAGS_QSIZE) >> 4);
+		return 1u << ((pci_config_get16(&pt->func, v->cap + PCI_MSI_FLAGS) & PCI_MSI_FLAGS_QSIZE) >>
+			      4);
 	unsigned count = MIN(v->table.count, VECTORS_AT_ONCE);
 	for (unsigned i = count; i < v->table.count; i++)
 		if (vector_used(v, i))
@@ -149,8 +150,7 @@ void pt_irqs_msi_write(struct passthrough *pt)
 		address |= (uint64_t)pci_config_get32(f, v->cap + PCI_MSI_ADDRESS_HI) << 32;
 	if (flags & PCI_MSI_FLAGS_MASKBIT)
 		masked = pci_config_get32(f, v->cap + (wide ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32));
-	const uint32_t data =
-		pci_config_get16(f, v->cap + (wide ? PCI_MSI_DATA_64 : PCI_MSI_DATA_32));
+	const uint32_t data = pci_config_get16(f, v->cap + (wide ? PCI_MSI_DATA_64 : PCI_MSI_DATA_32));
 	const unsigned used = MIN(vectors_wanted(pt, v), v->table.count);
 	const bool enabled = flags & PCI_MSI_FLAGS_ENABLE;
 	for (unsigned i = 0; i < v->table.count && enabled; i++) {
@@ -362,7 +362,8 @@ int pt_irqs_init(struct passthrough *pt, struct err *e)
 	pt->intx_fd = pt->intx_done.fd = pt->failed.fd = pt->wanted.fd = -1;
 	unsigned msi = 0, msix = 0;
 	if (pt->msi.cap)
-		msi = 1u << MIN((pci_config_get16(f, pt->msi.cap + PCI_MSI_FLAGS) & PCI_MSI_FLAGS_QMASK) >> 1, 5);
+		msi = 1u << MIN((pci_config_get16(f, pt->msi.cap + PCI_MSI_FLAGS) & PCI_MSI_FLAGS_QMASK) >> 1,
+				5);
 	if (pt->msix.cap)
 		msix = (pci_config_get16(f, pt->msix.cap + PCI_MSIX_FLAGS) & PCI_MSIX_FLAGS_QSIZE) + 1u;
 	pt->fds = calloc(MAX(msi, msix) + 1u, sizeof(pt->fds[0]));

@@ -90,7 +90,8 @@ struct vfio_link_ops {
 	// Exactly what was mapped.  No access by the device after this returned 0.
 	int (*dma_unmap)(struct vfio_link *l, uint64_t gpa, uint64_t size);
 
-	// The function as after power-on: interrupts disabled (eventfds are given up), memory mappings stay.  -ENOTSUP: it cannot.
+	// The function as after power-on; called with INTx, MSI and MSI-X disabled.  Mappings of memory, and the eventfds of ERR and REQ,
+	// stay.  -ENOTSUP: it cannot.
 	int (*reset)(struct vfio_link *l);
 	// Ends the connection, all that was mapped with it, and frees the carrier.  Never fails; good on a dead one.
 	void (*close)(struct vfio_link *l);

@@ -3,6 +3,7 @@
 //
 // The only file where the monitor and the bridges meet.
 #include "bridges/bridges.h"
+#include "bridges/passthrough.h"
 #include "bridges/probe.h"
 #include "vmm/base/check.h"
 #include "vmm/base/deadline.h"
@@ -147,21 +148,38 @@ static const char *program_dir(char *buf, size_t len)
 	return buf;
 }
 
+static int function_of_backend(struct vm *vm, struct pci_func **f, struct backend *b, struct err *e)
+{
+	const struct virtio_pci_host host = { .kvm = &vm->kvm, .irq = &vm->irq, .memory = &vm->memory };
+	int rc = virtio_pci_create(f, b, &host, e);
+	if (rc < 0)
+		b->ops->close(b);
+	return rc;
+}
+
+static int function_of_link(struct vm *vm, struct pci_func **f, struct vfio_link *l, struct err *e)
+{
+	const struct passthrough_host host = {
+		.kvm = &vm->kvm, .irq = &vm->irq, .loop = &vm->loop, .memory = &vm->memory
+	};
+	int rc = passthrough_create(f, l, &host, e);
+	if (rc < 0)
+		l->ops->close(l);
+	return rc;
+}
+
 // The second half of a device: from its bridge to a PCI function on the bus.
 static int device_plug(struct vm *vm, struct bridge_pending *p, struct err *e)
 {
-	const struct virtio_pci_host host = { .kvm = &vm->kvm, .irq = &vm->irq, .memory = &vm->memory };
 	int slot = p->cfg->slot;
-	struct backend *b;
+	struct bridge_end end;
 	struct pci_func *f;
-	int rc = bridge_finish(&b, p, e);
+	int rc = bridge_finish(&end, p, e);
 	if (rc < 0)
 		return rc;
-	rc = virtio_pci_create(&f, b, &host, e);
-	if (rc < 0) {
-		b->ops->close(b);
+	rc = end.link ? function_of_link(vm, &f, end.link, e) : function_of_backend(vm, &f, end.backend, e);
+	if (rc < 0)
 		return rc;
-	}
 	rc = pci_host_plug(&vm->pci, f, slot, e);
 	if (rc < 0)
 		f->ops->destroy(f);
@@ -206,7 +224,7 @@ static int machine_build(struct vm *vm, struct bridge_host *host, struct err *e)
 	if (rc == 0)
 		rc = vm_build(vm, e);
 	if (rc == 0)
-		host->ram = &vm->memory.ram;
+		host->ram = &vm->memory.ram, host->kvm = &vm->kvm;
 	if (rc == 0)
 		rc = devices_plug(vm, pending, c->device_count, e);
 	for (unsigned i = 0; i < c->device_count; i++)

@@ -13,9 +13,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define MSIX_ENTRY_SIZE 16
+#define MSIX_ENTRY_SIZE	 16
 #define MSIX_VECTORS_MAX 2048 // of the specification; virtio functions have fewer
-#define MSIX_NO_VECTOR 0xffff
+#define MSIX_NO_VECTOR	 0xffff
 
 // Message Control, PCI 3.0 §6.8.2.3
 #define MSIX_CONTROL_ENABLE 0x8000

@@ -59,8 +59,8 @@ struct pci_func {
 	pthread_mutex_t lock;
 	atomic_uint events;
 	unsigned config_size; // PCI_CONFIG_SIZE or PCI_CONFIG_LARGE
-	unsigned next_cap; // offset of the next capability
-	unsigned last_cap; // offset of the last one's next pointer
+	unsigned next_cap;    // offset of the next capability
+	unsigned last_cap;    // offset of the last one's next pointer
 	struct pci_bar bar[PCI_BARS];
 	uint8_t config[PCI_CONFIG_SIZE];
 	uint8_t writable[PCI_CONFIG_SIZE]; // mask of the bits that the guest may change

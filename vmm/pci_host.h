@@ -19,8 +19,8 @@ struct pci_host {
 	struct pci_window window32, window64, window_io;
 	uint64_t next32, next64, next_io; // where the next BAR is put
 	struct bus_range ecam, port;
-	pthread_mutex_t lock;	 // of the address register
-	uint32_t config_address; // 0xcf8
+	pthread_mutex_t lock;		 // of the address register
+	uint32_t config_address;	 // 0xcf8
 	uint32_t intx_first, intx_count; // pins that INTx of the slots go to, by turns
 	struct pci_func *func[PCI_SLOTS];
 	struct pci_func bridge; // slot 0

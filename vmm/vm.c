@@ -150,7 +150,8 @@ int vm_init(struct vm *vm, const struct vm_config *config, struct err *e)
 {
 	*vm = (struct vm){ .config = config, .kernel_fd = -1, .initrd_fd = -1 };
 	console_init(&vm->console); // 0 would be a descriptor
-	vm->event_source.fd = vm->kvm.fd = vm->kvm.vm_fd = vm->kvm.vfio_fd = vm->memory.fd = vm->loop.epoll_fd = -1;
+	vm->event_source.fd = vm->kvm.fd = vm->kvm.vm_fd = vm->kvm.vfio_fd = vm->memory.fd =
+		vm->loop.epoll_fd = -1;
 	pthread_mutex_init(&vm->run_lock, NULL);
 	pthread_cond_init(&vm->run_changed, NULL);
 	bus_init(&vm->mmio);

@@ -131,7 +131,7 @@ TEST(killed_before_it_is_ready)
 		SKIP("minivmm-blk is not built");
 	unsigned fds = count_fds();
 	struct loop loop;
-	struct backend *b;
+	struct bridge_end end;
 	struct bridge_pending p;
 	struct err e;
 	CHECK_EQ(loop_init(&loop), 0);
@@ -143,7 +143,7 @@ TEST(killed_before_it_is_ready)
 	CHECK_EQ(bridge_start(&p, &disk, &host, &e), 0);
 	kill(p.child->pid, SIGKILL);
 	deadline_ns start = deadline_now();
-	CHECK(bridge_finish(&b, &p, &e) < 0);
+	CHECK(bridge_finish(&end, &p, &e) < 0);
 	CHECK(ms_since(start) < 1000);
 	CHECK(strstr(e.text, "disk0") && strstr(e.text, "minivmm-blk"));
 	loop_destroy(&loop);

@@ -983,8 +983,8 @@ TEST(b30_mute_ones_share_one_deadline)
 		CHECK_EQ(bridge_start(&pending[i], &cfg[i], &host, &e), 0);
 	}
 	for (int i = 0; i < N - 1; i++) {
-		struct backend *b;
-		CHECK(bridge_finish(&b, &pending[i], &e) < 0);
+		struct bridge_end end;
+		CHECK(bridge_finish(&end, &pending[i], &e) < 0);
 	}
 	bridge_abandon(&pending[N - 1]);
 	CHECK(own_ms_since(start) < LATE_MS);
