@@ -111,6 +111,7 @@ static int set_mac(void *owner, const uint8_t mac[6])
 static int set_pairs(void *owner, uint16_t pairs)
 {
 	struct vnet *n = owner;
+	n->control_seen = true;
 	n->pairs_used = pairs;
 	for (unsigned i = 0; i < n->pairs_max; i++) {
 		struct vnet_pair *p = &n->pair[i];
@@ -136,10 +137,9 @@ static void control(struct vnet *n, struct vq *q)
 {
 	struct vq_chain c;
 	bool more = true;
-	if (!n->control_seen) {
-		n->control_seen = true;
+	// A driver that used this queue with another process of ours, which left no record: how many pairs it has only its buffers tell.
+	if (!n->control_seen && !q->resumed)
 		set_pairs(n, n->pairs_used);
-	}
 	vq_notify_disable(q);
 	for (unsigned budget = q->size; budget > 0 && more; budget--) {
 		more = vq_pop(q, &c, n->iov, VNET_SEGS) > 0;
@@ -150,6 +150,7 @@ static void control(struct vnet *n, struct vq *q)
 		} else {
 			uint8_t ack = net_control_do(&n->commands, n->iov, c.readable, c.readable_len);
 			scatter_write(n->iov + c.readable, c.writable, 0, &ack, sizeof(ack));
+			vdev_state_changed(n->d);
 		}
 		vq_push(q, c.head, 1);
 	}

@@ -62,10 +62,11 @@ struct vdev_ops {
 	// the seal.  `sock` is listening or connected, *stop is set by a source in d->loop.  0, or -errno: the event loop failed.
 	// Left out, as it mostly is, the SDK serves them one after the other.
 	int (*serve)(struct vdev *d, const struct carrier *c, int sock, bool listening, const bool *stop);
-	// For a running guest that moves to another host: writes what its driver told the device, and what a new process could
-	// not find out again, to `to`: at most VDEV_STATE_MAX bytes.  How many.  Nothing is in flight; start() was called.
+	// For a guest that moves to another host, and for a process that goes on after this one was killed: writes what its driver
+	// told the device, and what a new process could not find out again, to `to`: at most VDEV_STATE_MAX bytes.  How many.
+	// Between start() and stop(); requests may be in flight.
 	size_t (*state_save)(struct vdev *d, void *to);
-	// Checks such a state and keeps it: the next start() goes on from there instead of afresh.  `len` 0: forget it.
+	// Checks such a state, which may be anything, and keeps it: the next start() goes on from there instead of afresh.  `len` 0: forget it.
 	// 0 or -errno: this is no state of such a device.
 	int (*state_load)(struct vdev *d, const void *from, size_t len);
 	// Of network devices only.  The network is to learn that `mac` is here now; the MTU that the driver is to be told, 0 for the
@@ -88,10 +89,11 @@ struct vdev {
 	// The SDK's.
 	struct loop loop; // the device adds its own sources here, from open() on
 	struct guest_mem mem;
-	struct vq *queues;   // queue_count of them
-	uint64_t negotiated; // valid from start() to stop()
-	uint64_t again;	     // a bit for each queue that wants another kick()
+	struct vq *queues;			// queue_count of them
+	uint64_t negotiated;			// valid from start() to stop()
+	uint64_t again;				// a bit for each queue that wants another kick()
 	void (*config_changed)(struct vdev *d); // the carrier's, while a front-end is connected
+	void (*state_changed)(struct vdev *d);	// the same
 	void *session;				// the same
 };
 
@@ -112,6 +114,14 @@ static inline void vdev_config_changed(struct vdev *d)
 {
 	if (d->config_changed)
 		d->config_changed(d);
+}
+
+// What state_save() would write is another now.  Before the driver sees its command done: what it was told is then remembered
+// whenever the process is killed, as far as its front-end keeps a record for it.
+static inline void vdev_state_changed(struct vdev *d)
+{
+	if (d->state_changed)
+		d->state_changed(d);
 }
 
 // Delivers events that are ready within `timeout_ms`, then the due kicks.  For carriers.

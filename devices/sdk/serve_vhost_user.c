@@ -136,7 +136,8 @@ static struct session *server_open(struct vdev *d, int sock)
 		d->queues[i].carrier = &s->ring[i];
 		d->queues[i].on_fail = vu_ring_failed;
 	}
-	vu_migrate_init(s);
+	vu_dirty_init(s);
+	vu_state_init(s);
 	vu_channel_init(s);
 	int rc = loop_add(&d->loop, &s->sock, EPOLLIN | EPOLLRDHUP);
 	if (rc < 0) {
@@ -170,8 +171,8 @@ static void server_close(struct session *session)
 	d->config_changed = NULL;
 	vu_channel_close(s);
 	vu_stop_all(s);
-	vu_migrate_close(s);
-	vu_state_forget(s);
+	vu_dirty_close(s);
+	vu_state_close(s);
 	if (d->ops->set_mtu)
 		d->ops->set_mtu(d, 0);
 	guest_mem_clear(&d->mem);

@@ -30,6 +30,8 @@ static int on_set_features(struct server *s, struct request *rq)
 				return -EBUSY;
 		s->d->ops->stop(s->d);
 		s->started = false;
+		if (s->record)
+			s->record->current = 0; // another driver's
 	}
 	s->features = rq->p.u64;
 	s->has_features = true;
@@ -314,7 +316,8 @@ static int on_get_inflight_fd(struct server *s, struct request *rq)
 	struct vhost_user_inflight *i = &rq->p.inflight;
 	if (i->queue_count == 0 || i->queue_count > s->d->queue_count || i->queue_size > s->d->queue_size_max)
 		return -EINVAL;
-	uint64_t len = i->queue_count * inflight_region_len(i->queue_size, vu_packed(s));
+	const uint64_t len =
+		i->queue_count * inflight_region_len(i->queue_size, vu_packed(s)) + vu_state_record_len(s);
 	rq->reply_fd = memfd_create("inflight", MFD_CLOEXEC);
 	if (rq->reply_fd < 0 || ftruncate(rq->reply_fd, (off_t)len) < 0)
 		return -errno;
@@ -331,6 +334,7 @@ void vu_log_drop(struct server *s)
 	if (s->log)
 		munmap(s->log, s->log_len);
 	s->log = NULL;
+	s->record = NULL;
 	s->d->mem.extra[GUEST_INFLIGHT].map = NULL;
 }
 
@@ -348,6 +352,11 @@ static int on_set_inflight_fd(struct server *s, struct request *rq)
 		return -EINVAL;
 	if (fstat(rq->fds.fd[0], &st) < 0)
 		return -errno;
+	// One that another kind of device made has no room for a state.
+	const uint64_t queues_len = len;
+	const bool stateful = vu_state_record_len(s) > 0 && in->mmap_size >= len + vu_state_record_len(s);
+	if (stateful)
+		len += vu_state_record_len(s);
 	if (!S_ISREG(st.st_mode) || !range_in(in->mmap_offset, len, (uint64_t)st.st_size))
 		return -ERANGE;
 	if (!guest_mem_allows(&s->d->mem, rq->fds.fd[0]))
@@ -357,6 +366,7 @@ static int on_set_inflight_fd(struct server *s, struct request *rq)
 		return -errno;
 	s->log = p;
 	s->log_len = len;
+	s->record = stateful ? (struct state_record *)(void *)(s->log + queues_len) : NULL;
 	s->d->mem.extra[GUEST_INFLIGHT].map = p;
 	s->d->mem.extra[GUEST_INFLIGHT].len = len;
 	for (unsigned i = 0; i < in->queue_count; i++) {
@@ -372,6 +382,8 @@ static int on_reset_device(struct server *s, struct request *rq)
 	vu_stop_all(s);
 	s->status = 0;
 	vu_state_forget(s);
+	if (s->record)
+		s->record->current = 0;
 	for (unsigned i = 0; i < s->d->queue_count; i++)
 		if (s->ring[i].at.log)
 			s->ring[i].at.log->version = 0;

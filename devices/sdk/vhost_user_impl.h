@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What the files of the vhost-user carrier share; nobody else includes this.
 //
-// serve_vhost_user.c receives, checks and answers messages; vhost_user_handlers.c acts on most, vhost_user_migrate.c on those for a guest
-// that moves; vhost_user_ring.c starts, kicks and stops the vrings; vhost_user_channel.c asks the front-end.
+// serve_vhost_user.c receives, checks and answers messages; vhost_user_handlers.c acts on most, vhost_user_dirty.c and
+// vhost_user_state.c on those for a guest that moves or a process that is killed; vhost_user_ring.c starts, kicks and stops the vrings; vhost_user_channel.c asks the front-end.
 #ifndef MINIVMM_SDK_VHOST_USER_IMPL_H
 #define MINIVMM_SDK_VHOST_USER_IMPL_H
 
@@ -16,17 +16,28 @@
 #include <stdint.h>
 
 // Bits of the virtio features that are between the two ends; a device is not told.
-#define PRIVATE_FEATURES \
-	(UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES | UINT64_C(1) << VHOST_F_LOG_ALL)
+#define PRIVATE_FEATURES (UINT64_C(1) << VHOST_USER_F_PROTOCOL_FEATURES | UINT64_C(1) << VHOST_F_LOG_ALL)
 
 struct ring {
 	struct server *server;
 	struct vq *vq;
 	struct vq_place at;
 	bool has_size, has_addr;
-	bool kicked; // a kick came before the ring was complete
+	bool kicked;	       // a kick came before the ring was complete
 	uint64_t used_log_gpa; // where the used ring lies in the log of dirty pages, UINT64_MAX: not there
 	struct loop_source kick;
+};
+
+#define STATE_MAX (VDEV_STATE_MAX + 64) // with its header
+
+// What outlives a process, in the memory that the front-end keeps: the state in slot[current - 1].
+struct state_record {
+	uint32_t current; // 1 or 2; else there is none
+	uint32_t padding;
+	struct state_slot {
+		uint32_t len;
+		uint8_t bytes[STATE_MAX];
+	} slot[2];
 };
 
 // A device's state on its way (DEVICE_STATE): what a load brought so far; it ends with CHECK_DEVICE_STATE.
@@ -34,7 +45,7 @@ struct transfer {
 	struct loop_source source; // the front-end's pipe, while there may be more in it
 	bool loading, ended, failed;
 	size_t len;
-	uint8_t bytes[VDEV_STATE_MAX + 64]; // and a header
+	uint8_t bytes[STATE_MAX];
 };
 
 union payload {
@@ -72,8 +83,10 @@ struct server {
 	size_t log_len;
 	struct dirty_log dirty;
 	struct transfer transfer;
-	struct loop_source channel; // what we may ask the front-end, or -1
-	bool config_pending;	    // it is yet to hear of a change
+	struct state_record *record; // within `log`, or NULL
+	bool state_given;	     // by the front-end; the record's is older
+	struct loop_source channel;  // what we may ask the front-end, or -1
+	bool config_pending;	     // it is yet to hear of a change
 	struct ring ring[];
 };
 
@@ -124,20 +137,29 @@ static inline void vu_reply_u64(struct request *rq, uint64_t v)
 // Lets go of the record of requests in flight.
 void vu_log_drop(struct server *s);
 
-// ---- vhost_user_migrate.c: the log of dirty pages, the device's state ---------------------------------------------
+// ---- vhost_user_dirty.c: the log of dirty pages ---------------------------------------------------------------------
 
 // A file, whose write may wait for its file system whatever the flags, is no way to signal.
 bool vu_can_signal(int fd);
 int vu_on_set_log_base(struct server *s, struct request *rq);
 int vu_on_set_log_fd(struct server *s, struct request *rq);
-int vu_on_set_device_state_fd(struct server *s, struct request *rq);
-int vu_on_check_device_state(struct server *s, struct request *rq);
 // Rings note what they write from here on, or no longer: after the features, the log or a ring's address changed.
 void vu_dirty_apply(struct server *s);
+void vu_dirty_init(struct server *s);
+void vu_dirty_close(struct server *s);
+
+// ---- vhost_user_state.c: the device's state -------------------------------------------------------------------------
+
+int vu_on_set_device_state_fd(struct server *s, struct request *rq);
+int vu_on_check_device_state(struct server *s, struct request *rq);
+// Bytes that the state takes of the record of requests in flight.
+uint64_t vu_state_record_len(const struct server *s);
+// The device is about to start: it goes on from the record's state, if there is one.
+void vu_state_recall(struct server *s);
 // A state that was loaded and not gone on from is not wanted any more.
 void vu_state_forget(struct server *s);
-void vu_migrate_init(struct server *s);
-void vu_migrate_close(struct server *s);
+void vu_state_init(struct server *s);
+void vu_state_close(struct server *s);
 
 // ---- vhost_user_channel.c: what we tell the front-end of our own accord -------------------------------------------
 

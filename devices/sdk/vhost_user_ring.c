@@ -22,6 +22,7 @@ int vu_ring_start(struct ring *r)
 	if (r->vq->running || !s->has_features || !r->has_size || !r->has_addr || r->kick.fd < 0)
 		return 0;
 	if (!s->started) {
+		vu_state_recall(s);
 		int rc = s->d->ops->start(s->d, s->features & ~PRIVATE_FEATURES);
 		if (rc < 0)
 			return rc;

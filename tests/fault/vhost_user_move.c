@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What the SDK's vhost-user server does for a guest that moves, and says of its own accord: the log of dirty pages,
 // the device's state, configuration changes; and the same asked for wrongly.
-#include "devices/sdk/dirty.h"
+#include "devices/sdk/vhost_user_impl.h"
 #include "tests/fault/vu_front.h"
 
 #include <fcntl.h>
@@ -304,6 +304,122 @@ SERVED(a_state_that_has_not_ended_is_none_and_nobody_waits, {
 	CHECK_EQ(set_u64(VHOST_USER_SET_FEATURES, FEATURES), 0); // and it goes on
 	close(pipes[0]);
 	close(pipes[1]);
+})
+
+// ---- and in the record of requests in flight ------------------------------------------------------------------------
+
+static void noting_kick(struct vdev *d, struct vq *q)
+{
+	vdev_state_changed(d);
+	dev_kick(d, q);
+}
+
+static struct record { // what the front-end keeps, seen from its side
+	struct vhost_user_inflight place;
+	int fd;
+	uint8_t *map;
+	struct state_record *state;
+} rec;
+
+static bool record_begin(void)
+{
+	struct vhost_user_header h;
+	struct msg_fds fds = { 0 };
+	rec.place = (struct vhost_user_inflight){ .queue_count = 2, .queue_size = DRIVER_SIZE };
+	if (send_raw(VHOST_USER_GET_INFLIGHT_FD, VHOST_USER_VERSION, sizeof(rec.place), &rec.place,
+		     sizeof(rec.place), NULL, 0) < 0 ||
+	    msg_recv(fx.sock, &h, sizeof(h), &fds, deadline_in_ms(2000)) < 0 ||
+	    msg_recv(fx.sock, &rec.place, sizeof(rec.place), &fds, deadline_in_ms(2000)) < 0)
+		return false;
+	rec.fd = msg_fds_take_one(&fds);
+	const uint64_t queues = 2 * inflight_region_len(DRIVER_SIZE, false);
+	if (rec.fd < 0 || rec.place.mmap_size != queues + sizeof(*rec.state))
+		return false;
+	rec.map = mmap(NULL, rec.place.mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, rec.fd, 0);
+	rec.state = (struct state_record *)(void *)(rec.map + queues);
+	return rec.map != MAP_FAILED;
+}
+
+static int record_give(void)
+{
+	return set(VHOST_USER_SET_INFLIGHT_FD, &rec.place, sizeof(rec.place), &rec.fd, 1);
+}
+
+static bool ring_anew(void)
+{
+	memset(fx.dr.ram + (fx.dr.place.avail - DRIVER_UVA), 0, 4);
+	memset(fx.dr.ram + (fx.dr.place.used - DRIVER_UVA), 0, 4);
+	st.has = false;
+	return ring_up();
+}
+
+// The queue begins as with a driver that is new.  1 if the device went on from the state, 0 if afresh, -1: it did not begin.
+static int goes_on_from(const struct state_record *r)
+{
+	if (set(VHOST_USER_RESET_DEVICE, NULL, 0, NULL, 0) != 0)
+		return -1;
+	*rec.state = *r;
+	return ring_anew() ? st.has : -1;
+}
+
+SERVED(a_state_is_kept_in_the_record, {
+	static struct state_record good;
+	static struct state_record bad;
+	ops.state_save = test_save;
+	ops.state_load = test_load;
+	ops.kick = noting_kick;
+	CHECK(negotiate());
+	CHECK(record_begin());
+	CHECK_EQ(record_give(), 0);
+	CHECK(ring_up());
+	CHECK_EQ(rec.state->current, 1); // the kick when it was enabled
+	CHECK(disk_works());
+	CHECK_EQ(rec.state->current, 2); // by turns
+	CHECK(disk_works());
+	CHECK_EQ(rec.state->current, 1);
+	good = *rec.state;
+	CHECK(good.slot[0].len == good.slot[1].len && good.slot[0].len > 20);
+	CHECK(memcmp(good.slot[0].bytes + good.slot[0].len - 20, "what the driver said", 20) == 0);
+	// A reset forgets it.
+	CHECK_EQ(set(VHOST_USER_RESET_DEVICE, NULL, 0, NULL, 0), 0);
+	CHECK_EQ(rec.state->current, 0);
+	ops.kick = dev_kick;
+	CHECK_EQ(goes_on_from(&good), 1);
+	CHECK(st.len == 20 && memcmp(st.loaded, "what the driver said", 20) == 0);
+	bad = good;
+	bad.current = 2;
+	CHECK_EQ(goes_on_from(&bad), 1);
+	// None of these is a state of this device, and it starts all the same.
+	bad.current = 0;
+	CHECK_EQ(goes_on_from(&bad), 0);
+	bad.current = 3;
+	CHECK_EQ(goes_on_from(&bad), 0);
+	bad.current = UINT32_MAX;
+	CHECK_EQ(goes_on_from(&bad), 0);
+	bad = good;
+	for (uint32_t len = 0; len < good.slot[0].len; len++) {
+		bad.slot[0].len = len;
+		CHECK_EQ(goes_on_from(&bad), 0);
+	}
+	bad.slot[0].len = STATE_MAX + 1;
+	CHECK_EQ(goes_on_from(&bad), 0);
+	bad.slot[0].len = UINT32_MAX;
+	CHECK_EQ(goes_on_from(&bad), 0);
+	bad = good;
+	bad.slot[0].bytes[9] ^= 1; // another program's
+	CHECK_EQ(goes_on_from(&bad), 0);
+	CHECK_EQ(goes_on_from(&good), 1);
+	CHECK(disk_works());
+	// A record without room for it is one without it.
+	CHECK_EQ(set(VHOST_USER_RESET_DEVICE, NULL, 0, NULL, 0), 0);
+	*rec.state = good;
+	rec.place.mmap_size--;
+	CHECK_EQ(record_give(), 0);
+	CHECK(ring_anew() && !st.has);
+	ops.state_save = NULL;
+	ops.state_load = NULL;
+	munmap(rec.map, rec.place.mmap_size + 1);
+	fd_close(&rec.fd);
 })
 
 // ---- said of its own accord ---------------------------------------------------------------------------------------

@@ -36,6 +36,10 @@ scenario() { # NAME
     scenario moved
 }
 
+@test "killed and started again: its address, offloads and pairs are what the driver said" {
+    scenario killed
+}
+
 @test "thousands of packets: none lost, none twice, in order" {
     scenario many
 }

@@ -19,13 +19,14 @@ SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE = 8, 9, 10, 11
 SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR = 12, 13, 14
 GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 15, 16, 17, 18
 GET_CONFIG, SET_STATUS, GET_STATUS, RESET_DEVICE = 24, 39, 40, 34
+GET_INFLIGHT_FD, SET_INFLIGHT_FD = 31, 32
 SEND_RARP, NET_SET_MTU, SET_BACKEND_REQ_FD, SET_DEVICE_STATE_FD, CHECK_DEVICE_STATE = 19, 20, 21, 42, 43
 VERSION, REPLY, NEED_REPLY = 1, 4, 8
 
 PROTOCOL_FEATURES, VERSION_1, INDIRECT, EVENT_IDX = 1 << 30, 1 << 32, 1 << 28, 1 << 29
 RING_PACKED, IN_ORDER, RING_RESET = 1 << 34, 1 << 35, 1 << 40
 MQ, REPLY_ACK, CONFIG, RESET, STATUS = 1 << 0, 1 << 3, 1 << 9, 1 << 13, 1 << 16
-RARP, NET_MTU, BACKEND_REQ, DEVICE_STATE = 1 << 2, 1 << 4, 1 << 5, 1 << 19
+RARP, NET_MTU, BACKEND_REQ, DEVICE_STATE, INFLIGHT = 1 << 2, 1 << 4, 1 << 5, 1 << 19, 1 << 12
 USER = 0x7000_0000  # where the front-end says its memory lies
 NEXT, WRITABLE, INDIRECT_DESC = 1, 2, 4
 AVAILABLE, USED = 1 << 7, 1 << 15  # of a packed descriptor
@@ -48,10 +49,10 @@ class Queue:
         self.free = list(range(size))
         self.heads = {}
 
-    def start(self, enable=True):
+    def start(self, enable=True, base=None):
         fe = self.fe
         fe.order(SET_VRING_NUM, struct.pack("<II", self.index, self.size))
-        fe.order(SET_VRING_BASE, struct.pack("<II", self.index, self.avail_idx))
+        fe.order(SET_VRING_BASE, struct.pack("<II", self.index, self.avail_idx if base is None else base))
         fe.order(SET_VRING_ADDR, struct.pack("<IIQQQQ", self.index, 0, USER + self.desc, USER + self.used_at, USER + self.avail, 0))
         fe.order(SET_VRING_CALL, struct.pack("<Q", self.index), [self.call])
         fe.order(SET_VRING_ERR, struct.pack("<Q", self.index), [self.err])
@@ -64,6 +65,10 @@ class Queue:
         self.avail_idx = self.used_idx = n
         self.fe.write_index(self.avail + 2, n)
         self.fe.write_index(self.used_at + 2, n)
+
+    def base_again(self):
+        """Where a back-end that has the record is told to go on after another one was killed."""
+        return self.fe.read_index(self.used_at + 2)
 
     def enable(self, on):
         self.fe.order(SET_VRING_ENABLE, struct.pack("<II", self.index, on))
@@ -166,6 +171,9 @@ class PackedQueue(Queue):
 
     def jump(self, n):
         self.at = self.used_place = n
+
+    def base_again(self):
+        return 0x80008000  # the record knows better
 
     def descriptor(self, i, gpa, length, flags=0, number=0):
         """The i-th from the next one on; it need not be followed by others, but those before it must be there."""
@@ -297,6 +305,30 @@ class FrontEnd:
         for i in queues:
             self.queues[i] = kind(self, i, i * self.area, self.area, size)
             self.queues[i].start(enable)
+
+    def record(self, size=256):
+        """Asks for a record of requests in flight and gives it back: for `before`."""
+        count = self.u64(GET_QUEUE_NUM)
+        self.send(GET_INFLIGHT_FD, struct.pack("<QQHH4x", 0, 0, count, size))
+        head, fds, _, _ = socket.recv_fds(self.sock, 12, 1)
+        length, offset, _, _ = struct.unpack("<QQHH4x", self.receive(struct.unpack("<III", head)[2]))
+        self.inflight = (struct.pack("<QQHH4x", length, offset, count, size), fds[0])
+        self.order(SET_INFLIGHT_FD, self.inflight[0], [fds[0]])
+
+    def again(self, path, recorded=True):
+        """As after the end of the back-end: what the driver knows nothing of is said to the next one."""
+        self.sock.close()
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(DEADLINE)
+        connect(self.sock, path)
+        self.send(SET_PROTOCOL_FEATURES, struct.pack("<Q", self.protocol))
+        self.send(SET_OWNER)
+        self.order(SET_FEATURES, struct.pack("<Q", self.features))
+        if recorded:
+            self.order(SET_INFLIGHT_FD, self.inflight[0], [self.inflight[1]])
+        self.order(SET_MEM_TABLE, struct.pack("<IIQQQQ", 1, 0, 0, len(self.ram), USER, 0), [self.memfd])
+        for q in self.queues.values():
+            q.start(base=q.base_again())
 
     def read_config(self, size):
         return self.ask(GET_CONFIG, struct.pack("<III", 0, size, 0) + bytes(size))[12:]

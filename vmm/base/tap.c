@@ -108,5 +108,6 @@ int tap_set_queue(const struct tap *t, bool attached)
 	struct ifreq ifr;
 	memset(&ifr, 0, sizeof(ifr));
 	ifr.ifr_flags = attached ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE;
-	return ioctl(t->fd, TUNSETQUEUE, &ifr) < 0 ? -errno : 0;
+	// The kernel refuses to detach one that is: as a process that was killed may have left it.
+	return ioctl(t->fd, TUNSETQUEUE, &ifr) < 0 && (attached || errno != EINVAL) ? -errno : 0;
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What a front-end needs to move a running guest: the log of dirty pages (LOG_SHMFD) and the device's state (DEVICE_STATE).
+// The device's state: what its driver told it, and what a process that goes on in its place could not find out.
 //
-// The state is a header that names the program and what the device's state_save() writes.  It goes through the front-end's
-// pipe: a save is one write, small enough for any fresh pipe; a load is read as it comes and checked when the front-end
-// asks whether it was good.  Nothing here waits.
+// It is a header that names the program and what the device's state_save() writes, and it goes two ways.  By DEVICE_STATE, for a
+// guest that moves, through the front-end's pipe: a save is one write, small enough for any fresh pipe; a load is read as it comes
+// and checked when the front-end asks whether it was good.  And by the record of requests in flight, for a process that is
+// killed: behind the queues' parts of that memory lie two places for a state, written by turns, so that one is always whole.
+// Nothing here waits; what comes from the record is copied once and checked like anything from a peer.
 #include "devices/sdk/vhost_user_impl.h"
-#include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -15,48 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-// ---- the log of dirty pages ---------------------------------------------------------------------------------------
-
-void vu_dirty_apply(struct server *s)
-{
-	const bool on = s->dirty.bits && s->features >> VHOST_F_LOG_ALL & 1;
-	for (unsigned i = 0; i < s->d->queue_count; i++) {
-		struct ring *r = &s->ring[i];
-		r->vq->dirty = on ? &s->dirty : NULL;
-		r->vq->dirty_used_gpa = r->used_log_gpa;
-	}
-}
-
-int vu_on_set_log_base(struct server *s, struct request *rq)
-{
-	if (rq->h.size != sizeof(rq->p.log) || rq->fds.count != 1)
-		return -EINVAL;
-	if (!guest_mem_allows(&s->d->mem, rq->fds.fd[0]))
-		return -EPERM;
-	int rc = dirty_open(&s->dirty, rq->fds.fd[0], rq->p.log.fd_offset, rq->p.log.size);
-	if (rc < 0)
-		return rc;
-	s->d->mem.extra[GUEST_DIRTY_LOG].map = s->dirty.map;
-	s->d->mem.extra[GUEST_DIRTY_LOG].len = s->dirty.map_len;
-	vu_dirty_apply(s);
-	// Empty, as it always was; a number for those who asked for one.
-	rq->reply_len = 0;
-	if (rq->h.flags & VHOST_USER_NEED_REPLY)
-		vu_reply_u64(rq, 0);
-	return 0;
-}
-
-int vu_on_set_log_fd(struct server *s, struct request *rq)
-{
-	if (!vu_can_signal(rq->fds.fd[0]))
-		return -EBADF;
-	fd_close(&s->dirty.event_fd);
-	s->dirty.event_fd = msg_fds_take_one(&rq->fds);
-	int flags = fcntl(s->dirty.event_fd, F_GETFL);
-	return flags < 0 || fcntl(s->dirty.event_fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
-}
-
-// ---- the device's state -------------------------------------------------------------------------------------------
+// ---- what it looks like -------------------------------------------------------------------------------------------
 
 struct state_header { // in the byte order of the host, as all of the protocol
 	char magic[8];
@@ -70,7 +30,9 @@ static void header_fill(const struct vdev *d, struct state_header *h, size_t len
 	memcpy(h->program, d->ops->program, MIN(strlen(d->ops->program), sizeof(h->program)));
 }
 
-_Static_assert(sizeof(struct state_header) <= 64, "room in struct transfer");
+_Static_assert(sizeof(struct state_header) <= STATE_MAX - VDEV_STATE_MAX, "room for it");
+
+// ---- by DEVICE_STATE -----------------------------------------------------------------------------------------------
 
 static void transfer_end(struct server *s)
 {
@@ -79,16 +41,22 @@ static void transfer_end(struct server *s)
 	fd_close(&t->source.fd);
 }
 
-static int save(struct server *s, int pipe)
+// With its header; how many bytes.
+static size_t state_write(const struct server *s, uint8_t to[STATE_MAX])
 {
-	struct transfer *t = &s->transfer;
 	struct state_header h;
 	size_t len = 0;
 	if (s->started && s->d->ops->state_save)
-		len = s->d->ops->state_save(s->d, t->bytes + sizeof(h));
+		len = s->d->ops->state_save(s->d, to + sizeof(h));
 	header_fill(s->d, &h, len);
-	memcpy(t->bytes, &h, sizeof(h));
-	len += sizeof(h);
+	memcpy(to, &h, sizeof(h));
+	return len + sizeof(h);
+}
+
+static int save(struct server *s, int pipe)
+{
+	struct transfer *t = &s->transfer;
+	const size_t len = state_write(s, t->bytes);
 	ssize_t n = write(pipe, t->bytes, len);
 	t->failed = n != (ssize_t)len;
 	return t->failed ? -EIO : 0;
@@ -130,28 +98,22 @@ static void load_ready(struct loop_source *src, uint32_t events)
 	load_step(CONTAINER_OF(src, struct server, transfer.source));
 }
 
-// Whether what was loaded is a state of this device.
-static int load_check(struct server *s)
+// Whether that is a state of this device; the next start goes on from it then.
+static int state_take(struct server *s, const uint8_t *bytes, size_t len)
 {
-	struct transfer *t = &s->transfer;
 	struct state_header want, got;
-	if (t->failed || t->len < sizeof(got))
+	if (len < sizeof(got))
 		return -EINVAL;
-	memcpy(&got, t->bytes, sizeof(got));
-	header_fill(s->d, &want, t->len - sizeof(got));
+	memcpy(&got, bytes, sizeof(got));
+	header_fill(s->d, &want, len - sizeof(got));
 	if (memcmp(&got, &want, sizeof(got)) != 0)
 		return -EINVAL;
 	// A device that had not been started has none, and some never have.
 	if (want.len == 0)
 		return 0;
-	return s->d->ops->state_load ? s->d->ops->state_load(s->d, t->bytes + sizeof(got), want.len)
-				     : -EINVAL;
-}
-
-void vu_state_forget(struct server *s)
-{
-	if (s->d->ops->state_load)
-		s->d->ops->state_load(s->d, NULL, 0);
+	int rc = s->d->ops->state_load ? s->d->ops->state_load(s->d, bytes + sizeof(got), want.len) : -EINVAL;
+	s->state_given |= rc == 0;
+	return rc;
 }
 
 int vu_on_set_device_state_fd(struct server *s, struct request *rq)
@@ -195,7 +157,7 @@ int vu_on_check_device_state(struct server *s, struct request *rq)
 		// A front-end asks after it closed its end, so the end is there to be read.
 		if (!t->ended)
 			load_step(s);
-		rc = t->ended ? load_check(s) : -EAGAIN;
+		rc = !t->ended ? -EAGAIN : t->failed ? -EINVAL : state_take(s, t->bytes, t->len);
 		transfer_end(s);
 		t->loading = false;
 	}
@@ -206,22 +168,62 @@ int vu_on_check_device_state(struct server *s, struct request *rq)
 	return 0;
 }
 
-// ---- both ---------------------------------------------------------------------------------------------------------
+// ---- in the record ------------------------------------------------------------------------------------------------
 
-void vu_migrate_init(struct server *s)
+uint64_t vu_state_record_len(const struct server *s)
 {
-	s->dirty.event_fd = -1;
-	s->transfer.source = (struct loop_source){ .fd = -1, .ready = load_ready };
-	for (unsigned i = 0; i < s->d->queue_count; i++)
-		s->ring[i].used_log_gpa = UINT64_MAX;
-	vu_dirty_apply(s);
+	return s->d->ops->state_save ? sizeof(struct state_record) : 0;
 }
 
-void vu_migrate_close(struct server *s)
+static void state_changed(struct vdev *d)
 {
+	struct server *s = d->session;
+	struct state_record *r = s->record;
+	if (!r || !s->started)
+		return;
+	const uint32_t next = r->current == 1 ? 2 : 1;
+	struct state_slot *slot = &r->slot[next - 1];
+	uint8_t bytes[STATE_MAX];
+	const size_t len = state_write(s, bytes);
+	memcpy(slot->bytes, bytes, len);
+	slot->len = (uint32_t)len;
+	__atomic_store_n(&r->current, next, __ATOMIC_RELEASE);
+}
+
+// For the first start since the front-end came: one that it gave by DEVICE_STATE is newer.
+void vu_state_recall(struct server *s)
+{
+	const struct state_record *r = s->record;
+	if (!r || s->state_given)
+		return;
+	const uint32_t current = __atomic_load_n(&r->current, __ATOMIC_ACQUIRE);
+	if (current < 1 || current > 2)
+		return;
+	uint8_t bytes[STATE_MAX];
+	const uint32_t len = __atomic_load_n(&r->slot[current - 1].len, __ATOMIC_RELAXED);
+	memcpy(bytes, r->slot[current - 1].bytes, MIN(len, sizeof(bytes)));
+	if (len > sizeof(bytes) || state_take(s, bytes, len) < 0)
+		log_limited(LOG_WARN, "the record holds no state of this device");
+}
+
+// ---- both ---------------------------------------------------------------------------------------------------------
+
+void vu_state_forget(struct server *s)
+{
+	if (s->d->ops->state_load)
+		s->d->ops->state_load(s->d, NULL, 0);
+	s->state_given = false;
+}
+
+void vu_state_init(struct server *s)
+{
+	s->transfer.source = (struct loop_source){ .fd = -1, .ready = load_ready };
+	s->d->state_changed = state_changed;
+}
+
+void vu_state_close(struct server *s)
+{
+	s->d->state_changed = NULL;
 	transfer_end(s);
-	for (unsigned i = 0; i < s->d->queue_count; i++)
-		s->ring[i].vq->dirty = NULL;
-	dirty_close(&s->dirty);
-	s->d->mem.extra[GUEST_DIRTY_LOG].map = NULL;
+	vu_state_forget(s);
 }
