@@ -72,6 +72,18 @@ static void console_close(struct vdev *d)
 	vcon_destroy(&console);
 }
 
+static size_t console_state_save(struct vdev *d, void *to)
+{
+	(void)d;
+	return vcon_state_save(&console, to);
+}
+
+static int console_state_load(struct vdev *d, const void *from, size_t len)
+{
+	(void)d;
+	return vcon_state_load(&console, from, len);
+}
+
 static int console_config_write(struct vdev *d, uint32_t off, const void *p, uint32_t len)
 {
 	(void)d;
@@ -97,6 +109,8 @@ static const struct vdev_ops ops = {
 	.stop = console_stop,
 	.close = console_close,
 	.config_write = console_config_write,
+	.state_save = console_state_save,
+	.state_load = console_state_load,
 };
 
 int main(int argc, char **argv)

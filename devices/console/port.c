@@ -86,6 +86,7 @@ void vcon_port_transmit(struct vcon_port *p)
 	struct vq *q = p->tx;
 	struct vq_chain c;
 	uint64_t most = VCON_TURN_BYTES;
+	const uint64_t before = p->sent;
 	enum sent so_far = ALL;
 	bool more = true;
 	vq_notify_disable(q);
@@ -105,6 +106,9 @@ void vcon_port_transmit(struct vcon_port *p)
 		vq_push(q, c.head, 0);
 	}
 	vq_publish(q);
+	if (p->sent != before)
+		vcon_host_look(
+			p); // a pty does not tell of a new size: it is looked for whenever the terminal is in use
 	watch_out(p, so_far == BLOCKED);
 	if (so_far != BLOCKED && (more || vq_notify_enable(q)))
 		vdev_again(p->c->d, q);
@@ -160,7 +164,7 @@ void vcon_port_receive(struct vcon_port *p)
 		so_far = receive_one(p);
 	vq_publish(p->rx);
 	if (p->received != before)
-		vcon_host_look(p); // whoever types may have changed the terminal's size before
+		vcon_host_look(p);
 	if (so_far == NO_BUFFER ? vq_notify_enable(p->rx) : so_far == SOME && !p->in_live)
 		vdev_again(p->c->d, p->rx);
 	vcon_host_watch(p, so_far != NO_BUFFER);

@@ -17,7 +17,7 @@
 #define MESSAGE_MAX (sizeof(struct virtio_console_control) + VCON_NAME_MAX)
 
 // What a port may have to tell, in the order in which a driver is to hear it.
-enum tell { TELL_ADD = 1, TELL_CONSOLE = 2, TELL_RESIZE = 4, TELL_NAME = 8, TELL_OPEN = 16 };
+enum tell { TELL_ADD = 1, TELL_CONSOLE = 2, TELL_RESIZE = 4, TELL_NAME = 8, TELL_OPEN = 16, TELL_ALL = 31 };
 
 // Port 0 has the first two queues, the others theirs behind the control queues (virtio 1.2 §5.3.2).
 static unsigned first_queue(unsigned port)
@@ -33,6 +33,7 @@ static void tell(struct vcon_port *p, unsigned what)
 	if (!c->multiport || !what)
 		return;
 	p->tell |= (uint8_t)what;
+	vdev_state_changed(c->d);
 	vdev_again(c->d, &c->d->queues[CONTROL_RX]);
 }
 
@@ -102,6 +103,7 @@ static void tell_all(struct vcon *c, struct vq *q)
 		}
 	}
 	vq_publish(q);
+	vdev_state_changed(c->d); // not before: what is said twice does no harm
 	if (!room && vq_notify_enable(q))
 		vdev_again(c->d, q);
 }
@@ -121,7 +123,10 @@ void vcon_sized(struct vcon_port *p, uint16_t cols, uint16_t rows)
 		return;
 	k->cols = cols;
 	k->rows = rows;
-	if (p->ready && p->c->features & BIT(VIRTIO_CONSOLE_F_SIZE))
+	if (!(p->c->features & BIT(VIRTIO_CONSOLE_F_SIZE)))
+		return;
+	vdev_config_changed(p->c->d); // all that a driver without MULTIPORT hears of it
+	if (p->ready)
 		tell(p, TELL_RESIZE);
 }
 
@@ -177,7 +182,8 @@ static bool message_read(const struct iovec *iov, const struct vq_chain *c, stru
 	return true;
 }
 
-// A driver that has used this queue before was set up with another process of ours and will not say again what it has said.
+// A driver that has used this queue before was set up with another process of ours and will not say again what it has said.  Without
+// a record all that it may have said is assumed.
 static void resume(struct vcon *c, const struct vq *q)
 {
 	for (unsigned i = 0; i < c->port_count && q->resumed; i++) {
@@ -203,11 +209,12 @@ static void listen_to_driver(struct vcon *c, struct vq *q)
 		if (chain.writable)
 			vq_fail(q, "control message with a writable buffer");
 		bool whole = !q->failed && message_read(c->iov, &chain, &m);
-		vq_push(q, chain.head, 0);
-		if (whole)
+		if (whole) {
 			obey(c, &m);
-		else if (!q->failed)
+			vdev_state_changed(c->d);
+		} else if (!q->failed)
 			log_limited(LOG_DEBUG, "control message of %" PRIu64 " bytes", chain.readable_len);
+		vq_push(q, chain.head, 0);
 	}
 	vq_publish(q);
 	if (more || vq_notify_enable(q))
@@ -230,6 +237,19 @@ void vcon_kick(struct vcon *c, struct vq *q)
 	(q->index & 1 ? vcon_port_transmit : vcon_port_receive)(&c->port[id]);
 }
 
+// Who is at the host's end is another matter now, whatever the driver was told last.
+static void go_on(struct vcon *c, const struct vcon_state *s)
+{
+	c->seen = s->seen;
+	for (unsigned i = 0; i < c->port_count; i++) {
+		struct vcon_port *p = &c->port[i];
+		p->ready = s->port[i].ready;
+		p->open = s->port[i].open;
+		tell(p, s->port[i].tell | (p->ready ? TELL_OPEN : 0));
+		vcon_port_again(p);
+	}
+}
+
 void vcon_start(struct vcon *c, uint64_t features)
 {
 	c->features = features;
@@ -240,6 +260,39 @@ void vcon_start(struct vcon *c, uint64_t features)
 		c->port[i].tx = c->port[i].rx + 1;
 		c->port[i].open = i == 0 && !c->multiport; // there is nobody to say so
 	}
+	if (c->resume && c->multiport)
+		go_on(c, c->resume);
+	c->resume = NULL;
+}
+
+size_t vcon_state_save(const struct vcon *c, void *to)
+{
+	struct vcon_state s = { .port_count = c->port_count, .seen = c->seen };
+	for (unsigned i = 0; i < c->port_count; i++) {
+		s.port[i].ready = c->port[i].ready;
+		s.port[i].open = c->port[i].open;
+		s.port[i].tell = c->port[i].tell;
+	}
+	memcpy(to, &s, sizeof(s));
+	return sizeof(s);
+}
+
+int vcon_state_load(struct vcon *c, const void *from, size_t len)
+{
+	struct vcon_state *s = &c->resumed;
+	c->resume = NULL;
+	if (len == 0)
+		return 0;
+	if (len != sizeof(*s))
+		return -EINVAL;
+	memcpy(s, from, sizeof(*s));
+	if (s->port_count != c->port_count || s->seen > 1)
+		return -EINVAL;
+	for (unsigned i = 0; i < s->port_count; i++)
+		if (s->port[i].ready > 1 || s->port[i].open > 1 || s->port[i].tell > TELL_ALL)
+			return -EINVAL;
+	c->resume = s;
+	return 0;
 }
 
 void vcon_stop(struct vcon *c)

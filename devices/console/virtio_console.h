@@ -52,11 +52,22 @@ struct vcon_port {
 	uint64_t received, sent, dropped; // bytes
 };
 
+// What the driver said of the ports and has yet to hear, for a process that goes on after this one.
+struct vcon_state {
+	uint32_t port_count;
+	uint8_t seen, padding[3];
+	struct {
+		uint8_t ready, open, tell;
+	} port[VCON_PORTS_MAX];
+};
+
 struct vcon {
 	struct vdev *d;
 	struct virtio_console_config config;
 	uint64_t features; // negotiated
 	bool multiport, seen;
+	struct vcon_state *resume; // what the next start goes on from: &resumed, or NULL
+	struct vcon_state resumed;
 	unsigned port_count;
 	struct vcon_port port[VCON_PORTS_MAX];
 	struct iovec iov[VCON_SEGS];
@@ -75,6 +86,8 @@ void vcon_destroy(struct vcon *c);
 void vcon_start(struct vcon *c, uint64_t features);
 void vcon_kick(struct vcon *c, struct vq *q);
 void vcon_stop(struct vcon *c);
+size_t vcon_state_save(const struct vcon *c, void *to);
+int vcon_state_load(struct vcon *c, const void *from, size_t len);
 
 // Somebody came to or left the host's end of a port.
 void vcon_connected(struct vcon_port *p);

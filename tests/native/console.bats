@@ -26,6 +26,14 @@ scenario() { # NAME
     scenario terminals
 }
 
+@test "a terminal's new size: a change of the configuration, and a message for who takes those" {
+    scenario resized
+}
+
+@test "killed and started again: ports are as the driver has them, what it has closed waits" {
+    scenario killed
+}
+
 @test "standard input and output, as pipes and as a terminal that is given back; descriptors; a file" {
     scenario streams
 }
