@@ -398,7 +398,8 @@ static inline const char *vfio_user_reply_error(const struct vfio_user_header *h
 // Whether the number of descriptors that came with a message is right: NULL or what is wrong.
 static inline const char *vfio_user_fds_error(const struct vfio_user_row *row, bool reply, unsigned fd_count)
 {
-	return fd_count > (reply ? row->reply_fds_max : row->fds_max) ? "too many descriptors" : NULL;
+	const unsigned most = !row ? 0u : reply ? row->reply_fds_max : row->fds_max;
+	return fd_count > most ? "too many descriptors" : NULL;
 }
 
 #endif

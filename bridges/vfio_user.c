@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "bridges/vfio_user.h"
+
+#include "bridges/vfio_user_impl.h"
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+#include "vmm/spawn.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define LAST_WORDS_MS 20
+
+static struct vfio_user *of(struct vfio_link *l)
+{
+	return CONTAINER_OF(l, struct vfio_user, link);
+}
+
+static int call(struct vfio_user *v, uint16_t command, const void *head, size_t head_len, void *reply,
+		size_t reply_cap)
+{
+	return vfu_call(&v->io, &(struct vfu_call){ .command = command,
+						    .head = head,
+						    .head_len = head_len,
+						    .reply = reply,
+						    .reply_cap = reply_cap });
+}
+
+// A dead one was told once.
+static int refused(struct vfio_user *v, int rc, const char *what)
+{
+	if (rc != -EPIPE)
+		log_limited(LOG_WARN, "%s: the server refuses %s: %s", v->link.id, what, strerror(-rc));
+	return rc;
+}
+
+// ---- regions ------------------------------------------------------------------------------------
+
+static int region_info(struct vfio_link *l, unsigned index, struct vfio_region *out)
+{
+	if (index >= VFU_REGIONS || of(l)->region[index].size == 0)
+		return -EINVAL;
+	*out = of(l)->region[index];
+	return 0;
+}
+
+static int region_failed(struct vfio_user *v, int rc, bool write, unsigned index, uint64_t offset, size_t len)
+{
+	char what[64];
+	snprintf(what, sizeof(what), "a %s of %zu bytes at %#llx of region %u", write ? "write" : "read", len,
+		 (unsigned long long)offset, index);
+	return refused(v, rc, what);
+}
+
+// One message; `len` fits in its reply.
+static int read_piece(struct vfio_user *v, unsigned index, uint64_t offset, uint8_t *buf, size_t len)
+{
+	const struct vfio_user_region_access ask = { .offset = offset,
+						     .region = index,
+						     .count = (uint32_t)len };
+	struct {
+		struct vfio_user_region_access head;
+		uint8_t data[VFU_REPLY_MAX - sizeof(struct vfio_user_region_access)];
+	} reply;
+	int n = call(v, VFIO_USER_REGION_READ, &ask, sizeof(ask), &reply, sizeof(reply.head) + len);
+	if (n < 0)
+		return n;
+	if (reply.head.count != (size_t)n - sizeof(reply.head) || reply.head.offset != offset ||
+	    reply.head.region != index) {
+		vfu_broken(&v->io, "broke the protocol (reply to REGION_READ: it is not what was asked for)");
+		return -EPIPE;
+	}
+	if (reply.head.count != len)
+		return -EIO;
+	memcpy(buf, reply.data, len);
+	return 0;
+}
+
+static int region_read(struct vfio_link *l, unsigned index, uint64_t offset, void *buf, size_t len)
+{
+	struct vfio_user *v = of(l);
+	const uint64_t most = MIN(v->caps.max_data_xfer_size, VFIO_USER_DATA_XFER_SIZE_MIN);
+	uint8_t *to = buf;
+	for (size_t done = 0; done < len;) {
+		const size_t n = MIN(len - done, most);
+		int rc = read_piece(v, index, offset + done, to + done, n);
+		if (rc < 0)
+			return region_failed(v, rc, false, index, offset + done, n);
+		done += n;
+	}
+	return 0;
+}
+
+static int region_write(struct vfio_link *l, unsigned index, uint64_t offset, const void *buf, size_t len)
+{
+	struct vfio_user *v = of(l);
+	const struct vfio_user_region_access ask = { .offset = offset,
+						     .region = index,
+						     .count = (uint32_t)len };
+	struct vfio_user_region_access done;
+	int rc = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_REGION_WRITE,
+						      .head = &ask,
+						      .head_len = sizeof(ask),
+						      .data = buf,
+						      .data_len = len,
+						      .reply = &done,
+						      .reply_cap = sizeof(done) });
+	if (rc >= 0 && (done.offset != offset || done.region != index)) {
+		vfu_broken(&v->io,
+			   "broke the protocol (reply to REGION_WRITE: it is not what was asked for)");
+		rc = -EPIPE;
+	}
+	// Older servers say 0 where they mean all of it.
+	if (rc >= 0 && done.count != len && done.count != 0)
+		rc = -EIO;
+	return rc < 0 ? region_failed(v, rc, true, index, offset, len) : 0;
+}
+
+static int region_doorbells(struct vfio_link *l, unsigned index, struct vfio_doorbell *out, unsigned room)
+{
+	if (index >= VFU_BARS)
+		return 0;
+	const struct vfu_doorbells *d = &of(l)->doorbells[index];
+	const unsigned n = MIN(d->count, room);
+	memcpy(out, d->doorbell, sizeof(*out) * n);
+	return (int)n;
+}
+
+// ---- interrupts ---------------------------------------------------------------------------------
+
+static int irq_info(struct vfio_link *l, unsigned index, struct vfio_irq *out)
+{
+	if (index >= VFU_IRQS || of(l)->irq[index].count == 0)
+		return -EINVAL;
+	*out = of(l)->irq[index];
+	return 0;
+}
+
+// How many from the first are all there, or all missing.
+static unsigned run_of(const int *fds, unsigned count, uint64_t most)
+{
+	unsigned n = 1;
+	while (n < count && n < most && (fds[n] >= 0) == (fds[0] >= 0))
+		n++;
+	return n;
+}
+
+static int set_eventfds(struct vfio_user *v, struct vfio_user_irq_set set, const int *fds, unsigned count)
+{
+	const uint64_t most = MIN(MAX(v->caps.max_msg_fds, 1), MSG_FDS_MAX);
+	const unsigned start = set.start;
+	set.flags |= VFIO_IRQ_SET_DATA_EVENTFD;
+	for (unsigned done = 0; done < count;) {
+		const unsigned n = run_of(fds + done, count - done, most);
+		set.start = start + done;
+		set.count = n;
+		int rc = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DEVICE_SET_IRQS,
+							      .head = &set,
+							      .head_len = sizeof(set),
+							      .fds = fds + done,
+							      .fd_count = fds[done] >= 0 ? n : 0 });
+		if (rc < 0)
+			return refused(v, rc, "DEVICE_SET_IRQS");
+		done += n;
+	}
+	return 0;
+}
+
+static int irq_set(struct vfio_link *l, unsigned index, enum vfio_irq_action action, unsigned start,
+		   unsigned count, const int *fds)
+{
+	static const uint32_t actions[] = {
+		[VFIO_LINK_MASK] = VFIO_IRQ_SET_ACTION_MASK,
+		[VFIO_LINK_UNMASK] = VFIO_IRQ_SET_ACTION_UNMASK,
+		[VFIO_LINK_TRIGGER] = VFIO_IRQ_SET_ACTION_TRIGGER,
+	};
+	struct vfio_user_irq_set set = {
+		.argsz = sizeof(set), .flags = actions[action], .index = index, .start = start, .count = count
+	};
+	if (fds)
+		return set_eventfds(of(l), set, fds, count);
+	set.flags |= VFIO_IRQ_SET_DATA_NONE;
+	return vfu_post(&of(l)->io, VFIO_USER_DEVICE_SET_IRQS, &set, sizeof(set));
+}
+
+// ---- memory -------------------------------------------------------------------------------------
+
+static int dma_map(struct vfio_link *l, const struct mem_region *r, struct err *e)
+{
+	struct vfio_user *v = of(l);
+	const int fd = v->keep_memory ? -1 : r->fd;
+	const uint64_t page = v->caps.pgsizes & -v->caps.pgsizes;
+	struct err unheard;
+	if (!e)
+		e = &unheard;
+	if ((r->gpa | r->size) & (page - 1))
+		return err_set(
+			e, EINVAL,
+			"%s: map %#llx bytes of guest memory at %#llx: the server takes pages of %#llx",
+			l->id, (unsigned long long)r->size, (unsigned long long)r->gpa,
+			(unsigned long long)page);
+	if (v->mapped.count >= v->caps.max_dma_maps)
+		return err_set(e, ENOSPC, "%s: the server takes %llu maps of guest memory, %u are needed",
+			       l->id, (unsigned long long)v->caps.max_dma_maps, v->mapped.count + 1);
+	const struct vfio_user_dma_map map = { .argsz = sizeof(map),
+					       .flags = VFIO_USER_DMA_READABLE | VFIO_USER_DMA_WRITEABLE,
+					       .offset = fd < 0 ? 0 : r->fd_offset,
+					       .iova = r->gpa,
+					       .size = r->size };
+	// It may use what it was given before it says so.
+	int rc = vfu_mapped_add(v, r);
+	if (rc < 0)
+		return err_set(e, -rc, "%s: more than %d maps of guest memory", l->id, MEM_REGIONS_MAX);
+	rc = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DMA_MAP,
+						  .head = &map,
+						  .head_len = sizeof(map),
+						  .fds = &fd,
+						  .fd_count = fd >= 0 });
+	if (rc >= 0)
+		return 0;
+	vfu_mapped_remove(v, r->gpa, r->size);
+	return err_set(e, -rc, "%s: map %#llx bytes of guest memory at %#llx: the server %s", l->id,
+		       (unsigned long long)r->size, (unsigned long long)r->gpa,
+		       rc == -EPIPE ? v->io.why : strerror(-rc));
+}
+
+static int dma_unmap(struct vfio_link *l, uint64_t gpa, uint64_t size)
+{
+	struct vfio_user *v = of(l);
+	const struct vfio_user_dma_unmap unmap = { .argsz = sizeof(unmap), .iova = gpa, .size = size };
+	struct vfio_user_dma_unmap done;
+	int rc = call(v, VFIO_USER_DMA_UNMAP, &unmap, sizeof(unmap), &done, sizeof(done));
+	if (rc < 0)
+		return refused(v, rc, "DMA_UNMAP");
+	if (done.iova != gpa || done.size != size) {
+		vfu_broken(&v->io, "broke the protocol (reply to DMA_UNMAP: it is not what was asked for)");
+		return -EPIPE;
+	}
+	vfu_mapped_remove(v, gpa, size);
+	return 0;
+}
+
+// ---- life ---------------------------------------------------------------------------------------
+
+static int reset(struct vfio_link *l)
+{
+	struct vfio_user *v = of(l);
+	if (!l->can_reset)
+		return -ENOTSUP;
+	int rc = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DEVICE_RESET,
+						      .deadline = deadline_in_ms(v->reset_ms) });
+	return rc < 0 ? refused(v, rc, "DEVICE_RESET") : 0;
+}
+
+static void close_link(struct vfio_link *l)
+{
+	struct vfio_user *v = of(l);
+	loop_remove(v->loop, &v->died);
+	vfu_link_close(&v->io);
+	if (v->child)
+		spawn_stop(v->child, 0);
+	free(v->child);
+	vfu_forget(v);
+	pthread_mutex_destroy(&v->dma_lock);
+	free(v);
+}
+
+// Whose end it was is told by both, the connection and the process, and the process knows better.
+static void tell_died(struct vfio_user *v)
+{
+	char why[700];
+	const char *words = v->child ? v->child->last : "";
+	snprintf(why, sizeof(why), "%s%s%s", *v->how ? v->how : v->io.why, *words ? "; its last words: " : "",
+		 words);
+	v->told = true;
+	if (v->link.events && v->link.events->died)
+		v->link.events->died(v->link.owner, why);
+}
+
+static void died_ready(struct loop_source *s, uint32_t events)
+{
+	struct vfio_user *v = CONTAINER_OF(s, struct vfio_user, died);
+	(void)events;
+	loop_remove(v->loop, s);
+	if (v->told || !vfu_link_dead(&v->io)) // which also makes io.why this thread's to read
+		return;
+	// One without its connection is of no use; its end is reported and reaped as any other.
+	if (v->child && v->child->pidfd >= 0 && !*v->how) {
+		spawn_last_words(v->child, LAST_WORDS_MS);
+		spawn_ended(v->child, 0, v->how, sizeof(v->how));
+		syscall(SYS_pidfd_send_signal, v->child->pidfd, SIGKILL, NULL, 0);
+	}
+	tell_died(v);
+}
+
+static void child_exited(struct child *c, const char *how)
+{
+	struct vfio_user *v = c->owner;
+	if (!*v->how)
+		snprintf(v->how, sizeof(v->how), "%s", how);
+	if (!v->told)
+		vfu_broken(&v->io, "its process ended");
+}
+
+int vfu_watch(struct vfio_user *v, struct err *e)
+{
+	v->died = (struct loop_source){ .fd = v->io.died_fd, .ready = died_ready };
+	int rc = loop_add(v->loop, &v->died, EPOLLIN);
+	if (rc == 0 && v->child)
+		rc = spawn_watch(v->child, v->loop, child_exited, v);
+	return rc < 0 ? err_sys(e, -rc, "%s: watch %s", v->link.id, v->peer) : 0;
+}
+
+int vfio_user_serve(struct vfio_link *l, int (*seal)(struct err *e), struct err *e)
+{
+	return vfu_link_start(&of(l)->io, seal, e);
+}
+
+const struct vfio_link_ops vfu_ops = {
+	.kind = "vfio-user",
+	.region_info = region_info,
+	.irq_info = irq_info,
+	.region_read = region_read,
+	.region_write = region_write,
+	.region_doorbells = region_doorbells,
+	.irq_set = irq_set,
+	.dma_map = dma_map,
+	.dma_unmap = dma_unmap,
+	.reset = reset,
+	.close = close_link,
+};

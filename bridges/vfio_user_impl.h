@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What vfio_user.c (operations), vfio_user_open.c (handshake), vfio_user_region.c (what a server says of its regions),
+// vfio_user_dma.c (its own commands) and probe.c share.
+#ifndef MINIVMM_BRIDGES_VFIO_USER_IMPL_H
+#define MINIVMM_BRIDGES_VFIO_USER_IMPL_H
+
+#include "bridges/vfio_user.h"
+#include "bridges/vfio_user_link.h"
+#include "vmm/memmap.h"
+
+#include <linux/vfio.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define VFU_REGIONS	  VFIO_PCI_NUM_REGIONS
+#define VFU_IRQS	  VFIO_PCI_NUM_IRQS
+#define VFU_REGIONS_SANE  64 // that a server may say it has; those beyond VFU_REGIONS are its own affair
+#define VFU_IRQS_SANE	  64
+#define VFU_BARS	  6
+#define VFU_DOORBELLS_MAX VFIO_USER_IO_FDS_MAX // of one region
+
+// The eventfds of a region.
+struct vfu_doorbells {
+	struct msg_fds fds;
+	unsigned count;
+	struct vfio_doorbell doorbell[VFU_DOORBELLS_MAX];
+};
+
+struct vfio_user {
+	struct vfio_link link;
+	struct vfu_link io;
+	const char *peer;
+	int64_t control_ms, reset_ms;
+	bool keep_memory, no_doorbells;
+	struct vfio_user_version version;
+	struct vfio_user_caps caps;
+	bool twin; // negotiated
+	struct vfio_region region[VFU_REGIONS];
+	const char *trapped[VFU_REGIONS]; // why a region that could have been mapped is not
+	struct vfu_doorbells doorbells[VFU_BARS];
+	struct vfio_irq irq[VFU_IRQS];
+	bool irq_set[VFU_IRQS]; // some were, since the last reset
+
+	pthread_mutex_t dma_lock; // held during an access by message
+	struct mem_table mapped;
+
+	struct loop *loop;
+	struct loop_source died; // io.died_fd
+	bool told;
+	struct child *child; // or NULL
+	char how[128];	     // its end, once it is known
+};
+
+// ---- vfio_user_open.c
+
+// VERSION.  0; -EPIPE with io.why set; the server's -errno.
+int vfu_negotiate(struct vfio_user *v, deadline_ns deadline);
+// The rest of what is asked for; the same.
+int vfu_ask_all(struct vfio_user *v, deadline_ns deadline);
+// Gives up what was received.
+void vfu_forget(struct vfio_user *v);
+
+// ---- vfio_user_region.c
+
+// 0; -EPIPE: dead, for which a reply that makes no sense is a reason; the server's -errno.
+int vfu_ask_region(struct vfio_user *v, unsigned index, deadline_ns deadline);
+int vfu_ask_doorbells(struct vfio_user *v, unsigned index, deadline_ns deadline);
+
+// ---- vfio_user_dma.c
+
+// vfu_link.serve.
+void vfu_serve(struct vfu_link *l, int sock, const struct vfio_user_header *h);
+// 0 or -ENOSPC.
+int vfu_mapped_add(struct vfio_user *v, const struct mem_region *r);
+void vfu_mapped_remove(struct vfio_user *v, uint64_t gpa, uint64_t size);
+
+// ---- vfio_user.c
+
+extern const struct vfio_link_ops vfu_ops;
+// The loop hears of the server's end from here on.
+int vfu_watch(struct vfio_user *v, struct err *e);
+
+#endif

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Commands to a vfio-user server and their replies, by message id; the server's own commands; and its death.
+//
+// Any number of threads call at the same time.  One of those that wait reads the socket, for all of them: a call costs no switch to
+// another thread of ours.  A command of the server's that comes in between is handed to the link's own thread, which then
+// reads until nobody waits any more; that thread also reads what comes while nobody waits.  Before it exists the one who waits
+// serves commands, too.  Used by vfio_user*.c and probe.c.
+#ifndef MINIVMM_BRIDGES_VFIO_USER_LINK_H
+#define MINIVMM_BRIDGES_VFIO_USER_LINK_H
+
+#include "bridges/vfio_user_wire.h"
+#include "vmm/base/deadline.h"
+#include "vmm/base/err.h"
+#include "vmm/base/loop.h"
+#include "vmm/base/msg.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define VFU_REPLY_MAX	8192u	   // payload of the longest reply that we ask for
+#define VFU_DATA_MAX	(1u << 20) // data of one message that we take
+#define VFU_PENDING_MAX 16
+#define VFU_POSTS_MAX	8
+#define VFU_POST_LEN	24
+
+struct vfu_pending {
+	bool used, done, posted;
+	uint16_t id, command;
+	int error; // 0 or the server's, -errno
+	deadline_ns deadline;
+	void *buf;
+	size_t cap, len;
+	struct msg_fds *fds; // or NULL: none are due
+};
+
+struct vfu_post {
+	uint16_t command, len;
+	uint8_t payload[VFU_POST_LEN];
+};
+
+enum vfu_reader { VFU_NOBODY, VFU_WAITER, VFU_THREAD };
+
+struct vfu_link {
+	const char *id;
+	int sock, twin; // twin: where the server's commands come; -1: among its replies
+	int64_t control_ms;
+	// A command of the server's, whose header was read from `sock`; ends it by a reply or by vfu_broken().
+	void (*serve)(struct vfu_link *l, int sock, const struct vfio_user_header *h);
+	int died_fd; // eventfd, signalled once when the link is dead
+
+	pthread_mutex_t send_lock; // a whole message; taken before `lock`
+	pthread_mutex_t lock;	   // never held while something is sent or received
+	pthread_cond_t changed;
+	bool dead;
+	char why[256]; // one clause, "closed its connection"
+	uint16_t next_id;
+	unsigned callers;
+	enum vfu_reader reader;
+	bool handed; // to the thread: a command's header
+	struct vfio_user_header command;
+	struct vfu_pending pending[VFU_PENDING_MAX];
+	unsigned post_count;
+	struct vfu_post post[VFU_POSTS_MAX];
+	uint8_t reply[VFU_REPLY_MAX]; // the reader's
+
+	bool has_thread, leave;
+	pthread_t thread;
+	struct loop loop; // the thread's
+	struct loop_source main_source, twin_source, wake;
+	int (*seal)(struct err *e);
+};
+
+// Takes over the socket.  0 or -errno; vfu_link_close() is good after both.
+int vfu_link_init(struct vfu_link *l, const char *id, int sock);
+// Makes the thread.  `seal` is what it calls first; NULL: nothing.
+int vfu_link_start(struct vfu_link *l, int (*seal)(struct err *e), struct err *e);
+// Ends the connection, joins the thread, closes the sockets.
+void vfu_link_close(struct vfu_link *l);
+
+bool vfu_link_dead(struct vfu_link *l);
+// The peer broke the protocol, or is of no use: the connection ends.  The first clause is kept.  Any thread.
+__attribute__((format(printf, 2, 3))) void vfu_broken(struct vfu_link *l, const char *fmt, ...);
+
+struct vfu_call {
+	uint16_t command;
+	const void *head, *data; // the payload, in two parts
+	size_t head_len, data_len;
+	const int *fds; // travel along, stay the caller's
+	unsigned fd_count;
+	void *reply; // room for the reply's payload
+	size_t reply_cap;
+	struct msg_fds *reply_fds; // the caller's afterwards; NULL: none are due
+	deadline_ns deadline;	   // 0: control_ms
+};
+// Sends a command and waits for its reply.  The length of its payload; -EPIPE: the server is dead; else -errno as the server says.
+int vfu_call(struct vfu_link *l, const struct vfu_call *c);
+// Sends one, soon, whose reply is only looked at for an error, which is logged.  Waits for nothing.  Commands of vfu_call() that begin
+// later are sent later.  0, or -EPIPE.  Any thread.
+int vfu_post(struct vfu_link *l, uint16_t command, const void *payload, size_t len);
+
+// For `serve`: the rest of the command, and the reply.  False: the link is dead.
+bool vfu_serve_recv(struct vfu_link *l, int sock, void *buf, size_t len);
+bool vfu_serve_reply(struct vfu_link *l, int sock, const struct vfio_user_header *to, int error,
+		     const void *head, size_t head_len, const void *data, size_t data_len);
+
+#endif
