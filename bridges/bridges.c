@@ -5,6 +5,7 @@
 #include "bridges/builtin.h"
 #include "bridges/foreign.h"
 #include "bridges/launch.h"
+#include "bridges/vfio.h"
 #include "bridges/vhost_kernel.h"
 #include "bridges/vhost_user.h"
 #include "vmm/base/check.h"
@@ -161,6 +162,15 @@ static int finish_vhost(struct bridge_end *out, struct bridge_pending *p, struct
 	return vhost_kernel_open(&out->backend, p->cfg, p->host->loop, p->host->ram, e);
 }
 
+static int finish_vfio(struct bridge_end *out, struct bridge_pending *p, struct err *e)
+{
+	if (!p->host->containers)
+		p->host->containers = vfio_containers_make(p->host->kvm);
+	if (!p->host->containers)
+		return err_set(e, ENOMEM, "%s: out of memory", p->cfg->id);
+	return vfio_open(&out->link, p->cfg, p->host->containers, e);
+}
+
 static const struct bridge {
 	const char *name;
 	int (*start)(struct bridge_pending *p,
@@ -170,6 +180,7 @@ static const struct bridge {
 	[VIA_BUILTIN] = { "minivmm", start_builtin, finish_vhost_user },
 	[VIA_VHOST_USER] = { "vhost-user", start_vhost_user, finish_vhost_user },
 	[VIA_VHOST] = { "vhost", start_nothing, finish_vhost },
+	[VIA_VFIO] = { "vfio", start_nothing, finish_vfio },
 };
 
 static void kept_free(struct bridge_kept *k)
@@ -240,6 +251,7 @@ int bridge_open(struct backend **out, const struct device_config *cfg, struct br
 void bridges_init(struct bridge_host *host)
 {
 	host->kept_count = 0;
+	host->containers = NULL;
 	host->spawner = (struct spawner){ .pidfd = -1 };
 	host->leave = -1;
 }
@@ -337,6 +349,8 @@ void bridges_free(struct bridge_host *host)
 	for (unsigned i = 0; i < host->kept_count; i++)
 		kept_free(&host->kept[i]);
 	host->kept_count = 0;
+	vfio_containers_free(host->containers);
+	host->containers = NULL;
 	fd_close(&host->leave);
 }
 

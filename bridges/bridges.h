@@ -21,6 +21,7 @@
 struct child;
 struct kvm;
 struct launch;
+struct vfio_containers;
 
 // What is needed to have a device back after its end.
 struct bridge_kept {
@@ -47,7 +48,8 @@ struct bridge_host {
 	struct bridge_kept kept[CONFIG_DEVICES_MAX];
 	unsigned kept_count;
 	struct spawner spawner;
-	int leave; // eventfd: the machine ends
+	struct vfio_containers *containers; // NULL: no VFIO device yet
+	int leave;			    // eventfd: the machine ends
 };
 
 // What a bridge ends in, one of the two: a virtio back-end, or a whole PCI function.

@@ -49,6 +49,13 @@ struct explain_choice choice_of(const struct device_config *cfg)
 		c.death = "host dead";
 		return c;
 	}
+	if (cfg->via == VIA_VFIO) {
+		c.sees = "device, IOMMU";
+		c.reads = "the device";
+		c.copies = "0, DMA";
+		c.death = "device dead";
+		return c;
+	}
 	c.death = after_death(cfg);
 	if (cfg->via == VIA_BUILTIN) {
 		c.reads = "program of ours, sealed";

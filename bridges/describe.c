@@ -5,6 +5,7 @@
 #include "bridges/choice.h"
 #include "bridges/foreign.h"
 #include "bridges/launch.h"
+#include "bridges/vfio.h"
 #include "bridges/vhost_kernel.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/virtio_id.h"
@@ -159,6 +160,22 @@ static int describe_kernel(struct explain_device *d, struct arena *a, struct err
 	return d->peer ? 0 : err_sys(e, ENOMEM, "explain");
 }
 
+static int describe_vfio(struct explain_device *d, struct arena *a, struct err *e)
+{
+	char room[PATH_MAX];
+	const struct device_config *cfg = d->cfg;
+	const char *path = cfg->cdev ? cfg->cdev : vfio_sysfs_path(cfg, room, sizeof(room));
+	d->interface = bridge_name(cfg->via);
+	d->peer = arena_printf(a, "%s", path);
+	d->gives =
+		"the device itself: its BARs are mapped, its interrupts injected by KVM, its DMA goes to guest memory";
+	d->costs =
+		"all of the guest's memory is locked for it; behind its IOMMU it reaches that and nothing else; a "
+		"trapped register costs an exit and a system call";
+	d->again = "it reads as all ones; the machine goes on without it";
+	return d->peer ? 0 : err_sys(e, ENOMEM, "explain");
+}
+
 int bridge_describe(struct explain_device *d, const struct device_config *cfg, const struct bridge_host *host,
 		    struct arena *a, struct err *e)
 {
@@ -168,6 +185,8 @@ int bridge_describe(struct explain_device *d, const struct device_config *cfg, c
 	d->peer = cfg->listen ? arena_printf(a, "whoever connects to %s", cfg->listen) : cfg->socket;
 	if (cfg->via == VIA_VHOST)
 		return describe_kernel(d, a, e);
+	if (cfg->via == VIA_VFIO)
+		return describe_vfio(d, a, e);
 	d->again = say_again(cfg, &d->needs_spawner, a);
 	describe_sockets(d);
 	if (cfg->via == VIA_BUILTIN) {

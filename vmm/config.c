@@ -253,6 +253,32 @@ static void check_vhost(struct config_reader *r, const struct toml_value *t, con
 				    "over vhost the queues of a \"%s\" are not to be chosen", d->virtio_name);
 }
 
+// "0000:" is the domain that is meant where there is none.
+static const char *without_domain(const char *host)
+{
+	return strncmp(host, "0000:", 5) == 0 && strlen(host) > 7 ? host + 5 : host;
+}
+
+static void check_vfio(struct config_reader *r, const struct toml_value *t, const struct vm_config *c,
+		       const struct device_config *d)
+{
+	static const char *const names[] = { "host", "mdev", "sysfsdev", "cdev" };
+	const char *first = NULL;
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+		const struct toml_value *v = toml_get(t, names[i]);
+		if (v && first)
+			config_complain_key(r, v, "\"%s\" and \"%s\" exclude each other", first, names[i]);
+		first = first ? first : v ? names[i] : NULL;
+	}
+	if (!first)
+		config_complain(r, t->line, t->column,
+				"key \"host\", \"mdev\", \"sysfsdev\" or \"cdev\" is missing");
+	for (const struct device_config *o = c->devices; d->host && o < d; o++)
+		if (o->host && strcmp(without_domain(o->host), without_domain(d->host)) == 0)
+			config_complain_value(r, toml_get(t, "host"), "host is the device in line %u already",
+					      o->place.line);
+}
+
 static void check_among_others(struct config_reader *r, const struct toml_value *t, const struct vm_config *c,
 			       const struct device_config *d)
 {
@@ -290,6 +316,8 @@ static void read_device(struct config_reader *r, const struct toml_value *t, str
 		check_vhost_user(r, t, d);
 	else if (d->via == VIA_VHOST)
 		check_vhost(r, t, d);
+	else if (d->via == VIA_VFIO)
+		check_vfio(r, t, c, d);
 	else if (!toml_get(t, "via"))
 		check_builtin(r, t, d);
 	check_among_others(r, t, c, d);

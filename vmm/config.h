@@ -37,6 +37,7 @@ enum device_via {
 	VIA_BUILTIN, // no `via`: a device program of ours
 	VIA_VHOST_USER,
 	VIA_VHOST, // the kernel's
+	VIA_VFIO,  // a PCI function, or a mediated device
 	VIA_COUNT,
 };
 
@@ -94,6 +95,12 @@ struct device_config {
 
 	// console, ours
 	char **ports; // "NAME=pty", "NAME=socket:PATH", "NAME=file:PATH", "NAME=fd:..."; NULL-terminated
+
+	// vfio: exactly one of the four
+	const char *host;     // "0000:01:00.0", or without "0000:"
+	const char *mdev;     // UUID
+	const char *sysfsdev; // the device's folder in sysfs
+	const char *cdev;     // "/dev/vfio/devices/vfio0", or "fd:..."
 
 	const char *wwpn; // scsi over vhost: the target's name
 	// vsock, ours and over vhost

@@ -292,7 +292,7 @@ static void store_choice(struct config_reader *r, const struct config_key *k, co
 static void store_via(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 		      void *field)
 {
-	static const char *const later[] = { "vhost-vdpa", "vfio", "vfio-user" };
+	static const char *const later[] = { "vhost-vdpa", "vfio-user" };
 	for (unsigned i = 0; v->type == TOML_STRING && i < ARRAY_LEN(later); i++) {
 		if (strcmp(v->string.bytes, later[i]) != 0)
 			continue;
@@ -557,15 +557,50 @@ static void store_ports(struct config_reader *r, const struct config_key *k, con
 	*(char ***)field = ports;
 }
 
+// A text in which each 'x' of the pattern is a hexadecimal digit and every other character itself.
+static bool matches(const char *s, const char *pattern)
+{
+	for (; *pattern; s++, pattern++)
+		if (*pattern == 'x' ? !strchr("0123456789abcdef", *s) || !*s : *s != *pattern)
+			return false;
+	return !*s;
+}
+
+static void store_pci_address(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+			      void *field)
+{
+	const char *s = string_of(r, k, v);
+	if (!s)
+		return;
+	if ((matches(s, "xxxx:xx:xx.x") || matches(s, "xx:xx.x")) && s[strlen(s) - 1] <= '7')
+		*(const char **)field = s;
+	else
+		config_complain_value(
+			r, v, "%s = %s is no address of a PCI function, such as \"0000:01:00.0\" (lspci -D)",
+			k->name, quote(r, s));
+}
+
+static void store_uuid(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
+		       void *field)
+{
+	const char *s = string_of(r, k, v);
+	if (s && matches(s, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"))
+		*(const char **)field = s;
+	else if (s)
+		config_complain_value(r, v, "%s = %s is no UUID in small letters", k->name, quote(r, s));
+}
+
 // ---- the table ----
 
 #define BUILTIN	   (1u << VIA_BUILTIN)
 #define VHOST_USER (1u << VIA_VHOST_USER)
 #define VHOST	   (1u << VIA_VHOST)
-#define ANY	   (BUILTIN | VHOST_USER | VHOST)
+#define VFIO	   (1u << VIA_VFIO)
+#define VIRTIO	   (BUILTIN | VHOST_USER | VHOST) // what virtio_pci.c has in front of it
+#define ANY	   (VIRTIO | VFIO)
 
 const char *const config_via_names[] = {
-	[VIA_BUILTIN] = "", [VIA_VHOST_USER] = "vhost-user", [VIA_VHOST] = "vhost", NULL
+	[VIA_BUILTIN] = "", [VIA_VHOST_USER] = "vhost-user", [VIA_VHOST] = "vhost", [VIA_VFIO] = "vfio", NULL
 };
 _Static_assert(ARRAY_LEN(config_via_names) == VIA_COUNT + 1, "one name for each via");
 
@@ -604,15 +639,20 @@ const struct config_key config_keys[] = {
 	{ .name = "virtio",
 	  .store = store_virtio,
 	  DEVICE(virtio_type),
-	  .vias = ANY,
-	  .needed_by = BUILTIN | VHOST_USER | VHOST,
+	  .vias = VIRTIO,
+	  .needed_by = VIRTIO,
 	  .min = 1,
 	  .max = VIRTIO_TYPE_MAX },
-	{ .name = "queues", .store = store_uint, DEVICE(queues), .vias = ANY, .min = 1, .max = QUEUES_MAX },
+	{ .name = "queues",
+	  .store = store_uint,
+	  DEVICE(queues),
+	  .vias = VIRTIO,
+	  .min = 1,
+	  .max = QUEUES_MAX },
 	{ .name = "queue_size",
 	  .store = store_queue_size,
 	  DEVICE(queue_size),
-	  .vias = ANY,
+	  .vias = VIRTIO,
 	  .min = 2,
 	  .max = QUEUE_MAX },
 	{ .name = "slot",
@@ -710,6 +750,11 @@ const struct config_key config_keys[] = {
 	  .needed_by = BUILTIN,
 	  .virtio = VIRTIO_CONSOLE,
 	  .max = CONFIG_CONSOLE_PORTS_MAX },
+
+	{ .name = "host", .store = store_pci_address, DEVICE(host), .vias = VFIO },
+	{ .name = "mdev", .store = store_uuid, DEVICE(mdev), .vias = VFIO },
+	{ .name = "sysfsdev", .store = store_path, DEVICE(sysfsdev), .vias = VFIO },
+	{ .name = "cdev", .store = store_path, DEVICE(cdev), .vias = VFIO },
 
 	{ .name = "wwpn",
 	  .store = store_printable,

@@ -232,8 +232,10 @@ static void print_device(FILE *out, const struct explain_device *d)
 {
 	const bool mine = d->program != NULL;
 	fprintf(out, "\ndevice %s\n", d->cfg->id);
-	explain_field(out, "is", "virtio %s, a PCI function",
-		      d->cfg->virtio_name ? d->cfg->virtio_name : "(as it says)");
+	if (d->cfg->virtio_name)
+		explain_field(out, "is", "virtio %s, a PCI function", d->cfg->virtio_name);
+	else
+		explain_field(out, "is", "a PCI function, what it says that it is");
 	explain_field(out, "interface", "%s, with %s", d->interface, d->peer);
 	explain_field(out, "gives", "%s",
 		      d->gives ? d->gives

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
+#include <linux/vfio.h>
 #include <linux/vhost.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -39,6 +40,16 @@
 		SANDBOX_RARE_IOCTL(VHOST_VSOCK_SET_RUNNING, "vsock: start, stop"),         \
 		SANDBOX_RARE_IOCTL(VHOST_SCSI_SET_ENDPOINT, "scsi: start"),                \
 		SANDBOX_RARE_IOCTL(VHOST_SCSI_CLEAR_ENDPOINT, "scsi: stop")
+
+// Devices of the kernel's VFIO, as the guest uses them.
+#define VFIO_RULES                                                                               \
+	SANDBOX_RARE(pread64, "VFIO: a register of the device's; restart: what cannot be sent"), \
+		SANDBOX_RARE(pwrite64, "the same, written"),                                     \
+		SANDBOX_RARE_IOCTL(VFIO_DEVICE_SET_IRQS, "VFIO: where interrupts go"),           \
+		SANDBOX_RARE_IOCTL(VFIO_DEVICE_RESET, "VFIO: the guest resets the device"),      \
+		SANDBOX_RARE_IOCTL(VFIO_IOMMU_UNMAP_DMA, "VFIO: it is given back"),              \
+		SANDBOX_RARE_IOCTL(VFIO_GROUP_UNSET_CONTAINER, "VFIO: the same"),                \
+		SANDBOX_RARE_IOCTL(KVM_SET_DEVICE_ATTR, "VFIO: KVM is told so; restart: of all groups"),
 
 // What a guest's register accesses lead to, on whichever thread.
 #define DEVICE_RULES                                                                                      \
@@ -72,40 +83,40 @@
 				   "an interrupt that was pending when its vector was unmasked"),         \
 		SANDBOX_RARE_IOCTL(KVM_SET_USER_MEMORY_REGION,                                            \
 				   "a doorbell page follows its BAR; machine restart"),                   \
-		VHOST_RULES, ARCH_DUMP_RULES
+		VFIO_RULES VHOST_RULES, ARCH_DUMP_RULES
 
 #if defined(__x86_64__)
 #define ARCH_DUMP_RULES                                                         \
 	SANDBOX_RARE_IOCTL(KVM_GET_REGS, "registers in the report of a crash"), \
 		SANDBOX_RARE_IOCTL(KVM_GET_SREGS, "registers in the report of a crash")
 // A machine that restarts gets a new KVM VM, made like the first (arch/x86_64).
-#define ARCH_RESTART_RULES                                                        \
-	SANDBOX_RARE_IOCTL(KVM_SET_TSS_ADDR, "machine restart"),                  \
-		SANDBOX_RARE_IOCTL(KVM_SET_IDENTITY_MAP_ADDR, "machine restart"), \
-		SANDBOX_RARE_IOCTL(KVM_CREATE_IRQCHIP, "machine restart"),        \
-		SANDBOX_RARE_IOCTL(KVM_CREATE_PIT2, "machine restart"),           \
-		SANDBOX_RARE_IOCTL(KVM_GET_IRQCHIP, "machine restart"),           \
-		SANDBOX_RARE_IOCTL(KVM_SET_IRQCHIP, "machine restart"),           \
-		SANDBOX_RARE_IOCTL(KVM_GET_SUPPORTED_CPUID, "machine restart"),   \
-		SANDBOX_RARE_IOCTL(KVM_SET_CPUID2, "machine restart"),            \
-		SANDBOX_RARE_IOCTL(KVM_GET_MSR_INDEX_LIST, "machine restart"),    \
-		SANDBOX_RARE_IOCTL(KVM_GET_MSRS, "machine restart"),              \
-		SANDBOX_RARE_IOCTL(KVM_SET_MSRS, "machine restart"),              \
-		SANDBOX_RARE_IOCTL(KVM_SET_REGS, "machine restart"),              \
-		SANDBOX_RARE_IOCTL(KVM_SET_SREGS, "machine restart"),             \
-		SANDBOX_RARE_IOCTL(KVM_GET_FPU, "machine restart"),               \
-		SANDBOX_RARE_IOCTL(KVM_SET_FPU, "machine restart"),               \
-		SANDBOX_RARE_IOCTL(KVM_GET_LAPIC, "machine restart"),             \
-		SANDBOX_RARE_IOCTL(KVM_SET_LAPIC, "machine restart"),             \
-		SANDBOX_RARE_IOCTL(KVM_GET_TSC_KHZ, "machine restart"),           \
-		SANDBOX_RARE_IOCTL(KVM_SET_TSC_KHZ, "machine restart"),           \
-		SANDBOX_RARE_IOCTL(KVM_GET_CLOCK, "machine restart"),             \
+#define ARCH_RESTART_RULES                                                           \
+	SANDBOX_RARE_IOCTL(KVM_SET_TSS_ADDR, "machine restart"),                     \
+		SANDBOX_RARE_IOCTL(KVM_SET_IDENTITY_MAP_ADDR, "machine restart"),    \
+		SANDBOX_RARE_IOCTL(KVM_CREATE_IRQCHIP, "machine restart"),           \
+		SANDBOX_RARE_IOCTL(KVM_CREATE_DEVICE, "machine restart, with VFIO"), \
+		SANDBOX_RARE_IOCTL(KVM_CREATE_PIT2, "machine restart"),              \
+		SANDBOX_RARE_IOCTL(KVM_GET_IRQCHIP, "machine restart"),              \
+		SANDBOX_RARE_IOCTL(KVM_SET_IRQCHIP, "machine restart"),              \
+		SANDBOX_RARE_IOCTL(KVM_GET_SUPPORTED_CPUID, "machine restart"),      \
+		SANDBOX_RARE_IOCTL(KVM_SET_CPUID2, "machine restart"),               \
+		SANDBOX_RARE_IOCTL(KVM_GET_MSR_INDEX_LIST, "machine restart"),       \
+		SANDBOX_RARE_IOCTL(KVM_GET_MSRS, "machine restart"),                 \
+		SANDBOX_RARE_IOCTL(KVM_SET_MSRS, "machine restart"),                 \
+		SANDBOX_RARE_IOCTL(KVM_SET_REGS, "machine restart"),                 \
+		SANDBOX_RARE_IOCTL(KVM_SET_SREGS, "machine restart"),                \
+		SANDBOX_RARE_IOCTL(KVM_GET_FPU, "machine restart"),                  \
+		SANDBOX_RARE_IOCTL(KVM_SET_FPU, "machine restart"),                  \
+		SANDBOX_RARE_IOCTL(KVM_GET_LAPIC, "machine restart"),                \
+		SANDBOX_RARE_IOCTL(KVM_SET_LAPIC, "machine restart"),                \
+		SANDBOX_RARE_IOCTL(KVM_GET_TSC_KHZ, "machine restart"),              \
+		SANDBOX_RARE_IOCTL(KVM_SET_TSC_KHZ, "machine restart"),              \
+		SANDBOX_RARE_IOCTL(KVM_GET_CLOCK, "machine restart"),                \
 		SANDBOX_RARE_IOCTL(KVM_SET_CLOCK, "machine restart"),
 #else
 #define ARCH_DUMP_RULES SANDBOX_RARE_IOCTL(KVM_GET_ONE_REG, "registers in the report of a crash")
-#define ARCH_RESTART_RULES                                                  \
-	SANDBOX_RARE_IOCTL(KVM_CREATE_DEVICE, "machine restart"),           \
-		SANDBOX_RARE_IOCTL(KVM_SET_DEVICE_ATTR, "machine restart"), \
+#define ARCH_RESTART_RULES                                        \
+	SANDBOX_RARE_IOCTL(KVM_CREATE_DEVICE, "machine restart"), \
 		SANDBOX_RARE_IOCTL(KVM_SET_ONE_REG, "machine restart"),
 #endif
 
@@ -137,7 +148,7 @@ static struct sandbox_rule loop_rules[] = {
 	// The machine restarts: memory is cleared, the kernel loaded again from its descriptor, the KVM VM made anew.
 	SANDBOX_RARE(fallocate, "machine restart: RAM gives its pages back"),
 	SANDBOX_RARE(sendfile, "machine restart: kernel and initrd"),
-	SANDBOX_RARE(pread64, "the same, what cannot be sent"), SANDBOX_RARE(brk, "memory for a moment"),
+	SANDBOX_RARE(brk, "memory for a moment"),
 	SANDBOX_RARE_IF(fcntl, "whether a doorbell page's owner can truncate it", 1, UINT32_MAX, F_GET_SEALS),
 	SANDBOX_RARE(fstatfs, "and whether it is of huge pages"),
 	SANDBOX_RARE_IF(mmap,

@@ -560,6 +560,10 @@ TEST(devices_of_the_kernel)
 		    "8:1: [device] \"v\": key \"tap\" goes with virtio = \"net\" only\n" });
 }
 
+#define VFIO  "[[device]]\nid = \"p\"\nvia = \"vfio\"\n"
+#define VFIO2 "[[device]]\nid = \"q\"\nvia = \"vfio\"\n"
+#define VFIO3 "[[device]]\nid = \"r\"\nvia = \"vfio\"\n"
+
 TEST(keys_that_do_not_fit_the_interface)
 {
 	CHECK_BAD(
@@ -594,9 +598,26 @@ TEST(keys_that_do_not_fit_the_interface)
 		  { 0 },
 		  "9:1: [device] \"n\": key \"restart\" does not go with via = \"vhost\"\n"
 		  "8:10: [device] \"n\": queues = 2: over vhost a network device has one pair\n" },
-		{ BOOT DISK "via = \"vfio\"\n",
+		{ BOOT VFIO "image = \"i\"\nvirtio = \"blk\"\n",
 		  { 0 },
-		  "7:7: [device] \"d\": this version of minivmm does not have via = \"vfio\"\n" },
+		  "6:1: [device] \"p\": key \"image\" does not go with via = \"vfio\"\n"
+		  "7:1: [device] \"p\": key \"virtio\" does not go with via = \"vfio\"\n"
+		  "3:1: [device] \"p\": key \"host\", \"mdev\", \"sysfsdev\" or \"cdev\" is missing\n" },
+		{ BOOT VFIO "host = \"0000:01:00.0\"\ncdev = \"/dev/vfio/devices/vfio0\"\n",
+		  { 0 },
+		  "7:1: [device] \"p\": \"host\" and \"cdev\" exclude each other\n" },
+		{ BOOT VFIO "host = \"0000:01:00.8\"\n" VFIO2 "host = \"1:00.0\"\n" VFIO3
+			    "mdev = \"83B8F4F2-509F-382F-3C1E-E6BFE0FA1001\"\n",
+		  { 0 },
+		  "6:8: [device] \"p\": host = \"0000:01:00.8\" is no address of a PCI function, such as "
+		  "\"0000:01:00.0\" (lspci -D)\n"
+		  "10:8: [device] \"q\": host = \"1:00.0\" is no address of a PCI function, such as "
+		  "\"0000:01:00.0\" (lspci -D)\n"
+		  "14:8: [device] \"r\": mdev = \"83B8F4F2-509F-382F-3C1E-E6BFE0FA1001\" is no UUID in small "
+		  "letters\n" },
+		{ BOOT VFIO "host = \"01:00.0\"\n" VFIO2 "host = \"0000:01:00.0\"\n",
+		  { 0 },
+		  "10:8: [device] \"q\": host is the device in line 3 already\n" },
 		{ BOOT DISK "via = \"vhost_user\"\n",
 		  { 0 },
 		  "7:7: [device] \"d\": via = \"vhost_user\" is not known (did you mean \"vhost-user\"?)\n" },

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What the files of kernel VFIO share: vfio.c (a device), vfio_group.c (groups, containers and what is mapped in them).
+#ifndef MINIVMM_BRIDGES_VFIO_IMPL_H
+#define MINIVMM_BRIDGES_VFIO_IMPL_H
+
+#include "bridges/vfio.h"
+#include "vmm/memmap.h"
+
+#include <linux/limits.h>
+#include <linux/vfio.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define VFIO_CONTAINERS_MAX 31 // as many as devices
+#define VFIO_MAPS_MAX	    MEM_REGIONS_MAX
+#define VFIO_REGIONS	    VFIO_PCI_NUM_REGIONS
+#define VFIO_IRQS	    VFIO_PCI_NUM_IRQS
+#define PCI_IRQS_MAX	    2048 // vectors of MSI-X
+
+struct vfio_container {
+	int fd;
+	unsigned groups;
+	unsigned map_count;
+	struct {
+		uint64_t gpa, size;
+		unsigned users; // devices that asked for it
+	} map[VFIO_MAPS_MAX];
+};
+
+struct vfio_group {
+	unsigned number;
+	unsigned users; // devices; 0: the slot is free
+	int fd;
+	struct vfio_container *container;
+};
+
+struct vfio_containers {
+	struct kvm *kvm;
+	struct vfio_container container[VFIO_CONTAINERS_MAX];
+	struct vfio_group group[VFIO_CONTAINERS_MAX];
+};
+
+struct vfio_device {
+	struct vfio_link link;
+	struct vfio_containers *all;
+	struct vfio_group *group;
+	int fd;
+	struct vfio_region region[VFIO_REGIONS];
+	struct vfio_irq irq[VFIO_IRQS];
+};
+
+// ---- vfio_group.c
+
+// The group of the device at a sysfs path, open, viable, in a container, and known to KVM.  -errno with the sentence, no id in front.
+int vfio_group_take(struct vfio_group **out, struct vfio_containers *all, const char *sysfs, struct err *e);
+void vfio_group_leave(struct vfio_containers *all, struct vfio_group *g);
+
+// Each mapping is made once, for the first device that asks, and ends with the last.
+int vfio_container_map(struct vfio_container *c, const struct mem_region *r, struct err *e);
+int vfio_container_unmap(struct vfio_container *c, uint64_t gpa, uint64_t size);
+
+// The last word of a link in sysfs ("driver", "iommu_group"): -errno if there is none.
+int vfio_sysfs_link(const char *folder, const char *name, char *out, unsigned len);
+
+#endif
