@@ -1,4 +1,5 @@
 # Devices of the host by VFIO, behind an emulated IOMMU: an e1000e, an NVMe drive, an igb with a virtual function.
+# weight: 260
 # rig: --iommu intel
 # rig: -q -device
 # rig: -q pcie-root-port,id=rp1,chassis=1,slot=1
@@ -60,18 +61,145 @@ guest_net() { # VM INTERFACE
     [ "$output" = "$(sha256sum < "$GUEST/rig-bzImage")" ] || fail "$output"
 }
 
-@test "e1000e: MSI-X, ping, a file with its checksum" {
-    need_device 0x8086 0x10d3
+NIC='0x8086 0x10d3' DRIVE='0x1b36 0x0010' PF='0x8086 0x10c9'
+
+@test "e1000e: MSI-X, ping, a file with its checksum; a reboot; the driver unbound and bound 20 times" {
+    need_device $NIC
     {
         vm_boot rig minivmm.agent
         vfio_device nic0 "$BDF"
-    } | vm_start a -v
-    vm_line a '^MINIVMM-AGENT'
-    cat "$D/a/stderr" >&2
-    run -0 vm_guest a 'cat /sys/bus/pci/devices/*/vendor; cat /proc/interrupts; dmesg | grep -i e1000 || true'
-    echo "$output" >&2
+    } | vm_start a
+    guest_net a eth0
+    run -0 vm_guest a 'grep eth0 /proc/interrupts; readlink /sys/class/net/eth0/device/driver; lspci 2> /dev/null || true'
+    [[ $output == *MSI-X*drivers/e1000e* ]] || fail "$output"
+
+    vm_guest a 'echo reboot > /run/after'
+    vm_count a '^MINIVMM-AGENT' 2
+    guest_net a eth0
+
+    run -0 vm_guest a -t 200 'set -e; cd /sys/bus/pci/drivers/e1000e; d=$(ls -d 0000:*)
+        ip link set eth0 down
+        for i in $(seq 20); do echo $d > unbind; echo $d > bind; done; ls /sys/class/net'
+    [[ $output == *eth0* ]] || fail "$output"
+    guest_net a eth0
+    run -0 vm_guest a 'dmesg | grep -iE "hang|reset adapter|error" || true'
+    [ -z "$output" ] || fail "$output"
+    vm_stop a
+    [ ! -s "$D/a/stderr" ] || fail "$(cat "$D/a/stderr")"
+}
+
+@test "e1000e without MSI: INTx, ping, a file with its checksum, and again after a reboot" {
+    need_device $NIC
+    {
+        vm_boot rig minivmm.agent pci=nomsi
+        vfio_device nic0 "$BDF"
+    } | vm_start a
     guest_net a eth0
     run -0 vm_guest a 'grep eth0 /proc/interrupts'
-    [[ $output == *MSI* ]] || fail "$output"
+    [[ $output == *IO-APIC*fasteoi*eth0* ]] || fail "$output"
+    vm_guest a 'echo reboot > /run/after'
+    vm_count a '^MINIVMM-AGENT' 2
+    guest_net a eth0
     vm_stop a
+    [ ! -s "$D/a/stderr" ] || fail "$(cat "$D/a/stderr")"
+}
+
+@test "an NVMe drive and a network card in one guest, in one container" {
+    local sum
+    need_device $NIC
+    NIC_BDF=$BDF
+    need_device $DRIVE
+    {
+        CPUS=2 vm_boot rig minivmm.agent
+        vfio_device nic0 "$NIC_BDF"
+        vfio_device drive "$BDF"
+    } | vm_start a
+    vm_line a '^MINIVMM-AGENT'
+    [ "$(find "/proc/$(vm_pid a)/fd" -lname /dev/vfio/vfio | wc -l)" = 1 ]
+    sum=$(head -c 16777216 "$GUEST/tools.img" | sha256sum)
+    run -0 vm_guest a -t 120 'for i in $(seq 100); do [ ! -b /dev/nvme0n1 ] || break; sleep 0.1; done
+        dd if=/dev/nvme0n1 bs=1M count=16 iflag=direct 2> /dev/null | sha256sum
+        head -c 8388608 /dev/urandom > /run/data; sha256sum < /run/data
+        dd if=/run/data of=/dev/nvme0n1 bs=1M seek=32 oflag=direct conv=fsync 2> /dev/null
+        dd if=/dev/nvme0n1 bs=1M skip=32 count=8 iflag=direct 2> /dev/null | sha256sum; grep nvme0q /proc/interrupts'
+    [ "${lines[0]}" = "$sum" ] || fail "$output"
+    [ "${lines[1]}" = "${lines[2]}" ] || fail "$output"
+    [[ ${lines[3]} == *MSI-X* ]] || fail "$output"
+    sum=${lines[1]}
+    guest_net a eth0
+    vm_guest a 'echo reboot > /run/after'
+    vm_count a '^MINIVMM-AGENT' 2
+    run -0 vm_guest a -t 120 'dd if=/dev/nvme0n1 bs=1M skip=32 count=8 iflag=direct 2> /dev/null | sha256sum'
+    [ "$output" = "$sum" ] || fail "$output"
+    guest_net a eth0
+    vm_stop a
+    [ ! -s "$D/a/stderr" ] || fail "$(cat "$D/a/stderr")"
+}
+
+@test "a virtual function of an igb" {
+    local pf vf
+    [ -n "${IN_RIG:-}" ] || skip "devices of this host are its own"
+    modprobe -a vfio-pci igb
+    pf=$(device_of $PF) || skip "this host has no igb"
+    ip link set "$(ls "$PCI/devices/$pf/net")" up
+    echo 1 > "$PCI/devices/$pf/sriov_numvfs"
+    vf=$(basename "$(readlink "$PCI/devices/$pf/virtfn0")")
+    vfio_bind "$vf"
+    {
+        vm_boot rig minivmm.agent
+        vfio_device vf0 "$vf"
+    } | vm_start a
+    guest_net a eth0
+    run -0 vm_guest a 'grep eth0 /proc/interrupts; readlink /sys/class/net/eth0/device/driver'
+    [[ $output == *MSI-X*drivers/igbvf* ]] || fail "$output"
+    vm_stop a
+    [ ! -s "$D/a/stderr" ] || fail "$(cat "$D/a/stderr")"
+    echo 0 > "$PCI/devices/$pf/sriov_numvfs"
+}
+
+@test "a device that its host takes back: dead to the guest, which goes on" {
+    need_device $NIC
+    {
+        vm_boot rig minivmm.agent
+        vfio_device nic0 "$BDF"
+    } | vm_start a
+    guest_net a eth0
+    timeout 20 sh -c "echo $BDF > $PCI/devices/$BDF/driver/unbind"
+    [ ! -e "$PCI/devices/$BDF/driver" ]
+    run -0 vm_guest a 'cat /sys/bus/pci/devices/0000:00:01.0/config | head -c 4 | od -A n -t x1; echo lives'
+    [[ $output == *"ff ff ff ff"*lives* ]] || fail "$output"
+    grep -q 'nic0: the host wants the device back; the guest sees it no more' "$D/a/stderr"
+    vm_guest a 'echo reboot > /run/after'
+    vm_count a '^MINIVMM-AGENT' 2
+    run -0 vm_guest a 'ls /sys/bus/pci/devices'
+    [[ $output != *0000:00:01.0* ]] || fail "$output"
+    vm_stop a
+}
+
+@test "what cannot be had is refused with its mend: no device, a driver of the host's, taken, locked memory" {
+    refused() { # SENTENCE
+        run -1 vm_exit b
+        grep -q "^minivmm: nic0: $1" "$D/b/stderr" || fail "$(cat "$D/b/stderr")"
+    }
+    need_device $NIC
+    { vm_boot rig; vfio_device nic0 0000:7f:00.0; } | vm_start b
+    refused '/sys/bus/pci/devices/0000:7f:00.0: No such file'
+    { vm_boot rig; vfio_device nic0 "$(device_of 0x8086 0x29c0)"; } | vm_start b
+    refused '.* has no driver; give it to vfio-pci: minivmm bind'
+    {
+        vm_boot rig minivmm.agent
+        vfio_device nic0 "$BDF"
+    } | vm_start a
+    vm_line a '^MINIVMM-AGENT'
+    { vm_boot rig; vfio_device nic0 "$BDF"; } | vm_start b
+    refused ".*$BDF: open /dev/vfio/[0-9]* (another program has the group): Device or resource busy"
+    vm_stop a
+
+    echo "$BDF" > "$PCI/drivers/vfio-pci/unbind"
+    echo > "$PCI/devices/$BDF/driver_override"
+    modprobe e1000e
+    [ -e "$PCI/devices/$BDF/driver" ] || echo "$BDF" > "$PCI/drivers_probe"
+    { vm_boot rig; vfio_device nic0 "$BDF"; } | vm_start b
+    refused "$BDF has the driver e1000e; give it to vfio-pci: minivmm bind $BDF"
+    vfio_bind "$BDF"
 }
