@@ -129,7 +129,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fake_reset();
 	kvm.vm_fd = memfd_create("vm", MFD_CLOEXEC);
 	fv_init(&dev);
-	for (unsigned n = size ? data++, size--, data[-1] : 0; n > 0 && size >= 3; n--, data += 3, size -= 3)
+	unsigned changes = 0;
+	if (size > 0) {
+		changes = *data++;
+		size--;
+	}
+	for (; changes > 0 && size >= 3; changes--, data += 3, size -= 3)
 		dev.config[(data[0] | (unsigned)data[1] << 8) & 0xfff] = data[2];
 	if (make() == 0) {
 		table_known = func->writable[FV_MSIX + 3] == 0xc0 &&
