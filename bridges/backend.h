@@ -33,6 +33,20 @@ struct vring_cfg {
 // 16-30 and 31 those of the next one to use.
 #define VRING_BASE_PACKED UINT32_C(0x80008000)
 
+// A shared memory region of the device (virtio 1.2 §2.10).
+#define BACKEND_SHARED_MAX 3
+struct backend_shared {
+	uint8_t id;    // that the driver knows it by
+	uint64_t size; // bytes, whole pages
+};
+
+// Whole pages of one, by its place in struct backend's list.
+struct backend_shared_part {
+	unsigned region;
+	uint64_t offset, len; // bytes; within the region
+	bool readonly;
+};
+
 struct backend_ops {
 	const char *kind; // "vhost-user", for log lines
 
@@ -64,6 +78,11 @@ struct backend_events {
 	// A page, mapped, whose first bytes are the queue's doorbell from now on if the queue runs; the owner unmaps it.  NULL: what
 	// was given before is not looked at any more.  Only where doorbell_pages is set.
 	void (*doorbell_page)(void *owner, unsigned q, void *page);
+	// Memory that the driver sees there from now on, until it is withdrawn or the device is reset.  0, and the owner unmaps it; or
+	// -errno, and it stays the caller's.  Only where there are such regions.
+	int (*shared_given)(void *owner, const struct backend_shared_part *part, void *hva);
+	// A part as it was given is no more, or, part NULL, all of them.  How many that were.
+	unsigned (*shared_withdrawn)(void *owner, const struct backend_shared_part *part);
 };
 
 struct backend {
@@ -73,7 +92,9 @@ struct backend {
 	uint16_t queue_count; // queues that the device has
 	uint16_t queue_size_max;
 	uint32_t config_len;
-	bool doorbell_pages;  // it may give some
+	bool doorbell_pages; // it may give some
+	unsigned shared_count;
+	struct backend_shared shared[BACKEND_SHARED_MAX];
 	deadline_ns deadline; // what the owner gave a start or stop of all queues together; 0: none
 	const struct backend_events *events; // set by the owner before it runs the loop
 	void *owner;

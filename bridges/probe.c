@@ -20,8 +20,9 @@ struct probe {
 	struct vu_link link;
 	uint64_t features, protocol;
 	uint64_t queues, mem_slots; // UINT64_MAX: not told
-	uint32_t config_wanted;	    // by the type's specification
-	uint32_t config_len;	    // what it shows
+	struct vhost_user_shmem_config shared;
+	uint32_t config_wanted; // by the type's specification
+	uint32_t config_len;	// what it shows
 	uint8_t config[VU_CONFIG_MAX];
 	FILE *out;
 	bool refused;
@@ -71,7 +72,9 @@ static int ask_features(struct probe *p)
 static int ask_limits(struct probe *p)
 {
 	// The request channel would be handed over only to be closed.
-	const uint64_t used = p->protocol & VU_PROTOCOL_FEATURES & ~VU_CHANNEL_FEATURES;
+	uint64_t used = p->protocol & VU_PROTOCOL_FEATURES & ~VU_CHANNEL_FEATURES;
+	if ((p->protocol & VU_SHARED_FEATURES) != VU_SHARED_FEATURES)
+		used &= ~VHOST_USER_PF_BIT(SHMEM);
 	struct vu_exchange x;
 	next_exchange(p, &x);
 	vu_tell(&x, VHOST_USER_SET_PROTOCOL_FEATURES, &used, sizeof(used), -1);
@@ -83,6 +86,10 @@ static int ask_limits(struct probe *p)
 	if (used & VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)) {
 		vu_ask(&x, VHOST_USER_GET_MAX_MEM_SLOTS, NULL, 0);
 		p->mem_slots = vu_answer_u64(&x, VHOST_USER_GET_MAX_MEM_SLOTS);
+	}
+	if (used & VHOST_USER_PF_BIT(SHMEM)) {
+		vu_ask(&x, VHOST_USER_GET_SHMEM_CONFIG, NULL, 0);
+		vu_answer(&x, VHOST_USER_GET_SHMEM_CONFIG, &p->shared, sizeof(p->shared));
 	}
 	return vu_end(&x);
 }
@@ -168,6 +175,20 @@ static void say_queues(struct probe *p, uint64_t own, uint64_t most)
 		refuse(p, "a %s device has all of its %" PRIu64 " queues or none", p->type->name, own);
 }
 
+static void say_shared(const struct probe *p)
+{
+	unsigned n = 0;
+	uint64_t sum = 0;
+	for (unsigned id = 0; id < VHOST_USER_SHMEM_REGIONS; id++) {
+		n += p->shared.size[id] > 0;
+		sum = MIN(p->shared.size[id], UINT64_MAX - sum) + sum;
+	}
+	if (n)
+		fprintf(p->out,
+			"shared    %u regions of memory, %" PRIu64 " bytes for `shared_memory` to allow\n", n,
+			sum);
+}
+
 static void say_memory(struct probe *p)
 {
 	if (p->mem_slots == UINT64_MAX)
@@ -218,6 +239,7 @@ static void say(struct probe *p)
 	say_virtio(p, given);
 	say_queues(p, own, MIN(most, VU_QUEUES_MAX));
 	say_memory(p);
+	say_shared(p);
 	say_config(p);
 	if (!(p->features >> VHOST_USER_F_PROTOCOL_FEATURES & 1))
 		refuse(p, "it has no protocol features (VHOST_USER_F_PROTOCOL_FEATURES), and so cannot be "

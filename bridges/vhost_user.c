@@ -359,6 +359,7 @@ static int op_run(struct backend *b, bool on)
 		vu_inflight_drop(vu);
 		vu->negotiated = false;
 		vu->features = 0;
+		atomic_store(&vu->shared_lost, false);
 		memset(vu->written, 0, sizeof(vu->written)); // what the driver wrote there is gone
 		atomic_store(&vu->config_stale, true);
 	}

@@ -19,9 +19,10 @@ struct loop;
 
 // What the configuration file says of the device itself.
 struct vhost_user_own {
-	const char *tag;    // of a file system, at most 36 bytes; NULL: what the back-end shows
-	uint16_t mtu;	    // of a network device; 0: what the back-end shows, if it shows one
-	bool host_notifier; // its doorbell pages are mapped for the guest
+	const char *tag;	// of a file system, at most 36 bytes; NULL: what the back-end shows
+	uint16_t mtu;		// of a network device; 0: what the back-end shows, if it shows one
+	bool host_notifier;	// its doorbell pages are mapped for the guest
+	uint64_t shared_memory; // of it is mapped for the guest, at most that; 0: none
 };
 
 struct vhost_user_params {

@@ -178,6 +178,8 @@ static int replay(struct vhost_user *vu, const uint8_t *config, unsigned *posts)
 	vu->live = true;
 	if (rc < 0 || !vu->negotiated)
 		return rc;
+	if (atomic_load(&vu->shared_lost))
+		return 1; // the driver may be looking at it
 	if (vu->memory.count)
 		rc = vu_do_memory(vu, deadline);
 	if (rc == 0)
@@ -206,10 +208,11 @@ static int take_over(struct vhost_user *vu, const uint8_t *config, struct err *e
 	pthread_mutex_lock(&vu->lock);
 	int rc = replay(vu, config, &posts);
 	if (rc == 1 || rc == -EIO || rc == -E2BIG) {
-		log_limited(LOG_WARN,
-			    "%s: requests were under way, or it refuses a part of what the driver "
-			    "had set up",
-			    vu->backend.id);
+		log_limited(
+			LOG_WARN,
+			"%s: requests were under way, its memory was shared with the driver, or it refuses "
+			"a part of what the driver had set up",
+			vu->backend.id);
 		vu->live = false;
 		posts |= VU_POST_FAILED;
 		rc = 0;

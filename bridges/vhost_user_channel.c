@@ -43,6 +43,30 @@ static const char *channel_reply(struct vu_channel *c, const struct vhost_user_h
 	return rc == 0 ? NULL : "does not read the answers to its requests";
 }
 
+// One whole request that may be made: 0, -ENOSYS for what is not done, -errno.
+static int channel_do(struct vu_channel *c, uint32_t request, int fd)
+{
+	union {
+		struct vhost_user_vring_area area;
+		struct vhost_user_shmem_map map;
+	} m;
+	_Static_assert(sizeof(m) <= CHANNEL_PAYLOAD, "read in whole");
+	memcpy(&m, c->in + sizeof(struct vhost_user_header), sizeof(m));
+	switch (request) {
+	case VHOST_USER_BACKEND_CONFIG_CHANGE_MSG:
+		c->changed = true;
+		return 0;
+	case VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG:
+		return c->ops->doorbell_page(c, &m.area, fd);
+	case VHOST_USER_BACKEND_SHMEM_MAP:
+		return c->ops->shared_map(c, &m.map, fd);
+	case VHOST_USER_BACKEND_SHMEM_UNMAP:
+		return c->ops->shared_unmap(c, &m.map);
+	default:
+		return -ENOSYS;
+	}
+}
+
 // One whole request in c->in.  NULL, or why the back-end has to go.
 static const char *channel_serve(struct vu_channel *c, const struct vhost_user_header *h)
 {
@@ -51,17 +75,11 @@ static const char *channel_serve(struct vu_channel *c, const struct vhost_user_h
 	FD_AUTO fd = msg_fds_take_one(&c->fds);
 	if (too_many)
 		return "sent descriptors where none are due (request channel)";
-	if (row && !vhost_user_request_error(h, row, c->link->protocol_features)) {
-		if (h->request == VHOST_USER_BACKEND_CONFIG_CHANGE_MSG) {
-			c->changed = true;
-			return channel_reply(c, h, 0);
-		}
-		if (h->request == VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG) {
-			struct vhost_user_vring_area area;
-			memcpy(&area, c->in + sizeof(*h), sizeof(area));
-			return channel_reply(c, h, c->ops->doorbell_page(c, &area, fd) < 0);
-		}
-	}
+	int rc = -ENOSYS;
+	if (row && !vhost_user_request_error(h, row, c->link->protocol_features))
+		rc = channel_do(c, h->request, fd);
+	if (rc != -ENOSYS)
+		return channel_reply(c, h, rc < 0);
 	log_limited(LOG_INFO, "%s: the back-end asks for something that is not offered to it (%s)",
 		    c->link->id, row ? row->name : "unknown request");
 	return channel_reply(c, h, 1);

@@ -16,6 +16,7 @@
 #define CHANNEL_PAYLOAD	 256 // more than any request of the table
 
 struct vhost_user_vring_area;
+struct vhost_user_shmem_map;
 struct vu_channel;
 
 // What is asked for; on the loop's thread.
@@ -23,6 +24,8 @@ struct vu_channel_ops {
 	void (*config_changed)(struct vu_channel *c);
 	// 0 or -errno; fd: -1, or a descriptor that stays the channel's.
 	int (*doorbell_page)(struct vu_channel *c, const struct vhost_user_vring_area *area, int fd);
+	int (*shared_map)(struct vu_channel *c, const struct vhost_user_shmem_map *m, int fd);
+	int (*shared_unmap)(struct vu_channel *c, const struct vhost_user_shmem_map *m);
 };
 
 struct vu_channel {

@@ -71,6 +71,7 @@ void vu_link_lost(struct vu_link *l)
 		a->down_at = deadline_now();
 	vu_channel_close(&vu->channel);
 	vu_doorbell_lost(vu);
+	vu_shared_end(vu);
 	if (vu->child && a->child_up) {
 		// The socket's end comes a moment before the process's, and only the process can say why.  One
 		// without its connection is of no use; its end is reported and reaped as any other.

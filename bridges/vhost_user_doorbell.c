@@ -15,12 +15,24 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+const char *vu_memfd_refused(int fd, uint64_t offset, uint64_t len)
+{
+	struct stat st;
+	struct statfs fs;
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return "it is no memfd";
+	// Of huge pages nothing smaller can be mapped, or unmapped.
+	const int seals = fcntl(fd, F_GET_SEALS);
+	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstatfs(fd, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
+		return "its owner can truncate it: seal it (F_SEAL_SHRINK)";
+	return range_in(offset, len, (uint64_t)st.st_size) ? NULL : "it lies beyond its file's end";
+}
+
 // NULL, or why it is not taken.
 static const char *page_refused(const struct vhost_user *vu, const struct vhost_user_vring_area *area, int fd)
 {
 	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	struct stat st;
-	struct statfs fs;
 	if ((area->index_and_flags & VHOST_USER_VRING_INDEX_MASK) >= vu->backend.queue_count)
 		return "there is no such queue";
 	if ((area->index_and_flags & ~(uint64_t)VHOST_USER_VRING_INDEX_MASK) !=
@@ -32,13 +44,7 @@ static const char *page_refused(const struct vhost_user *vu, const struct vhost_
 		return "it is no page";
 	if (fstat(fd, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISCHR(st.st_mode)))
 		return "neither a memfd nor a device";
-	if (S_ISCHR(st.st_mode))
-		return NULL;
-	// Of huge pages nothing smaller can be mapped, or unmapped.
-	const int seals = fcntl(fd, F_GET_SEALS);
-	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstatfs(fd, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
-		return "its owner can truncate it: seal it (F_SEAL_SHRINK)";
-	return range_in(area->fd_offset, page, (uint64_t)st.st_size) ? NULL : "it lies beyond its file's end";
+	return S_ISCHR(st.st_mode) ? NULL : vu_memfd_refused(fd, area->fd_offset, page);
 }
 
 int vu_doorbell_page(struct vu_channel *c, const struct vhost_user_vring_area *area, int fd)

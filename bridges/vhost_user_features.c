@@ -15,7 +15,7 @@ static const struct vu_protocol_feature features[VHOST_USER_PF_COUNT] = {
 	[VHOST_USER_PF_CRYPTO_SESSION] = { "CRYPTO_SESSION", "the back-end serves the control queue, where the driver makes its sessions" },
 	[VHOST_USER_PF_PAGEFAULT] = { "PAGEFAULT", "for post-copy migration, which is not done" },
 	[VHOST_USER_PF_CONFIG] = { "CONFIG", "the driver sees its configuration space" },
-	[VHOST_USER_PF_BACKEND_SEND_FD] = { "BACKEND_SEND_FD", "a doorbell page comes as a descriptor" },
+	[VHOST_USER_PF_BACKEND_SEND_FD] = { "BACKEND_SEND_FD", "doorbell pages and shared memory come as descriptors" },
 	[VHOST_USER_PF_HOST_NOTIFIER] = { "HOST_NOTIFIER", "where `host_notifier = true`, the back-end's doorbell pages are the guest's" },
 	[VHOST_USER_PF_INFLIGHT_SHMFD] = { "INFLIGHT_SHMFD", "requests under way survive a back-end that dies" },
 	[VHOST_USER_PF_RESET_DEVICE] = { "RESET_DEVICE", "the driver's reset reaches the device" },
@@ -27,7 +27,7 @@ static const struct vu_protocol_feature features[VHOST_USER_PF_COUNT] = {
 	[VHOST_USER_PF_DEVICE_STATE] = { "DEVICE_STATE", "for migration, which is not done" },
 	[VHOST_USER_PF_GET_VRING_BASE_INFLIGHT] = { "GET_VRING_BASE_INFLIGHT", "a queue is stopped to be reset, with nothing left under way" },
 	[VHOST_USER_PF_GPA_ADDRESSES] = { "GPA_ADDRESSES", "rings and memory have one address, the guest's" },
-	[VHOST_USER_PF_SHMEM] = { "SHMEM", "the function has no shared memory region" },
+	[VHOST_USER_PF_SHMEM] = { "SHMEM", "where `shared_memory` allows it, the back-end's memory is the driver's shared memory regions" },
 	[VHOST_USER_PF_GET_VRING_BASE_SKIP_DRAIN] = { "GET_VRING_BASE_SKIP_DRAIN", "for migration, which is not done" },
 };
 // clang-format on

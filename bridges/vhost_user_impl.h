@@ -23,7 +23,7 @@
 	 VHOST_USER_PF_BIT(CONFIG) | VHOST_USER_PF_BIT(INFLIGHT_SHMFD) | VHOST_USER_PF_BIT(RESET_DEVICE) | \
 	 VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(NET_MTU) | \
 	 VHOST_USER_PF_BIT(GPA_ADDRESSES) | VHOST_USER_PF_BIT(BACKEND_SEND_FD) |                           \
-	 VHOST_USER_PF_BIT(HOST_NOTIFIER))
+	 VHOST_USER_PF_BIT(HOST_NOTIFIER) | VHOST_USER_PF_BIT(SHMEM))
 
 // What nobody needs who has no request channel.
 #define VU_CHANNEL_FEATURES                                                    \
@@ -32,6 +32,10 @@
 
 // What doorbell pages need.
 #define VU_DOORBELL_FEATURES (VU_CHANNEL_FEATURES | VHOST_USER_PF_BIT(REPLY_ACK))
+
+// What shared memory needs.
+#define VU_SHARED_FEATURES \
+	(VHOST_USER_PF_BIT(BACKEND_REQ) | VHOST_USER_PF_BIT(BACKEND_SEND_FD) | VHOST_USER_PF_BIT(SHMEM))
 
 // Bits of the virtio features that mean something to the two ends only.
 #define VU_PRIVATE_FEATURES \
@@ -93,6 +97,7 @@ struct vhost_user {
 	int err_fd;	       // eventfd, signalled by the back-end when a queue fails
 	struct loop_source err_source;
 	atomic_bool config_stale; // the loop's thread saw a change
+	atomic_bool shared_lost;  // the driver had memory of one that is gone
 	struct vu_again again;
 
 	// Held by an operation and by a replay; never by the loop's thread, which must not wait.
@@ -171,8 +176,23 @@ bool vu_queue_base(const struct vhost_user *vu, unsigned q, uint32_t *base);
 
 // A back-end's request: `fd` (or -1) stays the caller's.  0 or -errno.
 int vu_doorbell_page(struct vu_channel *c, const struct vhost_user_vring_area *area, int fd);
+// Why `len` bytes of a descriptor may not be mapped into the guest, or NULL: they have to stay where they are, for a page that is
+// gone ends the vCPU that touches it.
+const char *vu_memfd_refused(int fd, uint64_t offset, uint64_t len);
 // It is gone, and nobody looks at its pages.
 void vu_doorbell_lost(struct vhost_user *vu);
+
+// ---- vhost_user_shared.c
+
+// The regions (out[BACKEND_SHARED_MAX]) that a back-end says it has in `len` bytes.  0, or -errno with a sentence.
+int vu_shared_check(const struct vhost_user *vu, const struct vhost_user_shmem_config *c, size_t len,
+		    struct backend_shared *out, unsigned *count, struct err *e);
+bool vu_shared_same(const struct backend *b, const struct backend_shared *with, unsigned count);
+// A back-end's request, on the loop's thread: `fd` (or -1) stays the caller's.  0 or -errno.
+int vu_shared_map(struct vu_channel *c, const struct vhost_user_shmem_map *m, int fd);
+int vu_shared_unmap(struct vu_channel *c, const struct vhost_user_shmem_map *m);
+// It is gone, and what was mapped of it is nobody's.
+void vu_shared_end(struct vhost_user *vu);
 
 // ---- vhost_user_open.c
 

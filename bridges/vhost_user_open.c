@@ -96,12 +96,17 @@ static int ask_features(struct vhost_user *vu, deadline_ns deadline, uint64_t *p
 	return rc;
 }
 
-// A page in the guest is for the configuration to allow.
+// Its memory in the guest is for the configuration to allow.
 static uint64_t protocol_taken(const struct vhost_user *vu, uint64_t offered)
 {
-	const uint64_t doorbells = VHOST_USER_PF_BIT(BACKEND_SEND_FD) | VHOST_USER_PF_BIT(HOST_NOTIFIER);
-	const bool all = vu->own.host_notifier && (offered & VU_DOORBELL_FEATURES) == VU_DOORBELL_FEATURES;
-	return offered & VU_PROTOCOL_FEATURES & ~(all ? 0 : doorbells);
+	uint64_t taken = offered & VU_PROTOCOL_FEATURES;
+	if (!vu->own.host_notifier || (offered & VU_DOORBELL_FEATURES) != VU_DOORBELL_FEATURES)
+		taken &= ~VHOST_USER_PF_BIT(HOST_NOTIFIER);
+	if (!vu->own.shared_memory || (offered & VU_SHARED_FEATURES) != VU_SHARED_FEATURES)
+		taken &= ~VHOST_USER_PF_BIT(SHMEM);
+	if (!(taken & (VHOST_USER_PF_BIT(HOST_NOTIFIER) | VHOST_USER_PF_BIT(SHMEM))))
+		taken &= ~VHOST_USER_PF_BIT(BACKEND_SEND_FD);
+	return taken;
 }
 
 static int choose_protocol(struct vhost_user *vu, uint64_t offered, struct err *e)
@@ -115,6 +120,15 @@ static int choose_protocol(struct vhost_user *vu, uint64_t offered, struct err *
 			"(VHOST_USER_PROTOCOL_F_HOST_NOTIFIER, with BACKEND_REQ, BACKEND_SEND_FD and "
 			"REPLY_ACK); leave host_notifier out",
 			vu->backend.id, vu->peer);
+	if (vu->own.shared_memory && !vu_has(vu, VHOST_USER_PF_BIT(SHMEM)))
+		return err_set(
+			e, ENOTSUP,
+			"%s: handshake with %s: shared_memory is allowed, but the back-end has none "
+			"(VHOST_USER_PROTOCOL_F_SHMEM, with BACKEND_REQ and BACKEND_SEND_FD)%s; leave shared_memory out",
+			vu->backend.id, vu->peer,
+			vu_has(vu, VHOST_USER_PF_BIT(GPA_ADDRESSES))
+				? ", or is so old that it means it by bit 21, which is GPA_ADDRESSES"
+				: "");
 	// Drivers insist on a configuration space where their type has one: without CONFIG it is ours, zeros for the most part.
 	vu->config_own = !vu_has(vu, VHOST_USER_PF_BIT(CONFIG));
 	const uint64_t mtu = vu->own.mtu ? vu->offered & UINT64_C(1) << VIRTIO_NET_F_MTU : 0;
@@ -164,12 +178,23 @@ static int choose_queues(struct vhost_user *vu, uint64_t most, uint16_t wanted, 
 static const struct vu_channel_ops channel_ops = {
 	.config_changed = vu_config_changed,
 	.doorbell_page = vu_doorbell_page,
+	.shared_map = vu_shared_map,
+	.shared_unmap = vu_shared_unmap,
 };
 
-// Second round trip: what is used of it.  *queues: how many it says that it has, or UINT64_MAX.
-static int settle(struct vhost_user *vu, uint8_t *config, uint64_t *queues, deadline_ns deadline,
+// What a back-end says of itself.
+struct offer {
+	uint64_t queues; // how many it has, or UINT64_MAX
+	unsigned shared_count;
+	struct backend_shared shared[BACKEND_SHARED_MAX];
+};
+
+// Second round trip: what is used of it.
+static int settle(struct vhost_user *vu, uint8_t *config, struct offer *o, deadline_ns deadline,
 		  struct err *e)
 {
+	struct vhost_user_shmem_config shared;
+	size_t shared_len = 0;
 	const uint64_t protocol = vu->link.protocol_features;
 	FD_AUTO theirs = -1;
 	if (vu_has(vu, VHOST_USER_PF_BIT(BACKEND_REQ))) {
@@ -184,16 +209,20 @@ static int settle(struct vhost_user *vu, uint8_t *config, uint64_t *queues, dead
 		vu_ask(&x, VHOST_USER_GET_QUEUE_NUM, NULL, 0);
 	if (vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu_ask(&x, VHOST_USER_GET_MAX_MEM_SLOTS, NULL, 0);
+	if (vu_has(vu, VHOST_USER_PF_BIT(SHMEM)))
+		vu_ask(&x, VHOST_USER_GET_SHMEM_CONFIG, NULL, 0);
 	if (!vu->config_own)
 		vu_ask_config(&x, vu);
 	if (theirs >= 0)
 		vu_order(&x, VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, &theirs, 1);
-	*queues = UINT64_MAX;
+	*o = (struct offer){ .queues = UINT64_MAX };
 	vu->mem_slots = UINT64_MAX;
 	if (vu_has(vu, VHOST_USER_PF_BIT(MQ)))
-		*queues = vu_answer_u64(&x, VHOST_USER_GET_QUEUE_NUM);
+		o->queues = vu_answer_u64(&x, VHOST_USER_GET_QUEUE_NUM);
 	if (vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu->mem_slots = vu_answer_u64(&x, VHOST_USER_GET_MAX_MEM_SLOTS);
+	if (vu_has(vu, VHOST_USER_PF_BIT(SHMEM)))
+		shared_len = vu_answer(&x, VHOST_USER_GET_SHMEM_CONFIG, &shared, sizeof(shared));
 	if (vu->config_own)
 		vu_config_own(vu, config);
 	else
@@ -203,7 +232,9 @@ static int settle(struct vhost_user *vu, uint8_t *config, uint64_t *queues, dead
 	if (vu->mem_slots == 0)
 		return err_set(e, EPROTO, "%s: handshake with %s: the back-end says that it takes no memory",
 			       vu->backend.id, vu->peer);
-	return 0;
+	return vu_has(vu, VHOST_USER_PF_BIT(SHMEM))
+		       ? vu_shared_check(vu, &shared, shared_len, o->shared, &o->shared_count, e)
+		       : 0;
 }
 
 static int find_config(struct vhost_user *vu, deadline_ns deadline, struct err *e)
@@ -233,7 +264,8 @@ static int watch(struct vhost_user *vu, struct err *e)
 
 static int handshake(struct vhost_user *vu, const struct vhost_user_params *p, struct err *e)
 {
-	uint64_t protocol = 0, queues = 0;
+	uint64_t protocol = 0;
+	struct offer o = { 0 };
 	int rc = vu->err_fd < 0 ? vu->err_fd : vu_again_init(vu);
 	if (rc < 0)
 		err_sys(e, -rc, "%s: make an eventfd", p->id);
@@ -243,11 +275,13 @@ static int handshake(struct vhost_user *vu, const struct vhost_user_params *p, s
 	if (rc == 0)
 		rc = choose_protocol(vu, protocol, e);
 	if (rc == 0)
-		rc = settle(vu, vu->config, &queues, p->start_deadline, e);
+		rc = settle(vu, vu->config, &o, p->start_deadline, e);
 	if (rc == 0)
 		rc = find_config(vu, p->start_deadline, e);
 	if (rc == 0)
-		rc = choose_queues(vu, queues, p->queues, e);
+		rc = choose_queues(vu, o.queues, p->queues, e);
+	vu->backend.shared_count = o.shared_count;
+	memcpy(vu->backend.shared, o.shared, sizeof(o.shared));
 	vu->connected = vu->live = true;
 	return rc < 0 ? rc : watch(vu, e);
 }
@@ -271,7 +305,8 @@ static int check_features(const struct vhost_user *vu, uint64_t taken, struct er
 
 int vu_shake_again(struct vhost_user *vu, uint8_t *config, deadline_ns deadline, struct err *e)
 {
-	uint64_t protocol = 0, queues = 0;
+	uint64_t protocol = 0;
+	struct offer o;
 	pthread_mutex_lock(&vu->lock);
 	const uint64_t taken = vu->negotiated ? vu->features : 0;
 	pthread_mutex_unlock(&vu->lock);
@@ -286,12 +321,19 @@ int vu_shake_again(struct vhost_user *vu, uint8_t *config, deadline_ns deadline,
 			e, ENOTSUP,
 			"%s: %s is not the device that it was: it does not show its configuration space",
 			vu->backend.id, vu->peer);
-	rc = settle(vu, config, &queues, deadline, e);
-	if (rc == 0 && queues < vu->backend.queue_count)
+	rc = settle(vu, config, &o, deadline, e);
+	if (rc < 0)
+		return rc;
+	if (o.queues < vu->backend.queue_count)
 		return err_set(e, ENOTSUP,
 			       "%s: %s is not the device that it was: it has %llu queues, the guest has %u",
-			       vu->backend.id, vu->peer, (unsigned long long)queues, vu->backend.queue_count);
-	return rc;
+			       vu->backend.id, vu->peer, (unsigned long long)o.queues,
+			       vu->backend.queue_count);
+	if (!vu_shared_same(&vu->backend, o.shared, o.shared_count))
+		return err_set(e, ENOTSUP,
+			       "%s: %s is not the device that it was: its shared memory is another",
+			       vu->backend.id, vu->peer);
+	return 0;
 }
 
 static void vu_init(struct vhost_user *vu, const struct vhost_user_params *p)

@@ -74,6 +74,7 @@ struct device_config {
 	int64_t reconnect_ms; // `socket`, `listen`: how long it is waited for; 0: for ever; CONFIG_NEVER
 	enum restart_policy restart; // programs
 	bool host_notifier;	     // vhost-user: the back-end's doorbell pages are mapped for the guest
+	uint64_t shared_memory;	     // vhost-user: so much of the back-end's memory may be; 0: none
 
 	// blk, ours
 	const char *image;

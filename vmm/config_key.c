@@ -23,6 +23,7 @@
 #define CPUS_LEN      200
 #define MTU_MIN	      68 // virtio 1.2 §5.1.4.1
 #define RATE_MAX      MEMORY_MAX
+#define SHARED_MAX    (UINT64_C(1) << 40)
 #define CID_MIN	      3 // virtio 1.2 §5.10.4
 #define CID_MAX	      0xfffffffe
 #define PATHS_MAX     64
@@ -675,6 +676,12 @@ const struct config_key config_keys[] = {
 	{ .name = "paths", .store = store_paths, DEVICE(paths), .vias = VHOST_USER },
 	{ .name = "limits", .store = store_limits, DEVICE(limits), .vias = VHOST_USER },
 	{ .name = "host_notifier", .store = store_bool, DEVICE(host_notifier), .vias = VHOST_USER },
+	{ .name = "shared_memory",
+	  .store = store_size,
+	  DEVICE(shared_memory),
+	  .vias = VHOST_USER,
+	  .min = 4096,
+	  .max = SHARED_MAX },
 
 	{ .name = "image",
 	  .store = store_path,

@@ -19,7 +19,7 @@
 #define PCI_ROM_BAR	 6
 #define PCI_CONFIG_SIZE	 256
 #define PCI_CONFIG_LARGE 4096 // PCI Express'
-#define PCI_MEMORY_SLOTS 64   // of KVM's, that a function may use: from pci_func_memory_slot() on
+#define PCI_MEMORY_SLOTS 320  // of KVM's, that a function may use: from pci_func_memory_slot() on
 
 struct pci_func;
 struct pci_host;

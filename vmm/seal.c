@@ -82,7 +82,7 @@
 		SANDBOX_RARE_IOCTL(KVM_SIGNAL_MSI,                                                        \
 				   "an interrupt that was pending when its vector was unmasked"),         \
 		SANDBOX_RARE_IOCTL(KVM_SET_USER_MEMORY_REGION,                                            \
-				   "a doorbell page follows its BAR; machine restart"),                   \
+				   "doorbell pages and shared memory follow their BAR; machine restart"), \
 		VFIO_RULES VHOST_RULES, ARCH_DUMP_RULES
 
 #if defined(__x86_64__)
@@ -149,11 +149,13 @@ static struct sandbox_rule loop_rules[] = {
 	SANDBOX_RARE(fallocate, "machine restart: RAM gives its pages back"),
 	SANDBOX_RARE(sendfile, "machine restart: kernel and initrd"),
 	SANDBOX_RARE(brk, "memory for a moment"),
-	SANDBOX_RARE_IF(fcntl, "whether a doorbell page's owner can truncate it", 1, UINT32_MAX, F_GET_SEALS),
+	SANDBOX_RARE_IF(fcntl, "whether the owner of a doorbell page or of shared memory can truncate it", 1,
+			UINT32_MAX, F_GET_SEALS),
 	SANDBOX_RARE(fstatfs, "and whether it is of huge pages"),
-	SANDBOX_RARE_IF(mmap,
-			"machine restart: run pages; memory for a moment; doorbell pages; never executable",
-			2, PROT_EXEC, 0),
+	SANDBOX_RARE_IF(
+		mmap,
+		"machine restart: run pages; memory for a moment; doorbell pages, shared memory; never executable",
+		2, PROT_EXEC, 0),
 	SANDBOX_RARE_IOCTL(KVM_CREATE_VM, "machine restart"),
 	SANDBOX_RARE_IOCTL(KVM_CREATE_VCPU, "machine restart"),
 	SANDBOX_RARE_IOCTL(KVM_CHECK_EXTENSION, "machine restart"),

@@ -84,8 +84,9 @@ static uint64_t isr_read(struct virtio_pci *vp)
 static void vp_bar_read(struct pci_func *f, unsigned bar, uint64_t offset, unsigned size, uint64_t *val)
 {
 	struct virtio_pci *vp = vp_of(f);
-	(void)bar;
-	*val = 0;
+	*val = bar == VP_BAR ? 0 : UINT64_MAX;
+	if (bar != VP_BAR)
+		return;
 	if (range_in(offset, size, VC_SIZE))
 		*val = vp_common_read(vp, offset, size);
 	else if (offset == VP_ISR)
@@ -101,7 +102,8 @@ static void vp_bar_read(struct pci_func *f, unsigned bar, uint64_t offset, unsig
 static void vp_bar_write(struct pci_func *f, unsigned bar, uint64_t offset, unsigned size, uint64_t val)
 {
 	struct virtio_pci *vp = vp_of(f);
-	(void)bar;
+	if (bar != VP_BAR)
+		return;
 	if (range_in(offset, size, VC_SIZE))
 		vp_common_write(vp, offset, size, val);
 	else if (offset >= VP_DEVICE && range_in(offset - VP_DEVICE, size, VP_DEVICE_ROOM))
@@ -118,8 +120,9 @@ static void vp_bar_write(struct pci_func *f, unsigned bar, uint64_t offset, unsi
 static void vp_bar_moved(struct pci_func *f, unsigned bar, uint64_t gpa, bool mapped)
 {
 	struct virtio_pci *vp = vp_of(f);
-	(void)bar;
-	if (!mapped) {
+	if (bar == VP_SHARED_BAR) {
+		vp_shared_moved(vp, gpa, mapped);
+	} else if (!mapped) {
 		vp_doorbells_remove(vp, gpa);
 	} else if (vp->state == VP_RUNNING) {
 		int rc = vp_doorbells_add(vp);
@@ -202,6 +205,7 @@ static void add_capabilities(struct virtio_pci *vp)
 	pci_config_set32(f, cap + PCI_MSIX_PBA, VP_MSIX_PBA | VP_BAR);
 	f->writable[cap + PCI_MSIX_FLAGS + 1] = (MSIX_CONTROL_ENABLE | MSIX_CONTROL_MASK) >> 8;
 	vp->msix_cap = cap;
+	vp_shared_capabilities(vp);
 }
 
 // ---- function ---------------------------------------------------------------------------------------------------
@@ -240,6 +244,7 @@ static void vp_destroy(struct pci_func *f)
 	msix_destroy(&vp->msix);
 	pthread_mutex_destroy(&f->lock);
 	vp_pages_free(vp);
+	vp_shared_free(vp);
 	free(vp->config);
 	free(vp);
 }
@@ -281,11 +286,23 @@ static void backend_doorbell_page(void *owner, unsigned queue, void *page)
 	pci_func_post(&vp->func, EVENT_DOORBELL_PAGE);
 }
 
+static int backend_shared_given(void *owner, const struct backend_shared_part *part, void *hva)
+{
+	return vp_shared_give(owner, part, hva);
+}
+
+static unsigned backend_shared_withdrawn(void *owner, const struct backend_shared_part *part)
+{
+	return vp_shared_withdraw(owner, part);
+}
+
 static const struct backend_events vp_backend_events = {
 	.config_changed = backend_config_changed,
 	.died = backend_died,
 	.queue_failed = backend_queue_failed,
 	.doorbell_page = backend_doorbell_page,
+	.shared_given = backend_shared_given,
+	.shared_withdrawn = backend_shared_withdrawn,
 };
 
 // PCI class by virtio type: what a guest shows in lspci, and how some loaders pick a disk.
@@ -365,6 +382,8 @@ int virtio_pci_create(struct pci_func **out, struct backend *b, const struct vir
 		vp->queue[i].kick_fd = -1;
 
 	rc = vp_pages_init(vp, e);
+	if (rc == 0)
+		rc = vp_shared_init(vp, e);
 	if (rc < 0)
 		goto fail_memory;
 	rc = b->ops->features(b, &vp->offered);
@@ -387,6 +406,8 @@ int virtio_pci_create(struct pci_func **out, struct backend *b, const struct vir
 	while (vp->page && bar_size < vp->notify + (uint64_t)vp->notify_step * queues)
 		bar_size *= 2;
 	pci_func_add_bar(&vp->func, VP_BAR, bar_size, true, false);
+	if (vp->shared)
+		pci_func_add_bar(&vp->func, VP_SHARED_BAR, vp->shared->size, true, true);
 	add_capabilities(vp);
 	vp_reset(vp);
 	b->events = &vp_backend_events;
@@ -395,8 +416,10 @@ int virtio_pci_create(struct pci_func **out, struct backend *b, const struct vir
 	return 0;
 
 fail_memory:
-	if (vp)
+	if (vp) {
 		vp_pages_free(vp);
+		vp_shared_free(vp);
+	}
 	free(config);
 	free(vp);
 	return rc;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What the files of the virtio transport share: virtio_pci.c (the PCI function), virtio_common.c (its common registers),
-// virtio_state.c (the state machine and the queues behind it) and virtio_doorbell.c.  All of it runs under the function's lock.
+// virtio_state.c (the state machine and the queues behind it), virtio_doorbell.c and virtio_shared.c.  All of it runs under the function's lock.
 #ifndef MINIVMM_VMM_VIRTIO_PCI_IMPL_H
 #define MINIVMM_VMM_VIRTIO_PCI_IMPL_H
 
@@ -34,6 +34,23 @@ struct vp_page {
 	bool shown;		// to the guest, where the BAR is
 };
 
+// Memory of a back-end's in a shared memory region.
+struct vp_shared_part {
+	struct backend_shared_part at;
+	void *hva; // NULL: none
+	bool shown;
+};
+
+// What a back-end gives is in place when it is told so, even while a CPU of the guest holds the function's lock and waits for that
+// back-end: hence a lock of its own, under which nobody waits.
+struct vp_shared {
+	pthread_mutex_t lock;
+	uint64_t start[BACKEND_SHARED_MAX], size; // of each region, and of all of them, in the BAR
+	bool placed;				  // the BAR is mapped,
+	uint64_t bar_gpa;			  // there
+	struct vp_shared_part part[VP_SHARED_PARTS];
+};
+
 struct virtio_pci {
 	struct pci_func func;
 	struct backend *backend;
@@ -50,7 +67,8 @@ struct virtio_pci {
 	bool config_stale;	       // it has changed since
 	uint32_t notify, notify_step;  // place of the doorbells in the BAR, and from one to the next
 	unsigned page_count;
-	struct vp_page *page; // one for each queue, or NULL: the back-end gives none
+	struct vp_page *page;	  // one for each queue, or NULL: the back-end gives none
+	struct vp_shared *shared; // NULL: there are no such regions
 	struct vp_queue queue[];
 };
 
@@ -93,6 +111,18 @@ void vp_pages_free(struct virtio_pci *vp);
 // vp_pages_take(), with the lock.
 void vp_page_post(struct virtio_pci *vp, unsigned index, void *page);
 void vp_pages_take(struct virtio_pci *vp);
+
+// ---- virtio_shared.c
+
+// 0 or -errno with a sentence: settles where the regions are.  vp_shared_free(): when the back-end is closed.
+int vp_shared_init(struct virtio_pci *vp, struct err *e);
+void vp_shared_free(struct virtio_pci *vp);
+void vp_shared_capabilities(struct virtio_pci *vp);
+// Their BAR has come to `gpa`, or leaves it.
+void vp_shared_moved(struct virtio_pci *vp, uint64_t gpa, bool mapped);
+// The loop's thread, without the function's lock: as struct backend_events has it.  The second is good with it, too.
+int vp_shared_give(struct virtio_pci *vp, const struct backend_shared_part *part, void *hva);
+unsigned vp_shared_withdraw(struct virtio_pci *vp, const struct backend_shared_part *part);
 
 // ---- virtio_common.c: the registers of §4.1.4.3; offset + size lies within VC_SIZE
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Layout of the one BAR of a virtio function, and register offsets of virtio 1.2 §4.1.4.3.
+// Layout of the first BAR of a virtio function, and register offsets of virtio 1.2 §4.1.4.3.
 #ifndef MINIVMM_VMM_VIRTIO_PCI_REGS_H
 #define MINIVMM_VMM_VIRTIO_PCI_REGS_H
 
@@ -22,6 +22,10 @@
 // Where a back-end may give pages as doorbells, they lie behind all that, one for each queue.
 #define VP_PAGES	VP_BAR_SIZE
 #define VP_PAGED_QUEUES 64 // at most PCI_MEMORY_SLOTS
+
+// Shared memory regions, one after the other, are a BAR of their own.
+#define VP_SHARED_BAR	2
+#define VP_SHARED_PARTS 256 // of all regions that are there at one time; each is a KVM memory slot
 
 #define VP_QUEUES_MAX	  (VP_NOTIFY_ROOM / VP_NOTIFY_STEP - 1) // one vector is the configuration's
 #define VP_QUEUE_SIZE_MAX 32768					// §2.7
@@ -75,12 +79,17 @@
 #define VCAP_ISR	3
 #define VCAP_DEVICE	4
 #define VCAP_PCI	5
+#define VCAP_SHARED	8 // struct virtio_pci_cap64, §4.1.4.7
 #define VCAP_TYPE_OFF	3
 #define VCAP_BAR_OFF	4
+#define VCAP_ID_OFF	5
 #define VCAP_OFFSET_OFF 8
 #define VCAP_LENGTH_OFF 12
 #define VCAP_DATA_OFF	16 // notify: the multiplier; pci: the data window
+#define VCAP_OFFSET_HI	16
+#define VCAP_LENGTH_HI	20
 #define VCAP_LEN	16
+#define VCAP_LEN_64	24
 #define VCAP_LEN_DATA	20
 
 #endif

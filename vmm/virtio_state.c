@@ -195,6 +195,7 @@ void vp_queue_reset(struct virtio_pci *vp, unsigned index)
 void vp_reset(struct virtio_pci *vp)
 {
 	vp_stop(vp);
+	vp_shared_withdraw(vp, NULL);
 	vp->state = VP_RESET;
 	vp->status = vp->isr = 0;
 	vp->taken = 0;

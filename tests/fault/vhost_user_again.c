@@ -418,6 +418,56 @@ TEST(b18_without_a_record_the_device_needs_a_reset)
 	peers_free(p, 2);
 }
 
+// The driver may be looking at memory of the one that is gone.
+static unsigned shared_withdrawn(void *owner, const struct backend_shared_part *part)
+{
+	(void)owner;
+	return part ? 0 : 3;
+}
+
+TEST(b14_shared_memory_of_one_that_is_gone)
+{
+	struct again a;
+	struct peer p[4];
+	uint32_t base;
+	peers_init(p, 4);
+	for (int i = 0; i < 4; i++) {
+		p[i].protocol |= VHOST_USER_PF_BIT(BACKEND_SEND_FD) | VHOST_USER_PF_BIT(SHMEM);
+		p[i].shared.count = 1;
+		p[i].shared.size[5] = 4096;
+	}
+	p[1].shared.size[5] = 8192;
+	p[2].shared.size[6] = 4096;
+	p[2].shared.size[5] = 0;
+	static struct backend_events events;
+	events = front_events;
+	events.shared_withdrawn = shared_withdrawn;
+	front_own.shared_memory = 8192;
+	CHECK(again_open(&a, &p[0], 0));
+	front_own.shared_memory = 0;
+	a.f.b->events = &events;
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	peer_end(&p[0]);
+	CHECK(await(&a, false));
+	for (int i = 1; i < 4; i++) {
+		CHECK(next_start(&a, &p[i]));
+		if (i == 3)
+			break;
+		peer_join(&p[i]); // its memory is another
+		CHECK(!is_connected(&a));
+		CHECK(find(&p[i], VHOST_USER_GET_SHMEM_CONFIG) && !find(&p[i], VHOST_USER_SET_FEATURES));
+	}
+	CHECK(await(&a, true));
+	CHECK_EQ(a.f.failed, 1);
+	CHECK_EQ(a.f.b->ops->queue_stop(a.f.b, 0, &base), 0);
+	CHECK_EQ(a.f.b->ops->run(a.f.b, false), 0);
+	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
+	again_close(&a);
+	peer_join(&p[3]);
+	CHECK(find(&p[3], VHOST_USER_SET_VRING_KICK));
+	peers_free(p, 4);
+}
+
 TEST(the_record_of_requests_goes_from_one_to_the_next)
 {
 	struct again a;

@@ -804,6 +804,242 @@ TEST(doorbell_pages_are_for_the_configuration_to_allow)
 	}
 }
 
+// ---- B14, B20: shared memory regions ---------------------------------------------------------------
+
+#define SHARED_ALL (PEER_PF(BACKEND_SEND_FD) | PEER_PF(SHMEM) | PEER_PF(REPLY_ACK) | PEER_PF(BACKEND_REQ))
+
+static struct {
+	unsigned calls, withdrawn;
+	struct backend_shared_part part;
+	void *hva;
+	int rc;
+} shown;
+
+static int shared_given(void *owner, const struct backend_shared_part *part, void *hva)
+{
+	(void)owner;
+	shown.calls++;
+	shown.part = *part;
+	if (shown.rc == 0)
+		shown.hva = hva;
+	return shown.rc;
+}
+
+static unsigned shared_withdrawn(void *owner, const struct backend_shared_part *part)
+{
+	(void)owner;
+	const struct backend_shared_part *p = &shown.part;
+	if (!shown.hva ||
+	    (part && (part->region != p->region || part->offset != p->offset || part->len != p->len)))
+		return 0;
+	munmap(shown.hva, p->len);
+	shown.hva = NULL;
+	shown.withdrawn++;
+	return 1;
+}
+
+static void shared_peer(struct peer *p)
+{
+	peer_init(p);
+	p->protocol |= SHARED_ALL;
+	p->shared.count = 2;
+	p->shared.size[1] = 0x4000;
+	p->shared.size[255] = 0x100000;
+}
+
+static void shared_open(struct front *f, struct peer *p, uint64_t allowed)
+{
+	static struct backend_events events;
+	front_own.shared_memory = allowed;
+	front_open(f, p);
+	front_own.shared_memory = 0;
+	events = front_events;
+	events.shared_given = shared_given;
+	events.shared_withdrawn = shared_withdrawn;
+	if (f->b)
+		f->b->events = &events;
+}
+
+struct shared_message {
+	struct vhost_user_header h;
+	struct vhost_user_shmem_map m;
+} __attribute__((packed));
+
+static uint64_t shared_ask(struct front *f, struct peer *p, uint32_t request,
+			   const struct vhost_user_shmem_map *map, int fd)
+{
+	const struct shared_message m = { { request, 1 | 8, sizeof(*map) }, *map };
+	return channel_ask(f, p, &m, sizeof(m), &fd, fd >= 0);
+}
+
+TEST(b14_b20_shared_memory)
+{
+	struct peer p;
+	struct front f;
+	const unsigned before = count_fds();
+	shared_peer(&p);
+	shared_open(&f, &p, 0x104000);
+	CHECK_EQ(f.rc, 0);
+	CHECK_EQ(f.b->shared_count, 2);
+	CHECK(f.b->shared[0].id == 1 && f.b->shared[0].size == 0x4000 && f.b->shared[1].id == 255);
+	const int good = page_fd(MFD_ALLOW_SEALING, 0x8000, F_SEAL_SHRINK),
+		  loose = page_fd(MFD_ALLOW_SEALING, 0x8000, 0),
+		  grow = page_fd(MFD_ALLOW_SEALING, 0x8000, F_SEAL_GROW),
+		  fixed = page_fd(MFD_ALLOW_SEALING, 0x8000, F_SEAL_SHRINK | F_SEAL_WRITE),
+		  zero = open("/dev/zero", O_RDWR | O_CLOEXEC), folder = open("/", O_RDONLY | O_CLOEXEC),
+		  self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), event = fd_eventfd();
+	const struct {
+		struct vhost_user_shmem_map m; // region, padding, in the file, in the region, length, flags
+		int fd;
+	} bad[] = {
+		{ { 0, { 0 }, 0, 0, 4096, 1 }, good }, // no such region
+		{ { 2, { 0 }, 0, 0, 4096, 1 }, good },
+		{ { 254, { 0 }, 0, 0, 4096, 1 }, good },
+		{ { 1, { 0 }, 0, 0, 4096, 1 }, -1 },
+		{ { 1, { 0 }, 0, 0, 4096, 2 }, good },
+		{ { 1, { 0 }, 0, 0, 4096, UINT64_C(1) << 63 }, good },
+		{ { 1, { 0 }, 0, 0, 0, 1 }, good },
+		{ { 1, { 0 }, 0, 0, 1, 1 }, good },
+		{ { 1, { 0 }, 0, 0, 4097, 1 }, good },
+		{ { 1, { 0 }, 0, 0, 0x5000, 1 }, good }, // beyond the region
+		{ { 1, { 0 }, 0, 0x4000, 4096, 1 }, good },
+		{ { 1, { 0 }, 0, UINT64_MAX - 4095, 4096, 1 }, good },
+		{ { 1, { 0 }, 0, 4096, UINT64_MAX - 4095, 1 }, good },
+		{ { 1, { 0 }, 0, 0x3001, 4096, 1 }, good },
+		{ { 1, { 0 }, 1, 0, 4096, 1 }, good },
+		{ { 1, { 0 }, 0x8000, 0, 4096, 1 }, good }, // beyond the file
+		{ { 255, { 0 }, 0x7000, 0, 0x2000, 1 }, good },
+		{ { 1, { 0 }, INT64_MAX - 4095, 0, 4096, 1 }, good },
+		{ { 1, { 0 }, UINT64_MAX - 4095, 0, 4096, 1 }, good },
+		{ { 1, { 0 }, 0, 0, 4096, 1 }, loose },
+		{ { 1, { 0 }, 0, 0, 4096, 0 }, loose },
+		{ { 1, { 0 }, 0, 0, 4096, 1 }, grow },
+		{ { 1, { 0 }, 0, 0, 4096, 1 }, fixed },
+		{ { 1, { 0 }, 0, 0, 4096, 1 }, zero },
+		{ { 1, { 0 }, 0, 0, 4096, 0 }, folder },
+		{ { 1, { 0 }, 0, 0, 4096, 0 }, self },
+		{ { 1, { 0 }, 0, 0, 4096, 1 }, event },
+	};
+	log_init("peer", LOG_ERROR);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		uint64_t code = shared_ask(&f, &p, VHOST_USER_BACKEND_SHMEM_MAP, &bad[i].m, bad[i].fd);
+		if (code != 1)
+			printf("case %zu: %llu\n", i, (unsigned long long)code);
+		CHECK_EQ(code, 1);
+	}
+	CHECK_EQ(shown.calls, 0);
+	struct vhost_user_shmem_map map = { .shmid = 255, .fd_offset = 4096, .len = 0x2000, .flags = 1 };
+	CHECK_EQ(shared_ask(&f, &p, VHOST_USER_BACKEND_SHMEM_UNMAP, &map, -1), 1);
+	shown.rc = -EEXIST; // what the function does not take is unmapped again
+	CHECK_EQ(shared_ask(&f, &p, VHOST_USER_BACKEND_SHMEM_MAP, &map, good), 1);
+	shown.rc = 0;
+	CHECK_EQ(shared_ask(&f, &p, VHOST_USER_BACKEND_SHMEM_MAP, &map, good), 0);
+	CHECK(shown.calls == 2 && shown.part.region == 1 && shown.part.len == 0x2000 && !shown.part.readonly);
+	CHECK(pwrite(good, "here", 4, 4096) == 4 && memcmp(shown.hva, "here", 4) == 0);
+	CHECK_EQ(ftruncate(good, 0), -1);
+	map.len = 0x1000;
+	CHECK_EQ(shared_ask(&f, &p, VHOST_USER_BACKEND_SHMEM_UNMAP, &map, -1), 1);
+	map.len = 0x2000;
+	CHECK_EQ(shared_ask(&f, &p, VHOST_USER_BACKEND_SHMEM_UNMAP, &map, -1), 0);
+	CHECK(!shown.hva);
+	// What may not be written is mapped to be read.
+	map.flags = 0;
+	map.shmid = 1;
+	CHECK_EQ(shared_ask(&f, &p, VHOST_USER_BACKEND_SHMEM_MAP, &map, fixed), 0);
+	CHECK(shown.part.readonly && shown.part.region == 0);
+	// Its end is that of its memory.
+	shutdown(p.sock, SHUT_RDWR);
+	CHECK(front_loop_until(&f, &f.died, 3000));
+	CHECK(!shown.hva && shown.withdrawn == 2);
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+	const int all[] = { good, loose, grow, fixed, zero, folder, self, event };
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		CHECK(close(all[i]) == 0);
+	CHECK_EQ(count_fds(), before);
+}
+
+TEST(shared_memory_is_for_the_configuration_to_allow)
+{
+	struct peer p;
+	struct front f;
+	const struct vhost_user_shmem_map map = { .shmid = 1, .len = 4096 };
+	shared_peer(&p);
+	shared_open(&f, &p, 0);
+	CHECK(f.rc == 0 && f.b->shared_count == 0);
+	int fd = page_fd(MFD_ALLOW_SEALING, 8192, F_SEAL_SHRINK);
+	CHECK_EQ(shared_ask(&f, &p, VHOST_USER_BACKEND_SHMEM_MAP, &map, fd), 1);
+	close(fd);
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+
+	const struct {
+		uint64_t without, with, allowed;
+		const char *because;
+	} bad[] = {
+		{ PEER_PF(SHMEM), 0, 0x104000, "leave shared_memory out" },
+		{ PEER_PF(BACKEND_SEND_FD), 0, 0x104000, "leave shared_memory out" },
+		{ PEER_PF(BACKEND_REQ), 0, 0x104000, "leave shared_memory out" },
+		{ PEER_PF(SHMEM), PEER_PF(GPA_ADDRESSES), 0x104000, "means it by bit 21" },
+		{ 0, 0, 0x103000, "1048576 bytes, 1044480 of shared_memory are left" },
+		{ 0, 0, 0x1000, "16384 bytes, 4096 of shared_memory" },
+	};
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		shared_peer(&p);
+		p.protocol = (p.protocol & ~bad[i].without) | bad[i].with;
+		shared_open(&f, &p, bad[i].allowed);
+		CHECK(f.rc < 0);
+		CHECK(strstr(f.e.text, bad[i].because));
+		front_close(&f);
+		peer_join(&p);
+		peer_free(&p);
+	}
+}
+
+TEST(b14_shared_memory_that_is_none)
+{
+	struct peer p;
+	struct front f;
+	for (int i = 0; i < 8; i++) {
+		shared_peer(&p);
+		switch (i) {
+		case 0:
+			p.shared.count = 1;
+			break;
+		case 1:
+			p.shared.count = UINT32_MAX;
+			break;
+		case 2:
+			p.shared.size[1] = 4095;
+			break;
+		case 3:
+			p.shared.size[2] = p.shared.size[3] = 4096;
+			p.shared.count = 4;
+			break;
+		case 4:
+			p.shared_len -= 4;
+			break;
+		case 5:
+			p.shared_len -= 8; // the size of the last one
+			break;
+		case 6:
+			memset(&p.shared, 0, sizeof(p.shared));
+			break;
+		default:
+			p.shared.size[1] = p.shared.size[255] = UINT64_C(1) << 63;
+			break;
+		}
+		shared_open(&f, &p, UINT64_C(1) << 40);
+		CHECK(f.rc < 0);
+		CHECK(strstr(f.e.text, "shared memory"));
+		front_close(&f);
+		peer_join(&p);
+		peer_free(&p);
+	}
+}
+
 TEST(b13_channel_broken)
 {
 	const struct {

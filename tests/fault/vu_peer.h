@@ -47,6 +47,8 @@ struct peer {
 	uint32_t config_len;
 	uint64_t status, status_mask; // bits of the status that it is willing to set
 	uint32_t vring_base;
+	struct vhost_user_shmem_config shared;
+	size_t shared_len;     // of it that is answered
 	uint64_t inflight_len; // of the record that it makes; 0: none
 	int inflight_fd;       // handed over instead of a good one; -1: a good one
 	// Misbehaviour: called instead of answering request `at` (0: none).  Returns false to end the
@@ -257,6 +259,9 @@ static inline void peer_answer(struct peer *p, const struct peer_message *m)
 	case VHOST_USER_GET_INFLIGHT_FD:
 		peer_answer_inflight(p);
 		return;
+	case VHOST_USER_GET_SHMEM_CONFIG:
+		peer_reply(p, m->h.request, &p->shared, p->shared_len);
+		return;
 	case VHOST_USER_SET_STATUS:
 		p->status = value & p->status_mask;
 		break;
@@ -307,6 +312,7 @@ static inline void peer_init(struct peer *p)
 	p->mem_slots = 32;
 	p->config_len = 256;
 	p->status_mask = 0xff;
+	p->shared_len = sizeof(p->shared);
 	p->config[1] = 8;  // capacity: 2048 sectors
 	p->config[34] = 4; // num_queues
 	p->log = calloc(PEER_LOG_MAX, sizeof(p->log[0]));

@@ -157,17 +157,18 @@ scenario_all_devices_reset_R05() {
 
 # ---- a page of the back-end's as the guest's doorbell -----------------------------------------------------------
 
-doorbell_back_end() {
+giving_back_end() { # PROGRAM
     rm -f "$T/bad.sock"
-    "$(dirname "${BASH_SOURCE[0]}")/doorbell-back-end" "$T/bad.sock" 2> "$T/bad.log" &
+    "$(dirname "${BASH_SOURCE[0]}")/$1" "$T/bad.sock" 2> "$T/bad.log" &
     bad=$!
     wait_for 5 test -S "$T/bad.sock"
 }
 
-scenario_doorbell_page() {
-    machine doorbell ''
-    doorbell_back_end
-    hostile_device disk0 'host_notifier = true'
+# A guest under whose eyes PROGRAM takes back what it gave, gives it again, and is killed and followed.
+given_and_taken() { # GUEST PROGRAM LINE
+    machine "$1" ''
+    giving_back_end "$2"
+    hostile_device disk0 "$3"
     start
     wait_line withdraw
     kill -USR1 "$bad"
@@ -178,19 +179,35 @@ scenario_doorbell_page() {
     wait_line kill
     kill -KILL "$bad"
     wait_line start
-    doorbell_back_end
+    giving_back_end "$2"
     tell on
     finish
     report
     bad_end
 }
 
+scenario_doorbell_page() { given_and_taken doorbell doorbell-back-end 'host_notifier = true'; }
+
 scenario_doorbell_page_not_told() {
     machine doorbell pages=0
-    doorbell_back_end
+    giving_back_end doorbell-back-end
     hostile_device disk0
     go
     bad_end
+}
+
+scenario_shared_memory() { given_and_taken shared shared-back-end 'shared_memory = "2M"'; }
+
+scenario_shared_memory_not_told() {
+    machine shared shared=0
+    giving_back_end shared-back-end
+    hostile_device disk0
+    go
+    bad_end
+}
+
+scenario_hostile_shared_memory_B14_B20() {
+    bad_lines='shared_memory = "256K"' beside B14/B20 shared-memory 3
 }
 
 scenario_hostile_doorbell_pages_B14_B20() {

@@ -414,12 +414,13 @@ TEST(what_a_vhost_user_device_is_told)
 	struct vm_config c;
 	int r;
 	static const char text[] = BOOT USER
-		"socket = \"/s\"\ntag = \"share\"\nhost_notifier = true\n[[device]]\nid = \"n\"\nvia = \"vhost-user\"\n"
+		"socket = \"/s\"\ntag = \"share\"\nhost_notifier = true\nshared_memory = \"2M\"\n[[device]]\nid = \"n\"\nvia = \"vhost-user\"\n"
 		"virtio = \"net\"\nsocket = \"/n\"\nmtu = 1400\n";
 	free(read_text(text, strlen(text), NULL, &c, &r));
 	CHECK_EQ(r, 0);
 	CHECK_STR(c.devices[0].tag, "share");
 	CHECK(c.devices[0].host_notifier && !c.devices[1].host_notifier);
+	CHECK(c.devices[0].shared_memory == 0x200000 && c.devices[1].shared_memory == 0);
 	CHECK_EQ(c.devices[1].mtu, 1400);
 	CHECK(!c.devices[1].tag);
 	config_free(&c);

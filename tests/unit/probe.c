@@ -88,10 +88,28 @@ TEST(nothing_is_changed_by_asking)
 		CHECK(r == VHOST_USER_SET_OWNER || r == VHOST_USER_GET_FEATURES ||
 		      r == VHOST_USER_GET_PROTOCOL_FEATURES || r == VHOST_USER_SET_PROTOCOL_FEATURES ||
 		      r == VHOST_USER_GET_QUEUE_NUM || r == VHOST_USER_GET_MAX_MEM_SLOTS ||
-		      r == VHOST_USER_GET_CONFIG);
+		      r == VHOST_USER_GET_CONFIG || r == VHOST_USER_GET_SHMEM_CONFIG);
 		CHECK_EQ(log[i].fds, 0);
 	}
 	peer_free(&p);
+}
+
+TEST(shared_memory_is_summed_up)
+{
+	peer_init(&p);
+	p.protocol |= PEER_BIT(10) | PEER_BIT(22);
+	p.shared.count = 2;
+	p.shared.size[1] = 0x10000;
+	p.shared.size[200] = 0x2000;
+	CHECK_EQ(probe(2, 3000), 1);
+	CHECK(says("protocol  22 SHMEM                    used: where `shared_memory` allows it"));
+	CHECK(says("shared    2 regions of memory, 73728 bytes for `shared_memory` to allow\n"));
+	// Sizes that no computer has.
+	peer_init(&p);
+	p.protocol |= PEER_BIT(10) | PEER_BIT(22);
+	p.shared.size[0] = p.shared.size[1] = UINT64_MAX - 4095;
+	CHECK_EQ(probe(2, 3000), 1);
+	CHECK(says("shared    2 regions of memory, 18446744073709551615 bytes"));
 }
 
 TEST(without_a_type_its_features_have_no_names)

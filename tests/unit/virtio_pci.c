@@ -971,16 +971,21 @@ TEST(doorbells)
 
 #define PAGE 4096u
 
-static unsigned pages_mapped(void)
+static unsigned mapped(const char *memfd)
 {
 	char line[256];
 	unsigned n = 0;
 	FILE *f = fopen("/proc/self/maps", "re");
 	while (f && fgets(line, sizeof(line), f))
-		n += strstr(line, "doorbell page") != NULL;
+		n += strstr(line, memfd) != NULL;
 	if (f)
 		fclose(f);
 	return n;
+}
+
+static unsigned pages_mapped(void)
+{
+	return mapped("doorbell page");
 }
 
 static void give(unsigned q)
@@ -997,7 +1002,7 @@ static bool page_at(unsigned q, uint64_t gpa)
 	for (unsigned i = 0; i < fake.slot_count; i++)
 		if (fake.slot[i].where == gpa)
 			return fake.slot[i].fd ==
-			       (int)(MEM_REGIONS_MAX + VP_PAGED_QUEUES + q); // of PCI slot 1
+			       (int)(MEM_REGIONS_MAX + PCI_MEMORY_SLOTS + q); // of PCI slot 1
 	return false;
 }
 
@@ -1116,6 +1121,164 @@ TEST(pages_go_with_their_queue)
 	status_set(0);
 	CHECK_EQ(pages_mapped(), 0);
 	CHECK(finish());
+}
+
+// ---- shared memory -----------------------------------------------------------------------------------------------
+
+#define SHARED_BAR 0x1000000000u
+
+static void *shared_memory_of(uint64_t len)
+{
+	int fd = memfd_create("shared memory", MFD_CLOEXEC);
+	void *p = ftruncate(fd, (off_t)len) < 0 ? MAP_FAILED
+						: mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	return p;
+}
+
+// As the back-end's bridge: what is not taken stays its own.
+static int shared_give(unsigned region, uint64_t offset, uint64_t len)
+{
+	const struct backend_shared_part part = { .region = region, .offset = offset, .len = len };
+	void *hva = shared_memory_of(len ? len : PAGE);
+	int rc = fb.b.events->shared_given(fb.b.owner, &part, hva);
+	if (rc < 0)
+		munmap(hva, len ? len : PAGE);
+	return rc;
+}
+
+static unsigned shared_take_back(unsigned region, uint64_t offset, uint64_t len)
+{
+	const struct backend_shared_part part = { .region = region, .offset = offset, .len = len };
+	return fb.b.events->shared_withdrawn(fb.b.owner, &part);
+}
+
+static bool shared_at(unsigned part, uint64_t gpa)
+{
+	for (unsigned i = 0; i < fake.slot_count; i++)
+		if (fake.slot[i].where == gpa)
+			return fake.slot[i].fd == (int)(MEM_REGIONS_MAX + PCI_MEMORY_SLOTS + VP_PAGED_QUEUES +
+							part); // of PCI slot 1
+	return false;
+}
+
+static int start_shared(void)
+{
+	struct pci_func *f;
+	if (start() < 0)
+		return -1;
+	pci_host_destroy(&host);
+	static const struct pci_window win32 = { WIN32, 0x20000000 }, win64 = { SHARED_BAR, SHARED_BAR },
+				       none;
+	if (pci_host_init(&host, &mmio, &pio, ECAM, win32, win64, none, &err) < 0)
+		return -1;
+	fb_init(&fb, &memory, 4, CONFIG_LEN);
+	fb.features = UINT64_MAX;
+	fb.b.shared_count = 2;
+	fb.b.shared[0] = (struct backend_shared){ .id = 7, .size = 3 * PAGE };
+	fb.b.shared[1] = (struct backend_shared){ .id = 0, .size = 0x180000000 };
+	int rc = create(&f);
+	return rc < 0 ? rc : pci_host_plug(&host, f, 1, &err);
+}
+
+TEST(shared_memory_has_capabilities_and_a_bar)
+{
+	bar_at = WIN32;
+	CHECK_EQ(start_shared(), 0);
+	const unsigned first = cap_find(PCI_CAP_ID_VNDR, VCAP_SHARED);
+	const unsigned second = (unsigned)cfg(first + 1, 1);
+	CHECK(first && second && cfg(second + 1, 1) == 0 && second + VCAP_LEN_64 <= PCI_CONFIG_SIZE);
+	const struct {
+		unsigned cap, id;
+		uint64_t start, size;
+	} caps[] = { { first, 7, 0, 3 * PAGE }, { second, 0, 3 * PAGE, 0x180000000 } };
+	for (size_t i = 0; i < ARRAY_LEN(caps); i++) {
+		CHECK(cfg(caps[i].cap, 1) == PCI_CAP_ID_VNDR && cfg(caps[i].cap + 2, 1) == VCAP_LEN_64);
+		CHECK(cfg(caps[i].cap + 4, 1) == 2 && cfg(caps[i].cap + 5, 1) == caps[i].id);
+		CHECK_EQ(cfg(caps[i].cap + 8, 4) | cfg(caps[i].cap + 16, 4) << 32, caps[i].start);
+		CHECK_EQ(cfg(caps[i].cap + 12, 4) | cfg(caps[i].cap + 20, 4) << 32, caps[i].size);
+	}
+	CHECK_EQ(cfg(PCI_BASE_ADDRESS_2, 4) & 15, 12); // 64 bits, prefetchable
+	CHECK_EQ(cfg(PCI_BASE_ADDRESS_3, 4), SHARED_BAR >> 32);
+	cfg_set(PCI_BASE_ADDRESS_3, 4, 0xffffffff);
+	CHECK_EQ(cfg(PCI_BASE_ADDRESS_3, 4), 0xfffffffe); // 8 GiB
+	// Where nothing is given: all ones, and nobody hears a write.
+	uint64_t val;
+	cfg_set(PCI_BASE_ADDRESS_3, 4, SHARED_BAR >> 32);
+	decode(true);
+	bus_write(&mmio, SHARED_BAR + VC_DEVICE_STATUS, 1, VS_ACKNOWLEDGE);
+	bus_read(&mmio, SHARED_BAR + VC_DEVICE_STATUS, 4, &val);
+	CHECK_EQ(val & UINT32_MAX, UINT32_MAX);
+	CHECK_EQ(status(), 0);
+	CHECK(finish());
+}
+
+TEST(shared_memory_is_where_its_bar_is)
+{
+	CHECK_EQ(start_shared(), 0);
+	CHECK_EQ(shared_give(0, PAGE, 2 * PAGE), 0); // before there is a place
+	CHECK_EQ(fake.slot_count, 0);
+	decode(true);
+	CHECK(fake.slot_count == 1 && shared_at(0, SHARED_BAR + PAGE));
+	CHECK_EQ(shared_give(1, 0x170000000, 4 * PAGE), 0);
+	CHECK(fake.slot_count == 2 && shared_at(1, SHARED_BAR + 3 * PAGE + 0x170000000));
+	for (uint64_t i = 0; i < 50; i++) {
+		decode(i % 5 > 0);
+		cfg_set(PCI_BASE_ADDRESS_3, 4, (SHARED_BAR >> 32) + 2 * (i % 7));
+		decode(true);
+		const uint64_t at = SHARED_BAR + (i % 7 << 33);
+		CHECK(fake.slot_count == 2 && shared_at(0, at + PAGE) &&
+		      shared_at(1, at + 3 * PAGE + 0x170000000));
+	}
+	decode(false);
+	CHECK_EQ(fake.slot_count, 0);
+	CHECK(finish());
+}
+
+TEST(shared_memory_given_and_withdrawn)
+{
+	CHECK_EQ(start_shared(), 0);
+	decode(true);
+	CHECK_EQ(shared_give(0, 0, PAGE), 0);
+	CHECK_EQ(-shared_give(0, 0, PAGE), EEXIST);
+	CHECK_EQ(-shared_give(0, 0, 2 * PAGE), EEXIST);
+	CHECK_EQ(-shared_give(0, 2 * PAGE, 2 * PAGE), EINVAL);
+	CHECK_EQ(-shared_give(0, UINT64_MAX - PAGE + 1, PAGE), EINVAL);
+	CHECK_EQ(-shared_give(0, PAGE, 0), EINVAL);
+	CHECK_EQ(-shared_give(2, 0, PAGE), EINVAL);
+	CHECK_EQ(shared_give(0, PAGE, 2 * PAGE), 0);
+	// A part is withdrawn as it was given, or not.
+	CHECK_EQ(shared_take_back(0, PAGE, PAGE), 0);
+	CHECK_EQ(shared_take_back(0, 0, 3 * PAGE), 0);
+	CHECK_EQ(shared_take_back(1, PAGE, 2 * PAGE), 0);
+	CHECK_EQ(shared_take_back(0, PAGE, 2 * PAGE), 1);
+	CHECK_EQ(fake.slot_count, 1);
+	CHECK_EQ(shared_give(0, 2 * PAGE, PAGE), 0);
+	// No more than there is room for.
+	for (unsigned i = 2; i < VP_SHARED_PARTS; i++)
+		CHECK_EQ(shared_give(1, i * PAGE, PAGE), 0);
+	CHECK_EQ(-shared_give(1, 0, PAGE), ENOSPC);
+	CHECK_EQ(fake.slot_count, VP_SHARED_PARTS);
+	CHECK_EQ(fb.b.events->shared_withdrawn(fb.b.owner, NULL), VP_SHARED_PARTS);
+	CHECK_EQ(fake.slot_count, 0);
+	// KVM's refusal is the back-end's.
+	fake.fail_request = KVM_SET_USER_MEMORY_REGION;
+	hush(true);
+	CHECK_EQ(-shared_give(0, 0, PAGE), EIO);
+	hush(false);
+	fake.fail_request = 0;
+	CHECK_EQ(shared_give(0, 0, PAGE), 0);
+	// The device's reset ends what is there (vhost-user.rst, SHMEM_MAP).
+	run();
+	CHECK_EQ(fake.slot_count, 0);
+	CHECK_EQ(shared_give(0, 0, PAGE), 0);
+	fb.b.events->died(fb.b.owner, "test"); // its bridge withdraws, if its end is that of its memory
+	CHECK_EQ(fake.slot_count, 1);
+	status_set(0);
+	CHECK(fake.slot_count == 0 && mapped("shared memory") == 0);
+	CHECK_EQ(shared_give(0, 0, PAGE), 0);
+	CHECK(finish());
+	CHECK_EQ(mapped("shared memory"), 0);
 }
 
 TEST(pages_that_kvm_does_not_take)
