@@ -11,6 +11,7 @@
 #include "vmm/base/log.h"
 #include "vmm/base/parse.h"
 #include "vmm/base/virtio_id.h"
+#include "vmm/bind.h"
 #include "vmm/cgroup.h"
 #include "vmm/config.h"
 #include "vmm/doctor.h"
@@ -38,6 +39,7 @@ static const char help[] =
 	"       minivmm explain -c FILE [--set KEY=VALUE]... [-v]\n"
 	"       minivmm probe [--virtio TYPE] SOCKET\n"
 	"       minivmm doctor\n"
+	"       minivmm bind | unbind [--dry-run] ADDRESS...\n"
 	"\n"
 	"Runs the virtual machine that FILE describes until the guest powers off.\n"
 	"\n"
@@ -54,6 +56,8 @@ static const char help[] =
 	"probe asks the vhost-user back-end at SOCKET what it offers, and says what minivmm would use\n"
 	"of it as a device of TYPE (blk, net, fs, ... or a number), and what not and why.\n"
 	"doctor says what this host can do (KVM, vhost, vDPA, VFIO, limits), with the mend of what is amiss.\n"
+	"bind gives PCI functions of the host (0000:01:00.0) to vfio-pci, with what the host loses and all of\n"
+	"their IOMMU group shown; unbind gives them back. --dry-run: only shows.\n"
 	"\n"
 	"On the serial port (serial.to = \"stdio\"): Ctrl-A x quits, Ctrl-A h helps.\n"
 	"SIGTERM presses the power button; again within 5 s, or SIGINT, stops the machine at once.\n"
@@ -379,6 +383,39 @@ static int probe_command(int argc, char **argv)
 	return rc == 1 ? EXIT_GOOD : EXIT_MACHINE;
 }
 
+// minivmm bind ..., minivmm unbind ...: argv[0] is the word.
+static int bind_command(int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{ "dry-run", no_argument, NULL, 'n' },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	struct bind_params p = { .root = "", .out = stdout };
+	struct err e = { 0 };
+	int c;
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":nh", longs, NULL)) != -1) {
+		if (c == 'h') {
+			fputs(help, stdout);
+			return EXIT_GOOD;
+		}
+		if (c != 'n')
+			return usage_error("unknown option ", argv[optind - 1]);
+		p.dry_run = true;
+	}
+	if (optind == argc)
+		return usage_error("which device? Give its address, as in 0000:01:00.0 (lspci -D)", "");
+	p.addresses = (const char *const *)&argv[optind];
+	p.count = (unsigned)(argc - optind);
+	log_init("minivmm", LOG_WARN);
+	int rc = strcmp(argv[0], "bind") == 0 ? bind_run(&p, &e) : unbind_run(&p, &e);
+	fflush(stdout);
+	if (rc < 0)
+		log_error("%s", e.text);
+	return rc < 0 ? EXIT_MACHINE : EXIT_GOOD;
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = { 0 };
@@ -388,6 +425,8 @@ int main(int argc, char **argv)
 		return EXIT_MACHINE;
 	if (argc > 1 && strcmp(argv[1], "probe") == 0)
 		return probe_command(argc - 1, argv + 1);
+	if (argc > 1 && (strcmp(argv[1], "bind") == 0 || strcmp(argv[1], "unbind") == 0))
+		return bind_command(argc - 1, argv + 1);
 	if (argc > 1 && strcmp(argv[1], "doctor") == 0)
 		return argc > 2			? usage_error("unexpected argument ", argv[2])
 		       : doctor_run("", stdout) ? EXIT_GOOD
