@@ -19,7 +19,7 @@
 #include "vmm/seal.h"
 #include "vmm/signals.h"
 #include "vmm/virtio_pci.h"
-#include "vmm/virtio_pci_regs.h"
+#include "vmm/base/virtio_pci_regs.h"
 #include "vmm/vm.h"
 
 #include <errno.h>

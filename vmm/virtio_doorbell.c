@@ -80,7 +80,7 @@ void vp_pages_take(struct virtio_pci *vp)
 {
 	for (unsigned i = 0; i < vp_queue_count(vp); i++) {
 		void *page = atomic_exchange(&vp->page[i].posted, NULL);
-		const bool had = vp->page[i].mapped, runs = vp->state == VP_RUNNING && vp->queue[i].started;
+		const bool had = vp->page[i].mapped, runs = vp->regs.state == VIRTIO_RUNNING && vp->queue[i].started;
 		if (!page)
 			continue;
 		page_drop(vp, i);

@@ -4,6 +4,7 @@
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
+#include "vmm/base/virtio_id.h"
 #include "vmm/virtio_pci_impl.h"
 
 #include <errno.h>
@@ -43,7 +44,7 @@ static uint64_t device_config_read(struct virtio_pci *vp, uint64_t offset, unsig
 
 static void device_config_write(struct virtio_pci *vp, uint64_t offset, unsigned size, uint64_t val)
 {
-	if (vp->state == VP_RESET || vp->state == VP_BROKEN ||
+	if (vp->regs.state == VIRTIO_RESET || vp->regs.state == VIRTIO_BROKEN ||
 	    !range_in(offset, size, vp->backend->config_len))
 		return;
 	uint8_t bytes[8];
@@ -59,8 +60,8 @@ static void device_config_write(struct virtio_pci *vp, uint64_t offset, unsigned
 static void device_config_changed(struct virtio_pci *vp)
 {
 	vp->config_stale = vp->backend->config_len > 0;
-	vp->generation++;
-	if (vp->status & VS_DRIVER_OK)
+	vp->regs.generation++;
+	if (vp->regs.status & VS_DRIVER_OK)
 		vp_config_interrupt(vp);
 }
 
@@ -74,13 +75,6 @@ static void notify_write(struct virtio_pci *vp, uint64_t offset)
 		fd_event_signal(vp->queue[index].kick_fd);
 }
 
-static uint64_t isr_read(struct virtio_pci *vp)
-{
-	uint8_t isr = vp->isr;
-	vp->isr = 0; // §4.1.4.5: read to clear
-	return isr;
-}
-
 static void vp_bar_read(struct pci_func *f, unsigned bar, uint64_t offset, unsigned size, uint64_t *val)
 {
 	struct virtio_pci *vp = vp_of(f);
@@ -88,9 +82,9 @@ static void vp_bar_read(struct pci_func *f, unsigned bar, uint64_t offset, unsig
 	if (bar != VP_BAR)
 		return;
 	if (range_in(offset, size, VC_SIZE))
-		*val = vp_common_read(vp, offset, size);
+		*val = virtio_regs_read(&vp->regs, offset, size);
 	else if (offset == VP_ISR)
-		*val = isr_read(vp);
+		*val = virtio_regs_isr_take(&vp->regs);
 	else if (offset >= VP_DEVICE && range_in(offset - VP_DEVICE, size, VP_DEVICE_ROOM))
 		*val = device_config_read(vp, offset - VP_DEVICE, size);
 	else if (offset >= VP_MSIX_TABLE && offset < VP_MSIX_PBA)
@@ -105,7 +99,7 @@ static void vp_bar_write(struct pci_func *f, unsigned bar, uint64_t offset, unsi
 	if (bar != VP_BAR)
 		return;
 	if (range_in(offset, size, VC_SIZE))
-		vp_common_write(vp, offset, size, val);
+		virtio_regs_write(&vp->regs, offset, size, val);
 	else if (offset >= VP_DEVICE && range_in(offset - VP_DEVICE, size, VP_DEVICE_ROOM))
 		device_config_write(vp, offset - VP_DEVICE, size, val);
 	else if (offset >= vp->notify &&
@@ -124,7 +118,7 @@ static void vp_bar_moved(struct pci_func *f, unsigned bar, uint64_t gpa, bool ma
 		vp_shared_moved(vp, gpa, mapped);
 	} else if (!mapped) {
 		vp_doorbells_remove(vp, gpa);
-	} else if (vp->state == VP_RUNNING) {
+	} else if (vp->regs.state == VIRTIO_RUNNING) {
 		int rc = vp_doorbells_add(vp);
 		if (rc < 0)
 			vp_break(vp, strerror(-rc));
@@ -216,9 +210,9 @@ static void vp_event(struct pci_func *f, unsigned bits)
 	if ((bits & EVENT_DOORBELL_PAGE) && vp->page)
 		vp_pages_take(vp);
 	if (bits & EVENT_DIED) {
-		if (vp->state == VP_RUNNING)
+		if (vp->regs.state == VIRTIO_RUNNING)
 			vp_break(vp, "its back-end is gone");
-	} else if ((bits & EVENT_QUEUE_FAILED) && vp->state == VP_RUNNING) {
+	} else if ((bits & EVENT_QUEUE_FAILED) && vp->regs.state == VIRTIO_RUNNING) {
 		vp_break(vp, "its back-end stopped a queue");
 	} else if (bits & EVENT_CONFIG_CHANGED) {
 		device_config_changed(vp);
@@ -228,7 +222,7 @@ static void vp_event(struct pci_func *f, unsigned bits)
 static void vp_func_reset(struct pci_func *f)
 {
 	struct virtio_pci *vp = vp_of(f);
-	vp_reset(vp);
+	virtio_regs_reset(&vp->regs);
 	msix_reset(&vp->msix);
 }
 
@@ -238,7 +232,7 @@ static void vp_destroy(struct pci_func *f)
 	// With the lock, so that a back-end that dies of being stopped posts it and does not come back in the middle.
 	pci_func_lock(f);
 	vp_stop(vp);
-	vp->state = VP_RESET;
+	vp->regs.state = VIRTIO_RESET;
 	pci_func_unlock(f);
 	vp->backend->ops->close(vp->backend);
 	msix_destroy(&vp->msix);
@@ -246,6 +240,7 @@ static void vp_destroy(struct pci_func *f)
 	vp_pages_free(vp);
 	vp_shared_free(vp);
 	free(vp->config);
+	free(vp->regs.queue);
 	free(vp);
 }
 
@@ -305,57 +300,6 @@ static const struct backend_events vp_backend_events = {
 	.shared_withdrawn = backend_shared_withdrawn,
 };
 
-// PCI class by virtio type: what a guest shows in lspci, and how some loaders pick a disk.
-static uint32_t class_of(uint16_t virtio_type)
-{
-	switch (virtio_type) {
-	case 1:
-		return 0x020000; // network, Ethernet
-	case 2:
-	case 8:
-	case 9:
-	case 26:
-		return 0x018000; // storage, other
-	case 10:
-	case 29:
-		return 0x028000; // network, other
-	case 3:
-	case 11:
-	case 19:
-		return 0x078000; // communication, other
-	case 16:
-		return 0x038000; // display, other
-	case 17:
-		return 0x080300; // real-time clock
-	case 18:
-		return 0x098000; // input, other
-	case 20:
-		return 0x108000; // encryption, other
-	case 23:
-		return 0x080600; // IOMMU
-	case 24:
-	case 27:
-		return 0x058000; // memory, other
-	case 25:
-		return 0x040100; // multimedia, audio
-	case 30:
-	case 31:
-	case 43:
-		return 0x040000; // multimedia, video
-	case 34:
-	case 45:
-		return 0x0c8000; // serial bus, other
-	case 36:
-		return 0x0c0900; // CAN
-	case 40:
-		return 0x0d1100; // Bluetooth
-	case 41:
-		return 0x088000; // system peripheral, other
-	default:
-		return 0xff0000;
-	}
-}
-
 int virtio_pci_create(struct pci_func **out, struct backend *b, const struct virtio_pci_host *host,
 		      struct err *e)
 {
@@ -369,15 +313,21 @@ int virtio_pci_create(struct pci_func **out, struct backend *b, const struct vir
 		return err_set(e, EINVAL, "%s: queues of %u entries; a power of two up to %d is possible",
 			       b->id, b->queue_size_max, VP_QUEUE_SIZE_MAX);
 	struct virtio_pci *vp = calloc(1, sizeof(*vp) + queues * sizeof(vp->queue[0]));
+	struct virtio_reg_queue *regs = calloc(queues, sizeof(*regs));
 	uint8_t *config = calloc(1, b->config_len + 1);
 	int rc = -ENOMEM;
-	if (!vp || !config) {
+	if (!vp || !regs || !config) {
 		err_set(e, ENOMEM, "%s: out of memory", b->id);
 		goto fail_memory;
 	}
 	vp->backend = b;
 	vp->host = *host;
 	vp->config = config;
+	vp->regs = (struct virtio_regs){ .ops = &vp_regs_ops,
+					 .queue = regs,
+					 .queue_count = (uint16_t)queues,
+					 .vector_count = (uint16_t)(queues + 1),
+					 .queue_size_max = (uint16_t)b->queue_size_max };
 	for (unsigned i = 0; i < queues; i++)
 		vp->queue[i].kick_fd = -1;
 
@@ -386,20 +336,21 @@ int virtio_pci_create(struct pci_func **out, struct backend *b, const struct vir
 		rc = vp_shared_init(vp, e);
 	if (rc < 0)
 		goto fail_memory;
-	rc = b->ops->features(b, &vp->offered);
+	rc = b->ops->features(b, &vp->regs.offered);
 	if (rc == 0 && b->config_len)
 		rc = b->ops->config_read(b, 0, config, b->config_len);
 	if (rc < 0) {
 		err_sys(e, -rc, "%s: asking the back-end for features and configuration", b->id);
 		goto fail_memory;
 	}
-	vp->offered &= VF_CARRIED;
+	vp->regs.offered &= VF_CARRIED;
 	rc = msix_init(&vp->msix, b->id, host->irq, queues + 1, e);
 	if (rc < 0)
 		goto fail_memory;
 
 	pci_func_init(&vp->func, &vp_ops, b->id, VIRTIO_PCI_VENDOR,
-		      (uint16_t)(VIRTIO_PCI_DEVICE_BASE + b->virtio_type), class_of(b->virtio_type));
+		      (uint16_t)(VIRTIO_PCI_DEVICE_BASE + b->virtio_type),
+		      virtio_id_pci_class(b->virtio_type));
 	vp->func.config[PCI_REVISION_ID] = 1; // §4.1.2.1: not a transitional device
 	pci_func_set_subsystem(&vp->func, VIRTIO_PCI_VENDOR, (uint16_t)(0x40 + b->virtio_type));
 	uint64_t bar_size = VP_BAR_SIZE;
@@ -409,7 +360,7 @@ int virtio_pci_create(struct pci_func **out, struct backend *b, const struct vir
 	if (vp->shared)
 		pci_func_add_bar(&vp->func, VP_SHARED_BAR, vp->shared->size, true, true);
 	add_capabilities(vp);
-	vp_reset(vp);
+	virtio_regs_reset(&vp->regs);
 	b->events = &vp_backend_events;
 	b->owner = vp;
 	*out = &vp->func;
@@ -421,6 +372,7 @@ fail_memory:
 		vp_shared_free(vp);
 	}
 	free(config);
+	free(regs);
 	free(vp);
 	return rc;
 }

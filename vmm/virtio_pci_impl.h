@@ -1,30 +1,18 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What the files of the virtio transport share: virtio_pci.c (the PCI function), virtio_common.c (its common registers),
-// virtio_state.c (the state machine and the queues behind it), virtio_doorbell.c and virtio_shared.c.  All of it runs under the function's lock.
+// What the files of the virtio transport share: virtio_pci.c (the PCI function), virtio_state.c
+// (what follows from its registers, vmm/base/virtio_regs.h), virtio_doorbell.c and virtio_shared.c.  All of it runs under the function's lock.
 #ifndef MINIVMM_VMM_VIRTIO_PCI_IMPL_H
 #define MINIVMM_VMM_VIRTIO_PCI_IMPL_H
 
+#include "vmm/base/virtio_regs.h"
 #include "vmm/msix.h"
 #include "vmm/virtio_pci.h"
-#include "vmm/virtio_pci_regs.h"
 
-// A write is looked at by state first; what a state does not expect has no effect.
-enum vp_state {
-	VP_RESET,   // status 0
-	VP_CONFIG,  // the driver negotiates and sets up queues
-	VP_RUNNING, // DRIVER_OK, the back-end serves
-	VP_BROKEN,  // DEVICE_NEEDS_RESET: only a reset helps
-};
-
+// What stands behind a queue's registers.
 struct vp_queue {
-	uint16_t size;
-	uint16_t vector;
-	bool enabled;  // the driver enabled it: its fields are frozen until reset
-	bool reset;    // by itself, while the others ran: may be set up and enabled again (§2.6.1)
 	bool started;  // the back-end has it
 	bool doorbell; // KVM signals kick_fd
 	int kick_fd;
-	uint64_t desc, driver, device; // gpa
 };
 
 // A back-end's page in the place of a queue's doorbell.
@@ -56,12 +44,8 @@ struct virtio_pci {
 	struct backend *backend;
 	struct virtio_pci_host host;
 	struct msix msix;
-	enum vp_state state;
+	struct virtio_regs regs;
 	bool ran; // the back-end was told to run; so it may be with no queue at all, and in a device that broke since
-	uint64_t offered, taken;
-	uint32_t offered_select, taken_select;
-	uint8_t status, isr, generation;
-	uint16_t queue_select, config_vector;
 	unsigned msix_cap, window_cap; // offsets in the configuration space
 	uint8_t *config;	       // the device configuration as last read
 	bool config_stale;	       // it has changed since
@@ -79,16 +63,10 @@ static inline uint16_t vp_queue_count(const struct virtio_pci *vp)
 
 // ---- virtio_state.c
 
-// The driver wrote the device status; 0 resets, and then all use of the queues has ended when this returns.
-void vp_status_write(struct virtio_pci *vp, uint8_t val);
-void vp_reset(struct virtio_pci *vp);
+extern const struct virtio_regs_ops vp_regs_ops;
+
 // Ends all use of the queues.  A back-end that does not answer is dead after its deadline and costs nothing further.
 void vp_stop(struct virtio_pci *vp);
-// The driver wrote queue_enable or queue_reset of one queue while the device runs, RING_RESET was negotiated, and it may do so now.
-void vp_queue_enable(struct virtio_pci *vp, unsigned index);
-void vp_queue_reset(struct virtio_pci *vp, unsigned index);
-// Whether a queue may have that many entries, by the features taken (§2.7, §2.8).
-bool vp_queue_size_valid(const struct virtio_pci *vp, uint64_t size);
 // virtio 1.2 §2.1.1: doorbells end, the driver is told, and must reset.  Says nothing to the back-end, so that it is good on the loop's
 // thread, which no back-end may hold up; the reset that follows stops the queues.
 void vp_break(struct virtio_pci *vp, const char *why);
@@ -123,10 +101,5 @@ void vp_shared_moved(struct virtio_pci *vp, uint64_t gpa, bool mapped);
 // The loop's thread, without the function's lock: as struct backend_events has it.  The second is good with it, too.
 int vp_shared_give(struct virtio_pci *vp, const struct backend_shared_part *part, void *hva);
 unsigned vp_shared_withdraw(struct virtio_pci *vp, const struct backend_shared_part *part);
-
-// ---- virtio_common.c: the registers of §4.1.4.3; offset + size lies within VC_SIZE
-
-uint64_t vp_common_read(struct virtio_pci *vp, uint64_t offset, unsigned size);
-void vp_common_write(struct virtio_pci *vp, uint64_t offset, unsigned size, uint64_t val);
 
 #endif

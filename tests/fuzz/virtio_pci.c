@@ -8,7 +8,7 @@
 #include "tests/unit/fake_kvm.h"
 #include "vmm/base/log.h"
 #include "vmm/pci_host.h"
-#include "vmm/virtio_pci_regs.h"
+#include "vmm/base/virtio_pci_regs.h"
 
 #include <linux/pci_regs.h>
 #include <stdlib.h>

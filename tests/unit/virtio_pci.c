@@ -8,7 +8,7 @@
 #include "vmm/base/fd.h"
 #include "vmm/msix.h"
 #include "vmm/pci_host.h"
-#include "vmm/virtio_pci_regs.h"
+#include "vmm/base/virtio_pci_regs.h"
 
 #include <linux/pci_regs.h>
 #include <sched.h>

@@ -24,4 +24,7 @@ uint16_t virtio_id_by_name(const char *name);
 // The name of a type, or NULL where it has none here.  Static.
 const char *virtio_id_name(uint16_t type);
 
+// The PCI class code of a type: what a guest shows in lspci, and how some loaders pick a disk.
+uint32_t virtio_id_pci_class(uint16_t type);
+
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Layout of the first BAR of a virtio function, and register offsets of virtio 1.2 §4.1.4.3.
-#ifndef MINIVMM_VMM_VIRTIO_PCI_REGS_H
-#define MINIVMM_VMM_VIRTIO_PCI_REGS_H
+#ifndef MINIVMM_BASE_VIRTIO_PCI_REGS_H
+#define MINIVMM_BASE_VIRTIO_PCI_REGS_H
 
 #define VIRTIO_PCI_VENDOR      0x1af4
 #define VIRTIO_PCI_DEVICE_BASE 0x1040
@@ -59,6 +59,9 @@
 #define VS_NEEDS_RESET 0x40
 #define VS_FAILED      0x80
 
+#define VIRTIO_NO_VECTOR 0xffff
+
+#define VP_ISR_QUEUE  0x01
 #define VP_ISR_CONFIG 0x02
 
 #define VF_VERSION_1   (UINT64_C(1) << 32)
