@@ -6,6 +6,7 @@
 #include "devices/sdk/dev.h"
 #include "vmm/base/check.h"
 #include "vmm/base/log.h"
+#include "vmm/base/virtio_id.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -181,6 +182,7 @@ static const struct vdev_ops ops = {
 	.program = "minivmm-blk",
 	.summary = "A disk from a raw file or a block device.",
 	.capabilities = "{\"type\": \"block\", \"features\": [\"read-only\", \"blk-file\"]}",
+	.virtio_type = VIRTIO_BLK,
 	.options = options,
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),

@@ -5,6 +5,7 @@
 #include "devices/console/virtio_console.h"
 #include "devices/sdk/dev.h"
 #include "vmm/base/check.h"
+#include "vmm/base/virtio_id.h"
 
 #include <errno.h>
 #include <sys/ioctl.h>
@@ -97,6 +98,7 @@ static const struct vdev_ops ops = {
 	.program = "minivmm-console",
 	.summary = "A console and other ports of bytes.",
 	.capabilities = "{\"type\": \"console\", \"features\": []}",
+	.virtio_type = VIRTIO_CONSOLE,
 	.options = options,
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),

@@ -7,6 +7,7 @@
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/parse.h"
+#include "vmm/base/virtio_id.h"
 
 #include <errno.h>
 #include <linux/if_tun.h>
@@ -208,6 +209,7 @@ static const struct vdev_ops ops = {
 	.program = "minivmm-net",
 	.summary = "A network interface on a tap of the host.",
 	.capabilities = "{\"type\": \"net\", \"features\": []}",
+	.virtio_type = VIRTIO_NET,
 	.options = options,
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),

@@ -5,6 +5,7 @@
 #include "devices/entropy/virtio_rng.h"
 #include "devices/sdk/dev.h"
 #include "vmm/base/check.h"
+#include "vmm/base/virtio_id.h"
 
 #include <errno.h>
 
@@ -77,6 +78,7 @@ static const struct vdev_ops ops = {
 	.program = "minivmm-rng",
 	.summary = "Random numbers of the host.",
 	.capabilities = "{\"type\": \"rng\", \"features\": []}",
+	.virtio_type = VIRTIO_RNG,
 	.options = options,
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),

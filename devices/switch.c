@@ -4,6 +4,7 @@
 // The command line and the SDK's callbacks; the switch is devices/switch's.
 #include "devices/switch/switch.h"
 #include "vmm/base/check.h"
+#include "vmm/base/virtio_id.h"
 
 #include <errno.h>
 #include <string.h>
@@ -105,6 +106,7 @@ static const struct vdev_ops ops = {
 	.program = "minivmm-switch",
 	.summary = "A network for the machines of this host: a port for each VMM that connects.",
 	.capabilities = "{\"type\": \"net\", \"features\": []}",
+	.virtio_type = VIRTIO_NET,
 	.options = options,
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),

@@ -5,6 +5,7 @@
 #include "devices/sdk/dev.h"
 #include "devices/vsock/virtio_vsock.h"
 #include "vmm/base/check.h"
+#include "vmm/base/virtio_id.h"
 
 #include <string.h>
 
@@ -74,6 +75,7 @@ static const struct vdev_ops ops = {
 	.program = "minivmm-vsock",
 	.summary = "Connections between programs of the guest and of the host (AF_VSOCK streams).",
 	.capabilities = "{\"type\": \"vsock\", \"features\": []}",
+	.virtio_type = VIRTIO_VSOCK,
 	.options = options,
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),

@@ -22,6 +22,8 @@
 #define VDEV_QUEUES_MAX 64
 
 struct vdev;
+struct pdev;
+struct pdev_ops;
 struct carrier;
 
 // A command line option of the device: "--name VALUE" or "--name=VALUE"; without `value` a flag.
@@ -41,6 +43,9 @@ struct vdev_ops {
 	unsigned rule_count;
 	unsigned fds_max; // descriptors that the device may ever have open, whatever its options
 	const struct sandbox_spec *aside; // of a process beside the device's (vmm/base/aside.h), or NULL
+	uint16_t virtio_type;		  // virtio 1.2 §5; needed to be served over vfio-user
+	const struct pdev_ops
+		*pci; // this is no virtio device but a PCI function of its own (pdev.h), or NULL
 
 	// One option was given; value is NULL for a flag.  0 or -errno and the sentence.
 	int (*option)(struct vdev *d, const char *name, const char *value, struct err *e);
@@ -86,6 +91,7 @@ struct vdev {
 	uint16_t queue_size_max; // power of two, <= VQ_SIZE_MAX
 	void *config;		 // configuration space; on a change of its own: vdev_config_changed()
 	uint32_t config_len;
+	struct pdev *pci; // of a PCI function: there before open(), which describes it (pdev.h)
 	// The SDK's.
 	struct loop loop; // the device adds its own sources here, from open() on
 	struct guest_mem mem;

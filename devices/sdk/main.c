@@ -4,6 +4,7 @@
 // Follows the back-end program conventions of vhost-user.rst.
 #include "devices/sdk/carrier.h"
 #include "devices/sdk/dev.h"
+#include "devices/sdk/pdev_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/landlock.h"
@@ -50,14 +51,21 @@ static const struct sandbox_rule sdk_rules[] = {
 	SANDBOX_CALL(accept4, "the next front-end, on a listening socket"),
 };
 
-static const struct carrier *const carriers[] = { &carrier_vhost_user };
+static const struct carrier *const carriers[] = { &carrier_vhost_user, &carrier_vfio_user };
 
-static const struct vdev_option common_options[] = {
+// Of virtio devices; PCI functions of their own are served over vfio-user only.
+static const struct vdev_option virtio_options[] = {
 	{ "vhost-user", "PATH", "listen on this socket for vhost-user front-ends, one after the other" },
 	{ "socket-path", "PATH", "the same" },
+	{ "print-capabilities", NULL, "say in JSON what this program can do, and exit" },
+	{ NULL, NULL, NULL },
+};
+
+static const struct vdev_option common_options[] = {
+	{ "vfio-user", "PATH",
+	  "listen on this socket for vfio-user clients, which see a PCI function; fd:N: on a descriptor" },
 	{ "connect", "PATH", "connect to a front-end that listens on this socket, and end when it leaves" },
 	{ "fd", "N", "serve on this descriptor: a connected socket, or a listening one" },
-	{ "print-capabilities", NULL, "say in JSON what this program can do, and exit" },
 	{ "print-syscalls", NULL, NULL }, // for the tests
 	{ "insecure", NULL, "go on where the host refuses a part of the sandbox" },
 	{ "verbose", NULL, "say more (-v)" },
@@ -105,10 +113,12 @@ static void help_options(const struct vdev_option *o)
 
 static void help(const struct vdev_ops *ops)
 {
-	printf("usage: %s (--vhost-user PATH | --connect PATH | --fd N) [OPTION]...\n%s\n\n", ops->program,
-	       ops->summary);
+	printf("usage: %s (%s--vfio-user PATH | --connect PATH | --fd N) [OPTION]...\n%s\n\n", ops->program,
+	       ops->pci ? "" : "--vhost-user PATH | ", ops->summary);
 	help_options(ops->options);
 	printf("\n");
+	if (!ops->pci)
+		help_options(virtio_options);
 	help_options(common_options);
 }
 
@@ -125,6 +135,10 @@ static int option_common(struct settings *s, const char *name, const char *value
 	uint64_t fd;
 	if (strcmp(name, "vhost-user") == 0 || strcmp(name, "socket-path") == 0) {
 		s->path = value;
+		s->carrier = &carrier_vhost_user;
+	} else if (strcmp(name, "vfio-user") == 0) {
+		s->path = value;
+		s->carrier = &carrier_vfio_user;
 	} else if (strcmp(name, "connect") == 0) {
 		s->front_end = value;
 	} else if (strcmp(name, "fd") == 0) {
@@ -182,20 +196,38 @@ static const struct vdev_ops *ops_complete(const struct vdev_ops *given)
 	return &ops;
 }
 
-// What the sandbox allows: the SDK's part and the device's own.
-static int rules_collect(const struct vdev_ops *ops, struct sandbox_spec *spec)
+struct rule_list {
+	unsigned count;
+	struct sandbox_rule rule[64];
+};
+
+static int rules_add(struct rule_list *to, const struct sandbox_rule *from, unsigned count)
 {
-	static struct sandbox_rule rules[64];
-	unsigned n = ARRAY_LEN(sdk_rules);
-	if (n + ops->rule_count > ARRAY_LEN(rules))
+	if (count > ARRAY_LEN(to->rule) - to->count)
 		return -E2BIG;
-	memcpy(rules, sdk_rules, sizeof(sdk_rules));
-	memcpy(rules + n, ops->rules, ops->rule_count * sizeof(rules[0]));
+	for (unsigned i = 0; i < count; i++)
+		to->rule[to->count++] = from[i];
+	return 0;
+}
+
+// What the sandbox allows: the SDK's part, the carrier's (NULL: all of them) and the device's own.
+static int rules_collect(const struct vdev_ops *ops, const struct carrier *carrier, struct sandbox_spec *spec)
+{
+	static struct rule_list all;
+	all.count = 0;
+	int rc = rules_add(&all, sdk_rules, ARRAY_LEN(sdk_rules));
+	for (unsigned i = 0; i < ARRAY_LEN(carriers) && rc == 0; i++)
+		if (!carrier || carriers[i] == carrier)
+			rc = rules_add(&all, carriers[i]->rules, carriers[i]->rule_count);
+	if (rc == 0)
+		rc = rules_add(&all, ops->rules, ops->rule_count);
+	if (rc < 0)
+		return rc;
 	*spec = (struct sandbox_spec){
 		.program = ops->program,
-		.rules = rules,
-		.rule_count = n + ops->rule_count,
-		// Ours, three for each queue, those of one message, and the device's.
+		.rules = all.rule,
+		.rule_count = all.count,
+		// Ours, three for each queue (of a PCI function: its vectors and doorbells), those of one message, and the device's.
 		.nofile = 64 + 3 * VDEV_QUEUES_MAX + MSG_FDS_MAX + ops->fds_max,
 	};
 	return 0;
@@ -204,7 +236,7 @@ static int rules_collect(const struct vdev_ops *ops, struct sandbox_spec *spec)
 static void print_syscalls(const struct vdev_ops *ops)
 {
 	struct sandbox_spec spec;
-	if (rules_collect(ops, &spec) < 0)
+	if (rules_collect(ops, NULL, &spec) < 0)
 		return;
 	sandbox_print(&spec, "", stdout);
 	printf("limit\tnofile\t%llu\n", (unsigned long long)spec.nofile);
@@ -217,7 +249,7 @@ static void print_syscalls(const struct vdev_ops *ops)
 static bool answer_and_leave(const struct vdev_ops *ops, int argc, char **argv)
 {
 	for (int i = 1; i < argc; i++) {
-		if (strcmp(argv[i], "--print-capabilities") == 0)
+		if (strcmp(argv[i], "--print-capabilities") == 0 && !ops->pci)
 			printf("%s\n", ops->capabilities);
 		else if (strcmp(argv[i], "--print-syscalls") == 0)
 			print_syscalls(ops);
@@ -244,6 +276,8 @@ static int parse_options(struct vdev *d, struct settings *s, int argc, char **ar
 		size_t len = value ? (size_t)(value - name) : strlen(name);
 		const struct vdev_option *own = option_find(d->ops->options, name, len);
 		const struct vdev_option *o = own ? own : option_find(common_options, name, len);
+		if (!o && !d->ops->pci)
+			o = option_find(virtio_options, name, len);
 		if (!o)
 			return err_set(e, EINVAL, "--%.*s: no such option (see --help)", (int)len, name);
 		if (!o->value && value)
@@ -258,7 +292,8 @@ static int parse_options(struct vdev *d, struct settings *s, int argc, char **ar
 	const int places = (s->path != NULL) + (s->front_end != NULL) + (s->fd >= 0);
 	if (places == 0)
 		return err_set(e, EINVAL,
-			       "where to serve is missing: --vhost-user PATH, --connect PATH or --fd N");
+			       "where to serve is missing: %s--vfio-user PATH, --connect PATH or --fd N",
+			       d->ops->pci ? "" : "--vhost-user PATH, ");
 	if (places > 1)
 		return err_set(e, EINVAL, "--fd, --connect and a socket path exclude each other");
 	return 0;
@@ -290,7 +325,7 @@ int vdev_turn(struct vdev *d, int timeout_ms)
 static int seal(struct vdev *d, const struct settings *s, int sock, struct err *e)
 {
 	struct sandbox_spec spec;
-	int rc = rules_collect(d->ops, &spec);
+	int rc = rules_collect(d->ops, s->carrier, &spec);
 	if (rc < 0)
 		return err_set(e, -rc, "sandbox: too many rules");
 	spec.nofile += (uint64_t)MAX(sock, 0); // as many may be open below it
@@ -386,10 +421,13 @@ static int device_run(struct vdev *d, const struct settings *s, int sock, const 
 		q->index = (uint16_t)i;
 		q->call_fd = q->err_fd = -1;
 	}
+	int rc = s->carrier->prepare ? s->carrier->prepare(d, e) : 0;
+	if (rc < 0)
+		return rc;
 
 	struct stopper st = { .source = { .fd = signalfd(-1, stops, SFD_CLOEXEC | SFD_NONBLOCK),
 					  .ready = stop_asked } };
-	int rc = st.source.fd < 0 ? -errno : loop_add(&d->loop, &st.source, EPOLLIN);
+	rc = st.source.fd < 0 ? -errno : loop_add(&d->loop, &st.source, EPOLLIN);
 	if (rc < 0)
 		return err_sys(e, -rc, "signalfd");
 	rc = seal(d, s, sock, e);
@@ -418,11 +456,16 @@ static int device_main(struct vdev *d, const struct settings *s)
 	signal(SIGPIPE, SIG_IGN);
 	if (rc < 0)
 		err_sys(&e, -rc, "epoll");
+	if (rc == 0 && d->ops->pci)
+		rc = pdev_create(&d->pci, d, d->ops->pci, &e);
 	if (rc == 0)
 		rc = d->ops->open(d, &e);
 	bool opened = rc == 0;
 	if (rc == 0 && s->path) {
-		sock = socket_file_listen(s->path, &keeper, &e);
+		// A socket that is handed down may be connected already.
+		sock = s->carrier == &carrier_vfio_user && fd_is_reference(s->path)
+			       ? fd_open_path(s->path, O_RDWR, &e)
+			       : socket_file_listen(s->path, &keeper, &e);
 		rc = MIN(sock, 0);
 	}
 	if (rc == 0 && s->front_end) {
@@ -436,6 +479,10 @@ static int device_main(struct vdev *d, const struct settings *s)
 	socket_file_remove(&keeper);
 	if (opened)
 		d->ops->close(d);
+	if (d->ops->pci)
+		pdev_destroy(d->pci);
+	else if (d->pci)
+		virtio_fn_destroy(d->pci);
 	loop_destroy(&d->loop);
 	return rc < 0 ? EXIT_FAILED : EXIT_OK;
 }
@@ -446,7 +493,9 @@ int vdev_main(const struct vdev_ops *ops, int argc, char **argv)
 		return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
 	struct err e = { { 0 } };
 	struct vdev *d = calloc(1, sizeof(*d));
-	struct settings s = { .carrier = carriers[0], .fd = -1, .level = LOG_WARN };
+	struct settings s = { .carrier = ops->pci ? &carrier_vfio_user : &carrier_vhost_user,
+			      .fd = -1,
+			      .level = LOG_WARN };
 	log_init(ops->program, LOG_WARN);
 	if (!d) {
 		log_error("out of memory");

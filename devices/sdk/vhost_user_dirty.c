@@ -4,7 +4,6 @@
 #include "vmm/base/fd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 
 void vu_dirty_apply(struct server *s)
 {
@@ -37,12 +36,12 @@ int vu_on_set_log_base(struct server *s, struct request *rq)
 
 int vu_on_set_log_fd(struct server *s, struct request *rq)
 {
-	if (!vu_can_signal(rq->fds.fd[0]))
-		return -EBADF;
+	int rc = fd_prepare_signal(rq->fds.fd[0]);
+	if (rc < 0)
+		return rc;
 	fd_close(&s->dirty.event_fd);
 	s->dirty.event_fd = msg_fds_take_one(&rq->fds);
-	int flags = fcntl(s->dirty.event_fd, F_GETFL);
-	return flags < 0 || fcntl(s->dirty.event_fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
+	return 0;
 }
 
 void vu_dirty_init(struct server *s)

@@ -184,13 +184,6 @@ static int on_get_vring_base(struct server *s, struct request *rq)
 	return 0;
 }
 
-bool vu_can_signal(int fd)
-{
-	struct stat st;
-	return fstat(fd, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode) &&
-	       !S_ISDIR(st.st_mode);
-}
-
 // The ring and the descriptor of SET_VRING_KICK, _CALL and _ERR; *fd is -1 where the message says so.
 static struct ring *vring_fd(struct server *s, struct request *rq, int *fd)
 {
@@ -199,15 +192,9 @@ static struct ring *vring_fd(struct server *s, struct request *rq, int *fd)
 	if (!r || none != (rq->fds.count == 0))
 		return NULL;
 	*fd = none ? -1 : msg_fds_take_one(&rq->fds);
-	if (*fd >= 0 && !vu_can_signal(*fd)) {
+	if (*fd >= 0 && fd_prepare_signal(*fd) < 0) {
 		fd_close(fd);
 		return NULL;
-	}
-	if (*fd >= 0) {
-		// A signal that would block says nothing new.
-		int flags = fcntl(*fd, F_GETFL);
-		if (flags >= 0 && !(flags & O_NONBLOCK))
-			fcntl(*fd, F_SETFL, flags | O_NONBLOCK);
 	}
 	return r;
 }

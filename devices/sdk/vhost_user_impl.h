@@ -139,8 +139,6 @@ void vu_log_drop(struct server *s);
 
 // ---- vhost_user_dirty.c: the log of dirty pages ---------------------------------------------------------------------
 
-// A file, whose write may wait for its file system whatever the flags, is no way to signal.
-bool vu_can_signal(int fd);
 int vu_on_set_log_base(struct server *s, struct request *rq);
 int vu_on_set_log_fd(struct server *s, struct request *rq);
 // Rings note what they write from here on, or no longer: after the features, the log or a ring's address changed.

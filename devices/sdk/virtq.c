@@ -174,7 +174,9 @@ void vq_publish(struct vq *q)
 	if (!q->running || q->failed)
 		return;
 	bool wanted = q->packed ? vq_packed_publish(q) : vq_split_publish(q);
-	if (wanted && q->call_fd >= 0)
+	if (wanted && q->on_call)
+		q->on_call(q);
+	else if (wanted && q->call_fd >= 0)
 		fd_event_signal(q->call_fd);
 }
 

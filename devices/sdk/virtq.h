@@ -78,6 +78,7 @@ struct vq {
 	uint64_t dirty_used_gpa; // where the used ring lies in that log, UINT64_MAX: it is not noted
 	int call_fd, err_fd;	 // eventfds or -1; the carrier's
 	void (*on_fail)(struct vq *q);
+	void (*on_call)(struct vq *q); // interrupts the driver instead of call_fd, or NULL
 	void *carrier; // the carrier's own
 	struct vq_slot slot[VQ_SIZE_MAX];
 };

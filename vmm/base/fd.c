@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define LISTEN_FDS_START 3
@@ -104,6 +105,16 @@ static int fd_open_reference(const char *ref, int flags, struct err *e)
 						  : "reading and writing");
 	int fd = fcntl((int)n, F_DUPFD_CLOEXEC, LISTEN_FDS_START);
 	return fd < 0 ? err_sys(e, errno, "%s", ref) : fd;
+}
+
+int fd_prepare_signal(int fd)
+{
+	struct stat st;
+	const int flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || fstat(fd, &st) < 0 || S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ||
+	    S_ISCHR(st.st_mode) || S_ISDIR(st.st_mode))
+		return -EBADF;
+	return flags & O_NONBLOCK || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 ? 0 : -errno;
 }
 
 int fd_open_path(const char *path, int flags, struct err *e)

@@ -38,6 +38,10 @@ bool fd_event_take(int eventfd);
 // True if the eventfd is signalled; leaves the count as it is.
 bool fd_event_pending(int eventfd);
 
+// For a descriptor from a peer that is to be signalled, or to signal: makes it non-blocking (a signal that would wait says nothing
+// new).  -EBADF for what is no way to signal: a file or device, whose write may wait for its driver whatever the flags.
+int fd_prepare_signal(int fd);
+
 // Opens what the user wrote where a path is expected: a path, or "fd:N", or "fd:NAME" with NAME one of
 // LISTEN_FDNAMES (sd_listen_fds(3) convention).  `flags` as for open(2), O_CLOEXEC is added; a handed-over
 // descriptor must allow the access mode in `flags`.  Returns a descriptor that the caller owns, or -errno with the sentence set.

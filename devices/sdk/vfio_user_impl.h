@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// What the files of the vfio-user carrier share; nobody else includes this.
+//
+// serve_vfio_user.c receives, checks and answers messages; vfio_user_handlers.c acts on most, vfio_user_irqs.c on those about
+// interrupts, vfio_user_version.c on the first one.  What they act on is a struct pdev.
+#ifndef MINIVMM_SDK_VFIO_USER_IMPL_H
+#define MINIVMM_SDK_VFIO_USER_IMPL_H
+
+#include "bridges/vfio_user_wire.h"
+#include "devices/sdk/carrier.h"
+#include "devices/sdk/pdev_impl.h"
+#include "vmm/base/msg.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define VFS_XFER_MAX	4096u // data of one REGION_READ or _WRITE: what is stated in VERSION's reply
+#define VFS_FDS_MAX	16u   // likewise
+#define VFS_PAYLOAD_MAX (8 + 24 * VFIO_USER_MULTI_MAX)
+#define VFS_REPLY_MAX	(16 + VFS_XFER_MAX)
+#define VFS_DOORBELLS	MIN(VFIO_USER_IO_FDS_MAX, VFIO_USER_FDS_MAX)
+
+_Static_assert(VFS_PAYLOAD_MAX >= 4 + VFIO_USER_JSON_MAX && VFS_PAYLOAD_MAX >= 16 + VFS_XFER_MAX &&
+		       VFS_PAYLOAD_MAX >= 8 + VFIO_USER_FEATURE_MAX,
+	       "room for every command");
+_Static_assert(VFS_REPLY_MAX >= 16 + 40 * VFIO_USER_IO_FDS_MAX, "room for every reply");
+
+#define VFS_MAPS_MAX GUEST_REGIONS_MAX
+
+// Memory of the guest that we may not map: without a descriptor, or not for reading and writing.
+struct vfs_unmapped {
+	uint64_t iova, size;
+};
+
+struct vfs_request {
+	struct vfio_user_header h;
+	_Alignas(8) uint8_t payload[VFS_PAYLOAD_MAX];
+	size_t len;	    // of the payload
+	struct msg_fds fds; // what a handler leaves in it is closed
+	_Alignas(8) uint8_t reply[VFS_REPLY_MAX];
+	size_t reply_len;
+	unsigned reply_fd_count;
+	int reply_fd[VFIO_USER_FDS_MAX]; // stay their owners'
+};
+
+struct vfs {
+	struct vdev *d;
+	struct pdev *p;
+	struct loop_source sock;
+	bool versioned, closing;
+	unsigned client_fds; // most descriptors that the client takes in a message
+	struct vfs_request rq;
+	size_t got;	 // bytes of it
+	deadline_ns due; // when it is to be complete, once it has begun
+	unsigned unmapped_count;
+	struct vfs_unmapped unmapped[VFS_MAPS_MAX];
+};
+
+// Copies a fixed structure out of the payload, which the table has found long enough.
+#define VFS_GET(rq, type) (*(const type *)(const void *)(rq)->payload)
+// The reply begins with this structure.
+#define VFS_REPLY(rq, value)                                     \
+	do {                                                     \
+		_Static_assert(sizeof(value) <= 40, "a struct"); \
+		memcpy((rq)->reply, &(value), sizeof(value));    \
+		(rq)->reply_len = sizeof(value);                 \
+	} while (0)
+
+// Each answers in rq->reply.  0, or -errno: refused, and that is the answer.
+typedef int vfs_handler(struct vfs *s, struct vfs_request *rq);
+
+vfs_handler vfs_on_version;
+vfs_handler vfs_on_irq_info, vfs_on_set_irqs;
+
+// By command; a hole is something that is not offered.
+#define VFS_HANDLERS (VFIO_USER_MIG_DATA_WRITE + 1)
+extern vfs_handler *const vfs_handlers[VFS_HANDLERS];
+
+#endif
