@@ -1,0 +1,200 @@
+# Device programs over vfio-user: with drivers of ours, and in Linux guests of a QEMU that has vfio-user-pci (11.1 when this was
+# written), under TCG.  No root, no KVM; taps need /dev/net/tun.
+bats_require_minimum_version 1.5.0
+
+setup() {
+    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
+    BIN=${MINIVMM_BIN:-$TOP}
+    CACHE=${MINIVMM_CACHE:-$HOME/.cache/minivmm}
+    NATIVE=$TOP/tests/native
+    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
+    device='' qemu=''
+    [ -x "$BIN/minivmm-blk" ] || skip "the device programs are not built"
+}
+
+teardown() {
+    [ -z "$qemu" ] || pkill -TERM -P "$qemu" || true
+    [ -z "$device" ] || kill -KILL "$device" 2> /dev/null || true
+    cat "$D"/*.log 2> /dev/null || true
+}
+
+listening() { # SOCKET
+    for _ in $(seq 100); do
+        grep -q "00010000 .* $1\$" /proc/net/unix && return 0
+        sleep 0.05
+    done
+    return 1
+}
+
+serve() { # PROGRAM ARG...
+    "$BIN/$1" -v --vfio-user "$D/sock" "${@:2}" 2> "$D/device.log" 3>&- &
+    device=$!
+    listening "$D/sock"
+}
+
+finish() {
+    local status=0
+    kill -TERM "$device"
+    wait "$device" || status=$?
+    device=
+    [ "$status" = 0 ] && [ ! -e "$D/sock" ]
+}
+
+needs_qemu() {
+    QEMU=$CACHE/rig/qemu
+    [ -x "$QEMU/bin/qemu-system-x86_64" ] || skip "the newer QEMU was not fetched (make rig)"
+    [ -r "$CACHE/guest/rig-bzImage" ] || skip "the guests' kernel is not built (make rig)"
+}
+
+vfio_user() { printf '{"driver": "vfio-user-pci", "socket": {"type": "unix", "path": "%s"}}' "$1"; }
+
+# A guest that runs COMMAND; its console is $D/console.  Words behind it: the kernel's command line; then, after --, QEMU's.
+boot() { # COMMAND [WORD...] [-- ARG...]
+    local append
+    append="console=ttyS0 quiet minivmm.run64=$(printf '%s' "$1" | base64 -w 0)"
+    shift
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do
+        append+=" $1"
+        shift
+    done
+    [ $# = 0 ] || shift
+    timeout 100 "$QEMU/lib/ld-linux-x86-64.so.2" --argv0 qemu-system-x86_64 --library-path "$QEMU/lib" \
+        "$QEMU/bin/qemu-system-x86_64" -L "$QEMU/share" -M q35,accel=tcg,memory-backend=m -m 192M \
+        -object memory-backend-memfd,id=m,size=192M,share=on -display none -nodefaults -serial "file:$D/console" \
+        -kernel "$CACHE/guest/rig-bzImage" -initrd "$CACHE/guest/rig-initrd" -append "$append" \
+        -device "$(vfio_user "$D/sock")" "$@" > "$D/qemu.log" 2>&1 3>&-
+}
+
+said() { # TEXT
+    for _ in $(seq 300); do
+        ! grep -q "$1" "$D/console" 2> /dev/null || return 0
+        sleep 0.1
+    done
+    cat "$D/console"
+    return 1
+}
+
+over() { # SCRIPT ARG...
+    timeout 100 "$NATIVE/over-vfio-user" "$NATIVE/$1" "${@:2}"
+}
+
+@test "minivmm-rng: buffers of all shapes, split and packed; rings that break the rules (G22-G26)" {
+    serve minivmm-rng
+    over rng-front-end "$D/sock"
+    finish
+    [ "$(wc -l < "$D/device.log")" -lt 1000 ]
+}
+
+@test "minivmm-console: ports, streams, the control queue" {
+    mkdir "$D/c"
+    over console-front-end "$BIN/minivmm-console" "$D/c" sockets plain streams control everything
+}
+
+@test "minivmm-vsock: connections both ways, credit, 1024 of them, packets that make no sense" {
+    mkdir "$D/v"
+    over vsock-front-end "$BIN/minivmm-vsock" "$D/v" both nobody credit many senseless
+}
+
+@test "minivmm-net: packets, offloads, the control queue, wrong headers, rings that break the rules" {
+    [ -w /dev/net/tun ] || skip "no access to /dev/net/tun"
+    unshare -rn true 2> /dev/null || skip "no name spaces on this host"
+    local name
+    for name in plain offloads control wrong_packets hostile gone; do
+        over net-front-end "$BIN/minivmm-net" "$D/sock" "$name"
+    done
+}
+
+@test "minivmm-blk: a client that leaves and comes back goes on; one that is new finds nothing under way" {
+    head -c 1M /dev/urandom > "$D/img"
+    serve minivmm-blk --image "$D/img"
+    timeout 60 "$NATIVE/vfio-user-client" "$D/sock" "$D/img"
+    finish
+}
+
+@test "minivmm-blk needs each row of its table over vfio-user, and nothing else" {
+    command -v strace > /dev/null || skip "strace is not installed"
+    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    truncate -s 1M "$D/img"
+    timeout 100 strace -f -e raw=all -o "$D/strace" "$BIN/minivmm-blk" --engine sync --vfio-user "$D/sock" --image "$D/img" 3>&- &
+    device=$!
+    listening "$D/sock"
+    timeout 60 "$NATIVE/vfio-user-client" "$D/sock" "$D/img"
+    pkill -TERM -P "$(pgrep -P "$device")"
+    wait "$device" || true
+    device=
+    "$BIN/minivmm-blk" --print-syscalls > "$D/table"
+    run "$NATIVE/unused-rules" "$D/table" "$D/strace"
+    [[ $output != *"not in the table"* ]]
+    grep -q '^eventfd2' "$D/table"
+    [[ $output != *"no system call"* ]]
+}
+
+@test "what it refuses" {
+    run -2 timeout 10 "$BIN/minivmm-blk" --image x --vfio-user
+    run -2 timeout 10 "$BIN/minivmm-blk" --image x --vfio-user "$D/a" --connect "$D/b"
+    truncate -s 1M "$D/img"
+    run -1 timeout 10 "$BIN/minivmm-blk" --image "$D/img" --vfio-user fd:99
+    [[ $output == *"fd:99"* ]]
+}
+
+@test "QEMU: Linux reads and writes a disk over vfio-user, with MSI-X" {
+    needs_qemu
+    head -c 4M /dev/urandom > "$D/img"
+    cp "$D/img" "$D/before"
+    serve minivmm-blk --image "$D/img"
+    boot 'grep virtio /proc/interrupts; sha256sum /dev/vda; head -c 65536 /dev/urandom > /tmp/new
+        dd if=/tmp/new of=/dev/vda bs=4096 seek=100 conv=fsync 2> /dev/null; sha256sum /tmp/new'
+    cat "$D/console"
+    grep -q 'PCI-MSIX.*virtio0-req.0' "$D/console"
+    grep -q "$(sha256sum < "$D/before" | cut -d ' ' -f 1).*/dev/vda" "$D/console"
+    grep -q "$(dd if="$D/img" bs=4096 skip=100 count=16 status=none | sha256sum | cut -d ' ' -f 1).*/tmp/new" "$D/console"
+    # Only there.
+    dd if="$D/before" of="$D/img" bs=4096 skip=100 seek=100 count=16 conv=notrunc status=none
+    cmp "$D/img" "$D/before"
+    finish
+}
+
+@test "QEMU: the same by the pin (pci=nomsi), with packed rings, and random numbers beside it" {
+    needs_qemu
+    head -c 1M /dev/urandom > "$D/img"
+    serve minivmm-blk --image "$D/img"
+    "$BIN/minivmm-rng" --vfio-user "$D/rng" 2> "$D/rng.log" 3>&- &
+    local rng=$!
+    listening "$D/rng"
+    boot 'sha256sum /dev/vda; head -c 100000 /dev/hwrng | wc -c; grep virtio /proc/interrupts
+        cat /sys/bus/virtio/devices/virtio*/features' pci=nomsi -- -device "$(vfio_user "$D/rng")"
+    cat "$D/console"
+    kill "$rng"
+    grep -q 'IO-APIC.*virtio' "$D/console"
+    ! grep -q 'MSI.*virtio' "$D/console"
+    grep -q "$(sha256sum < "$D/img" | cut -d ' ' -f 1)" "$D/console"
+    grep -q '^100000' "$D/console"
+    [ "$(grep -cE '^[01]{34}1' "$D/console")" = 2 ] # bit 34
+    finish
+}
+
+@test "QEMU: the guest reboots three times with its disk; QEMU is killed, and the next one goes on with the device" {
+    needs_qemu
+    truncate -s 1M "$D/img"
+    serve minivmm-blk --image "$D/img"
+    # Counts its boots on the disk.
+    boot 'n=$(head -c 1 /dev/vda | tr -dc 0-9); n=$((${n:-0} + 1)); printf $n | dd of=/dev/vda conv=fsync,notrunc 2> /dev/null
+        echo "boot $n of 4"; [ $n -ge 4 ] || echo reboot > /run/after'
+    cat "$D/console"
+    grep -q 'boot 4 of 4' "$D/console"
+    # In the middle of writing.
+    rm "$D/console"
+    boot 'echo begun; while :; do dd if=/dev/zero of=/dev/vda bs=64k count=16 oflag=direct 2> /dev/null; done' &
+    qemu=$!
+    said begun
+    sleep 1
+    kill -KILL "$(pgrep -P "$(pgrep -P "$qemu")")" # timeout's child
+    wait "$qemu" || true
+    qemu=
+    kill -0 "$device"
+    head -c 1M /dev/urandom > "$D/new"
+    cat "$D/new" > "$D/img"
+    boot 'sha256sum /dev/vda'
+    grep -q "$(sha256sum < "$D/new" | cut -d ' ' -f 1)" "$D/console"
+    finish
+}
