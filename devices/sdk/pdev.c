@@ -6,9 +6,11 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/pci_regs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define VECTOR_LEN    16u
@@ -45,8 +47,11 @@ void pdev_destroy(struct pdev *p)
 	if (!p)
 		return;
 	pdev_detach(p);
-	for (unsigned i = 0; i < PDEV_BARS; i++)
+	for (unsigned i = 0; i < PDEV_BARS; i++) {
+		if (p->bar[i].mapped)
+			munmap(p->bar[i].mapped, p->bar[i].map_len);
 		fd_close(&p->bar[i].map_fd);
+	}
 	free(p);
 }
 
@@ -101,6 +106,24 @@ unsigned pdev_add_capability(struct pdev *p, uint8_t id, unsigned len)
 	p->next_cap = (unsigned)align_up(at + len, 4);
 	p->config[PCI_STATUS] |= PCI_STATUS_CAP_LIST;
 	return at;
+}
+
+int pdev_share(struct pdev *p, unsigned bar, uint64_t offset, uint64_t len, uint8_t **to, struct err *e)
+{
+	struct pdev_bar *b = &p->bar[bar];
+	assert(bar < PDEV_BARS && !b->io && b->map_fd < 0 && range_in(offset, len, b->size));
+	b->map_fd = memfd_create("bar", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (b->map_fd < 0 || ftruncate(b->map_fd, (off_t)b->size) < 0 ||
+	    fcntl(b->map_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return err_sys(e, errno, "memory of BAR %u", bar);
+	void *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, b->map_fd, (off_t)offset);
+	if (at == MAP_FAILED)
+		return err_sys(e, errno, "memory of BAR %u", bar);
+	b->map_offset = offset;
+	b->map_len = len;
+	b->mapped = at;
+	*to = at;
+	return 0;
 }
 
 void pdev_add_intx(struct pdev *p)

@@ -47,9 +47,10 @@ struct pdev_ops {
 struct pdev_bar {
 	uint64_t size; // power of two, >= 16; 0: none
 	bool io, is_64bit;
-	// What the client may map for its guest, [map_offset, map_offset + map_len) of the BAR at the same place of map_fd; -1: nothing.
+	// What the client may map for its guest, [map_offset, map_offset + map_len) of the BAR, at the same place of map_fd; -1: nothing.
 	int map_fd;
 	uint64_t map_offset, map_len;
+	void *mapped; // by the device
 };
 
 struct pdev_doorbell {
@@ -102,6 +103,10 @@ void pdev_add_bar(struct pdev *p, unsigned index, uint64_t size, bool is_64bit);
 void pdev_add_io_bar(struct pdev *p, unsigned index, uint64_t size);
 // `len` bytes for a capability, its id and next pointer included: its offset; the rest is the caller's to fill.
 unsigned pdev_add_capability(struct pdev *p, uint8_t id, unsigned len);
+// Memory of the device's at [offset, offset + len) of a memory BAR, in pages, that the client may map for its guest; *to: where it
+// lies for the device.  It cannot shrink.  A client that does not map it still comes by bar_read and bar_write.  0, or -errno
+// and the sentence.
+int pdev_share(struct pdev *p, unsigned bar, uint64_t offset, uint64_t len, uint8_t **to, struct err *e);
 // The function has an INTx pin.
 void pdev_add_intx(struct pdev *p);
 // MSI-X with 1 to PDEV_VECTORS_MAX vectors; table and pending bits lie at these places of a BAR, and the SDK serves them.
