@@ -64,6 +64,9 @@ struct backend_ops {
 	int (*queue_stop)(struct backend *b, unsigned q, uint32_t *base);
 	// All queues are set up (true), or the device is being reset and all are stopped (false).
 	int (*run)(struct backend *b, bool on);
+	// NULL, or: begins without waiting what queue_stop() of all started queues, in ascending order, and run(false) end: true, and
+	// these come next, with one deadline.  For who stops many back-ends, that each of them has all of that deadline.
+	bool (*stop_begin)(struct backend *b);
 	// Ends the connection and frees the back-end.  Never fails; good on a dead one.
 	void (*close)(struct backend *b);
 };

@@ -285,8 +285,13 @@ static int op_queue_stop(struct backend *b, unsigned q, uint32_t *base)
 		return -EINVAL;
 	}
 	*base = vu_used_index(vu, q);
-	if (rc == 0)
+	if (vu->stopping) {
+		vu->stop.deadline = stop_deadline(vu);
+		vu_answer_queue_stop(&vu->stop, vu, q, base);
+		rc = vu->stop.rc;
+	} else if (rc == 0) {
 		rc = vu_do_queue_stop(vu, q, base, stop_deadline(vu));
+	}
 	vu->ring[q].started = false;
 	return op_end(vu, rc);
 }
@@ -326,24 +331,61 @@ int vu_do_run(struct vhost_user *vu, deadline_ns deadline)
 	return rc;
 }
 
+static void send_reset(struct vu_exchange *x, const struct vhost_user *vu)
+{
+	if (vu_has(vu, VHOST_USER_PF_BIT(STATUS)))
+		order_u64(x, VHOST_USER_SET_STATUS, 0);
+	if (vu_has(vu, VHOST_USER_PF_BIT(RESET_DEVICE)))
+		vu_order(x, VHOST_USER_RESET_DEVICE, NULL, 0, NULL, 0);
+}
+
 static int device_reset(struct vhost_user *vu)
 {
-	const bool status = vu_has(vu, VHOST_USER_PF_BIT(STATUS)),
-		   reset = vu_has(vu, VHOST_USER_PF_BIT(RESET_DEVICE));
-	if (!status && !reset)
+	const bool reset = vu_has(vu, VHOST_USER_PF_BIT(RESET_DEVICE));
+	if (!vu->stopping && !reset && !vu_has(vu, VHOST_USER_PF_BIT(STATUS)))
 		return vu_link_dead(&vu->link) ? -EPIPE : 0;
-	struct vu_exchange x;
-	vu_begin(&x, &vu->link, stop_deadline(vu));
-	if (status)
-		order_u64(&x, VHOST_USER_SET_STATUS, 0);
-	if (reset)
-		vu_order(&x, VHOST_USER_RESET_DEVICE, NULL, 0, NULL, 0);
-	int rc = vu_end(&x);
+	if (!vu->stopping) {
+		vu_begin(&vu->stop, &vu->link, stop_deadline(vu));
+		send_reset(&vu->stop, vu);
+	}
+	vu->stop.deadline = stop_deadline(vu);
+	vu->stopping = false;
+	int rc = vu_end(&vu->stop);
 	// Some back-ends take the memory table for a part of what is reset.  A table may be sent again at no
 	// harm; a slot that is still there may not.
 	if (reset && !vu_has(vu, VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS)))
 		vu->sent.count = 0;
 	return rc;
+}
+
+// As many queues as have room in any socket: nothing here may wait.
+#define STOP_AT_ONCE_MAX 64
+
+static bool op_stop_begin(struct backend *b)
+{
+	struct vhost_user *vu = vu_of(b);
+	unsigned started = 0;
+	const bool there = op_begin_live(vu);
+	for (unsigned q = 0; q < b->queue_count; q++)
+		started += vu->ring[q].started;
+	// Unacknowledged orders end in a question that comes after all answers, and so in a wait.
+	const bool acked = vu_has(vu, VHOST_USER_PF_BIT(REPLY_ACK)) ||
+			   !vu_has(vu, VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(RESET_DEVICE));
+	vu->stopping = there && acked && started > 0 && started <= STOP_AT_ONCE_MAX;
+	if (vu->stopping) {
+		const deadline_ns now_or_never = 0;
+		vu_begin(&vu->stop, &vu->link, now_or_never);
+		for (unsigned q = 0; q < b->queue_count; q++)
+			if (vu->ring[q].started)
+				vu_ask_queue_stop(&vu->stop, q);
+		send_reset(&vu->stop, vu);
+		vu->stopping = vu->stop.rc == 0;
+		if (!vu->stopping) // nothing is held while others may get it a new connection
+			vu_end(&vu->stop);
+	}
+	const bool begun = vu->stopping;
+	pthread_mutex_unlock(&vu->lock);
+	return begun;
 }
 
 static int op_run(struct backend *b, bool on)
@@ -372,13 +414,16 @@ static int op_run(struct backend *b, bool on)
 static void op_close(struct backend *b)
 {
 	struct vhost_user *vu = vu_of(b);
+	if (vu->stopping)
+		vu_end(&vu->stop);
 	vu_again_close(vu);
 	loop_remove(vu->link.loop, &vu->err_source);
 	fd_close(&vu->err_fd);
 	vu_channel_close(&vu->channel);
+	const bool cut_off = vu->link.sock < 0 || vu_link_dead(&vu->link);
 	vu_link_close(&vu->link); // the child sees the end of its socket before it is signalled
 	if (vu->child) {
-		spawn_stop(vu->child, CHILD_GRACE_MS);
+		spawn_stop(vu->child, cut_off ? 0 : CHILD_GRACE_MS); // it has had its time
 		free(vu->child);
 	}
 	vu_inflight_drop(vu);
@@ -396,5 +441,6 @@ const struct backend_ops vu_ops = {
 	.queue_start = op_queue_start,
 	.queue_stop = op_queue_stop,
 	.run = op_run,
+	.stop_begin = op_stop_begin,
 	.close = op_close,
 };

@@ -105,6 +105,8 @@ struct vhost_user {
 	bool connected;
 	bool live;     // the back-end has the features, memory and rings below
 	bool answered; // an operation since it was connected
+	bool stopping; // op_stop_begin() has opened `stop`, which run(false) closes
+	struct vu_exchange stop;
 	// What the driver has set up, kept so that it can be said again:
 	bool negotiated, running;
 	uint64_t features;
@@ -158,6 +160,9 @@ void vu_config_own(const struct vhost_user *vu, uint8_t *config);
 
 int vu_do_queue_start(struct vhost_user *vu, unsigned q, uint32_t base, deadline_ns deadline);
 int vu_do_queue_stop(struct vhost_user *vu, unsigned q, uint32_t *base, deadline_ns deadline);
+// Its two halves, in an exchange that the caller opens and closes.
+void vu_ask_queue_stop(struct vu_exchange *x, unsigned q);
+void vu_answer_queue_stop(struct vu_exchange *x, const struct vhost_user *vu, unsigned q, uint32_t *base);
 void vu_send_enable(struct vu_exchange *x, unsigned q, bool on);
 // Before the first queue of a start: has the back-end make a record, or shows it the one that is there.
 int vu_do_inflight(struct vhost_user *vu, deadline_ns deadline);

@@ -36,19 +36,30 @@ void vu_send_enable(struct vu_exchange *x, unsigned q, bool on)
 		vu_tell(x, VHOST_USER_SET_VRING_ENABLE, &s, sizeof(s), -1);
 }
 
-int vu_do_queue_stop(struct vhost_user *vu, unsigned q, uint32_t *base, deadline_ns deadline)
+void vu_ask_queue_stop(struct vu_exchange *x, unsigned q)
+{
+	const struct vhost_user_vring_state s = { .index = q };
+	vu_ask(x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
+	// Only after it is stopped: a ring that runs disabled may drop what it finds.
+	vu_send_enable(x, q, false);
+}
+
+void vu_answer_queue_stop(struct vu_exchange *x, const struct vhost_user *vu, unsigned q, uint32_t *base)
 {
 	struct vhost_user_vring_state s = { .index = q };
+	vu_answer(x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
+	if (x->rc == 0 && s.index != q)
+		vu_broken(x, "broke the protocol (answer to GET_VRING_BASE: another queue)");
+	if (x->rc == 0)
+		*base = is_packed(vu) ? s.num : (uint16_t)s.num; // of a split ring the rest is noise
+}
+
+int vu_do_queue_stop(struct vhost_user *vu, unsigned q, uint32_t *base, deadline_ns deadline)
+{
 	struct vu_exchange x;
 	vu_begin(&x, &vu->link, deadline);
-	vu_ask(&x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
-	// Only after it is stopped: a ring that runs disabled may drop what it finds.
-	vu_send_enable(&x, q, false);
-	vu_answer(&x, VHOST_USER_GET_VRING_BASE, &s, sizeof(s));
-	if (x.rc == 0 && s.index != q)
-		vu_broken(&x, "broke the protocol (answer to GET_VRING_BASE: another queue)");
-	if (x.rc == 0)
-		*base = is_packed(vu) ? s.num : (uint16_t)s.num; // of a split ring the rest is noise
+	vu_ask_queue_stop(&x, q);
+	vu_answer_queue_stop(&x, vu, q, base);
 	return vu_end(&x);
 }
 

@@ -8,6 +8,7 @@
 #ifndef MINIVMM_VMM_PCI_FUNC_H
 #define MINIVMM_VMM_PCI_FUNC_H
 
+#include "vmm/base/deadline.h"
 #include "vmm/bus.h"
 
 #include <pthread.h>
@@ -36,6 +37,8 @@ struct pci_func_ops {
 	void (*bar_moved)(struct pci_func *f, unsigned bar, uint64_t gpa, bool mapped);
 	// The bits that were posted since the last call.
 	void (*event)(struct pci_func *f, unsigned bits);
+	// NULL, or: begins, without waiting, what takes time in the reset or the destroy that comes next, and has to be over by `deadline`.
+	void (*end_begin)(struct pci_func *f, deadline_ns deadline);
 	// As after power-on; the configuration space has been reset already, BARs are unmapped.
 	void (*reset)(struct pci_func *f);
 	// Ends and frees the function; without the lock, when no vCPU runs any more.

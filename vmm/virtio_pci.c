@@ -226,6 +226,11 @@ static void vp_func_reset(struct pci_func *f)
 	msix_reset(&vp->msix);
 }
 
+static void vp_end_begin(struct pci_func *f, deadline_ns deadline)
+{
+	vp_stop_begin(vp_of(f), deadline);
+}
+
 static void vp_destroy(struct pci_func *f)
 {
 	struct virtio_pci *vp = vp_of(f);
@@ -251,6 +256,7 @@ static const struct pci_func_ops vp_ops = {
 	.bar_write = vp_bar_write,
 	.bar_moved = vp_bar_moved,
 	.event = vp_event,
+	.end_begin = vp_end_begin,
 	.reset = vp_func_reset,
 	.destroy = vp_destroy,
 };

@@ -45,6 +45,7 @@ struct virtio_pci {
 	struct virtio_pci_host host;
 	struct msix msix;
 	struct virtio_regs regs;
+	deadline_ns stop_begun; // the deadline of a stop that has begun, or 0
 	bool ran; // the back-end was told to run; so it may be with no queue at all, and in a device that broke since
 	unsigned msix_cap, window_cap; // offsets in the configuration space
 	uint8_t *config;	       // the device configuration as last read
@@ -67,6 +68,8 @@ extern const struct virtio_regs_ops vp_regs_ops;
 
 // Ends all use of the queues.  A back-end that does not answer is dead after its deadline and costs nothing further.
 void vp_stop(struct virtio_pci *vp);
+// Begins that, without waiting; vp_stop() or what calls it comes next.
+void vp_stop_begin(struct virtio_pci *vp, deadline_ns deadline);
 // virtio 1.2 §2.1.1: doorbells end, the driver is told, and must reset.  Says nothing to the back-end, so that it is good on the loop's
 // thread, which no back-end may hold up; the reset that follows stops the queues.
 void vp_break(struct virtio_pci *vp, const char *why);

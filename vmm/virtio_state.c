@@ -34,7 +34,8 @@ static bool queue_stop(struct virtio_pci *vp, unsigned index)
 void vp_stop(struct virtio_pci *vp)
 {
 	bool any = false;
-	vp->backend->deadline = deadline_in_ms(DEADLINE_START_MS);
+	vp->backend->deadline = vp->stop_begun ? vp->stop_begun : deadline_in_ms(DEADLINE_START_MS);
+	vp->stop_begun = 0;
 	vp_doorbells_remove(vp, vp->func.bar[VP_BAR].range.start);
 	for (unsigned i = 0; i < vp_queue_count(vp); i++)
 		any |= queue_stop(vp, i);
@@ -42,6 +43,12 @@ void vp_stop(struct virtio_pci *vp)
 		vp->backend->ops->run(vp->backend, false);
 	vp->ran = false;
 	vp->backend->deadline = 0;
+}
+
+void vp_stop_begin(struct virtio_pci *vp, deadline_ns deadline)
+{
+	if (vp->backend->ops->stop_begin && vp->backend->ops->stop_begin(vp->backend))
+		vp->stop_begun = deadline;
 }
 
 void vp_break(struct virtio_pci *vp, const char *why)

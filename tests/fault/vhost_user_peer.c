@@ -1234,6 +1234,63 @@ TEST(b30_mute_ones_share_one_deadline)
 	front_deadline_ms = FRONT_LONG_MS;
 }
 
+// Many that are stopped at once, as when the machine is reset: those that are mute share one deadline, and it is not the others' loss.
+TEST(b30_mute_ones_share_one_deadline_when_stopped)
+{
+	enum { N = 8 };
+	const int common_ms = 1000;
+	struct peer p[N];
+	struct front f[N];
+	struct mem_table ram = front_memory();
+	int kick = fd_eventfd();
+	uint32_t base;
+	unsigned fds = count_fds();
+	for (int i = 0; i < N; i++) {
+		const struct vring_cfg cfg = {
+			.size = 8, .desc_gpa = 0x1000, .kick_fd = kick, .call_fd = -1
+		};
+		peer_init(&p[i]);
+		p[i].protocol |= VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(RESET_DEVICE);
+		p[i].protocol &= i == 7 ? ~VHOST_USER_PF_BIT(REPLY_ACK) : UINT64_MAX;
+		p[i].vring_base = 0x70 + (unsigned)i;
+		p[i].at = i % 4 < 3 ? VHOST_USER_GET_VRING_BASE : 0;
+		p[i].at_nth = i == 1; // the second queue's
+		p[i].fault = keep_silent;
+		front_open(&f[i], &p[i]);
+		CHECK_EQ(f[i].rc, 0);
+		CHECK_EQ(front_run(&f[i], &ram, kick, -1), 0);
+		CHECK_EQ(f[i].b->ops->queue_start(f[i].b, 2, &cfg), 0);
+	}
+	const deadline_ns start = own_now(), deadline = deadline_in_ms(common_ms);
+	for (int i = 0; i < N; i++)
+		CHECK_EQ(f[i].b->ops->stop_begin(f[i].b),
+			 i != 7); // whose answers would have to be waited for
+	CHECK(own_ms_since(start) < 100);
+	for (int i = 0; i < N; i++) {
+		const struct backend_ops *ops = f[i].b->ops;
+		f[i].b->deadline = i == 7 ? 0 : deadline;
+		CHECK_EQ(-ops->queue_stop(f[i].b, 0, &base), i % 4 < 3 && i != 1 ? EPIPE : 0);
+		CHECK(i % 4 < 3 && i != 1 ? base == 0 : base == 0x70 + (unsigned)i);
+		CHECK_EQ(-ops->queue_stop(f[i].b, 2, &base), i % 4 < 3 ? EPIPE : 0);
+		CHECK_EQ(-ops->run(f[i].b, false), i % 4 < 3 ? EPIPE : 0);
+		f[i].b->deadline = 0;
+	}
+	CHECK(own_ms_since(start) < common_ms + 400);
+	// The others are as good as new.
+	CHECK_EQ(front_run(&f[3], &ram, kick, -1), 0);
+	CHECK_EQ(f[3].b->ops->stop_begin(f[3].b), 1); // and one that is closed in the middle
+	for (int i = 0; i < N; i++) {
+		CHECK(i % 4 == 3 || front_loop_until(&f[i], &f[i].died, 1000));
+		CHECK_EQ(f[i].died, i % 4 < 3);
+		front_close(&f[i]);
+		peer_join(&p[i]);
+		peer_free(&p[i]);
+	}
+	CHECK_EQ(count_fds(), fds);
+	close(kick);
+	close(ram.region[0].fd);
+}
+
 // ---- death --------------------------------------------------------------------------------------
 
 // Milliseconds from the death of a back-end's process to the upcall, or -1.

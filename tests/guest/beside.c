@@ -62,6 +62,8 @@ static void all(void)
 {
 	static struct vdev v[31];
 	const unsigned count = (unsigned)option("disks", 31), queues = (unsigned)option("queues", 64);
+	const unsigned mute = (unsigned)option("mute", 0); // so many are, from "mute?" on
+	char line[16];
 	outb(0x70, BOOTS_REGISTER);
 	const unsigned boots = inb(0x71);
 	outb(0x71, (uint8_t)(boots + 1));
@@ -70,6 +72,10 @@ static void all(void)
 		CHECK_EQ(vdev_status(&v[i]), 0);
 		CHECK_EQ(v[i].queue_count, queues);
 		CHECK(vdev_reset(&v[i]));
+		if (boots && i < mute) {
+			CHECK(!vdev_negotiate(&v[i], F_BLK_MQ));
+			continue;
+		}
 		CHECK(vdev_negotiate(&v[i], F_BLK_MQ));
 		for (unsigned q = 0; q < queues; q++) {
 			const uint64_t ring = (uint64_t)alloc(512, 64);
@@ -80,6 +86,10 @@ static void all(void)
 		CHECK_EQ(vdev_status(&v[i]), S_ACKNOWLEDGE | S_DRIVER | S_FEATURES_OK | S_DRIVER_OK);
 	}
 	if (boots == 0) {
+		if (mute) {
+			print("mute?\n");
+			CHECK(read_line(line, sizeof(line), 10000));
+		}
 		print("resetting\n");
 		outb(0x64, 0xfe);
 		halt_forever();

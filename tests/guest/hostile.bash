@@ -155,6 +155,23 @@ scenario_all_devices_reset_R05() {
     report
 }
 
+# Back-ends that are mute when the machine is reset, or ends, cost it one deadline together, 10 s, and the others nothing.
+mute_ones() { # restart|exit
+    local i on_reboot=$1
+    machine beside 'do=all disks=6 queues=2 mute=4'
+    for ((i = 0; i < 4; i++)); do disk "disk$i" 'queues = 2' 'restart = "never"'; done
+    for ((i = 4; i < 6; i++)); do disk "disk$i" 'queues = 2'; done
+    start
+    wait_line 'mute?'
+    for ((i = 0; i < 4; i++)); do kill -STOP "$(child "disk$i")"; done
+    tell go
+    finish 50
+    [ "$1" = exit ] || report
+    check "B30 four mute ones cost one deadline of 10 s ($took ms)" [ "$took" -gt 9000 -a "$took" -lt 14000 ]
+}
+scenario_long_mute_at_reboot_B30() { mute_ones restart; }
+scenario_long_mute_at_the_end_B30() { mute_ones exit; }
+
 # ---- a page of the back-end's as the guest's doorbell -----------------------------------------------------------
 
 giving_back_end() { # PROGRAM
