@@ -6,6 +6,7 @@
 #include "bridges/foreign.h"
 #include "bridges/launch.h"
 #include "bridges/vfio.h"
+#include "bridges/vfio_user.h"
 #include "bridges/vhost_kernel.h"
 #include "bridges/vhost_user.h"
 #include "vmm/base/check.h"
@@ -86,7 +87,7 @@ static int start_program(struct bridge_pending *p, struct err *e)
 	return start_launch(p, e);
 }
 
-static int start_vhost_user(struct bridge_pending *p, struct err *e)
+static int start_peer(struct bridge_pending *p, struct err *e)
 {
 	const struct device_config *cfg = p->cfg;
 	if (cfg->listen)
@@ -150,6 +151,22 @@ static int finish_vhost_user(struct bridge_end *out, struct bridge_pending *p, s
 	return vhost_user_open(&out->backend, &params, e);
 }
 
+static int finish_vfio_user(struct bridge_end *out, struct bridge_pending *p, struct err *e)
+{
+	const struct vfio_user_params params = {
+		.id = p->cfg->id,
+		.peer = p->peer,
+		.sock = fd_steal(&p->sock),
+		.child = p->child,
+		.loop = p->host->loop,
+		.keep_memory = p->cfg->dma == DMA_MESSAGES,
+		.no_doorbells = !p->cfg->io_fds,
+		.start_deadline = p->host->start_deadline,
+	};
+	p->child = NULL;
+	return vfio_user_open(&out->link, &params, e);
+}
+
 // The kernel's devices answer at once: there is nothing to start.
 static int start_nothing(struct bridge_pending *p, struct err *e)
 {
@@ -179,9 +196,10 @@ static const struct bridge {
 	int (*finish)(struct bridge_end *out, struct bridge_pending *p, struct err *e);
 } bridges[VIA_COUNT] = {
 	[VIA_BUILTIN] = { "minivmm", start_builtin, finish_vhost_user },
-	[VIA_VHOST_USER] = { "vhost-user", start_vhost_user, finish_vhost_user },
+	[VIA_VHOST_USER] = { "vhost-user", start_peer, finish_vhost_user },
 	[VIA_VHOST] = { "vhost", start_nothing, finish_vhost },
 	[VIA_VFIO] = { "vfio", start_nothing, finish_vfio },
+	[VIA_VFIO_USER] = { "vfio-user", start_peer, finish_vfio_user },
 };
 
 static void kept_free(struct bridge_kept *k)
@@ -220,6 +238,7 @@ int bridge_finish(struct bridge_end *out, struct bridge_pending *p, struct err *
 		return rc;
 	}
 	p->kept.backend = out->backend;
+	p->kept.link = out->link;
 	p->host->kept[p->host->kept_count++] = p->kept;
 	return 0;
 }
@@ -265,6 +284,8 @@ static struct vhost_user_again how_again(const struct bridge_host *host, const s
 					.only_failures = k->cfg->restart == RESTART_ON_FAILURE,
 					.seal = host->seal_thread };
 	const bool waits = k->cfg->reconnect_ms != CONFIG_NEVER;
+	if (!k->backend)
+		return how; // a whole function stays dead
 	if (k->launch && k->cfg->restart != RESTART_NEVER)
 		how.source = VU_FROM_PROGRAM;
 	else if (k->listener >= 0 && waits)
@@ -327,11 +348,15 @@ int bridges_keep(struct bridge_host *host, struct err *e)
 	if (host->leave < 0)
 		return err_sys(e, -host->leave, "eventfd");
 	for (unsigned i = 0; i < host->kept_count; i++) {
-		struct vhost_user_again how = how_again(host, &host->kept[i]);
-		if (how.source == VU_FROM_NOWHERE)
-			continue;
-		host->kept[i].line = -1; // the back-end's
-		int rc = vhost_user_keep(host->kept[i].backend, &how, e);
+		struct bridge_kept *k = &host->kept[i];
+		const struct vhost_user_again how = how_again(host, k);
+		int rc = 0;
+		if (how.source != VU_FROM_NOWHERE) {
+			k->line = -1; // the back-end's
+			rc = vhost_user_keep(k->backend, &how, e);
+		} else if (k->cfg->via == VIA_VFIO_USER) {
+			rc = vfio_user_serve(k->link, host->seal_carrier, e);
+		}
 		if (rc < 0)
 			return rc;
 	}

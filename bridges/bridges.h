@@ -26,11 +26,12 @@ struct vfio_containers;
 // What is needed to have a device back after its end.
 struct bridge_kept {
 	const struct device_config *cfg;
-	struct backend *backend;
-	struct launch *launch; // from malloc(), or NULL
-	int listener, keeper;  // or -1: `listen`
-	int line;	       // to the spawner, or -1
-	int pidfd;	       // of its program; the back-end's
+	struct backend *backend; // or NULL
+	struct vfio_link *link;	 // the same
+	struct launch *launch;	 // from malloc(), or NULL
+	int listener, keeper;	 // or -1: `listen`
+	int line;		 // to the spawner, or -1
+	int pidfd;		 // of its program; the back-end's
 };
 
 struct bridge_host {
@@ -42,8 +43,10 @@ struct bridge_host {
 	struct kvm *kvm;	       // once it is there
 	const struct cgroups *cgroups; // of the devices that have limits; NULL: none
 	const struct vm_config *config;
-	bool insecure;			   // start programs although the host refuses to isolate them
-	int (*seal_thread)(struct err *e); // for the threads that bridges_keep() makes
+	bool insecure; // start programs although the host refuses to isolate them
+	int (*seal_thread)(
+		struct err *e); // for the threads that bridges_keep() makes: to wait for a back-end
+	int (*seal_carrier)(struct err *e); // and to serve the commands of a vfio-user server
 	// bridges.c's own:
 	struct bridge_kept kept[CONFIG_DEVICES_MAX];
 	unsigned kept_count;
@@ -72,7 +75,7 @@ void bridges_init(struct bridge_host *host);
 // When all devices are open and before the machine is sealed: makes the process that starts and connects them again, if one may
 // need that.  Called with one thread.
 int bridges_spawner(struct bridge_host *host, struct err *e);
-// After the seal: the threads that wait for back-ends that went away.
+// After the seal: the threads that wait for back-ends that went away, and those that serve what a device asks for.
 int bridges_keep(struct bridge_host *host, struct err *e);
 // Nothing is waited for or started any more; before the back-ends are closed, so that they end side by side.
 void bridges_leave(struct bridge_host *host);

@@ -56,7 +56,9 @@ struct explain_choice choice_of(const struct device_config *cfg)
 		c.death = "device dead";
 		return c;
 	}
-	c.death = after_death(cfg);
+	c.death = cfg->via == VIA_VFIO_USER ? "device dead" : after_death(cfg);
+	if (cfg->via == VIA_VFIO_USER && cfg->dma == DMA_MESSAGES)
+		c.sees = "nobody else";
 	if (cfg->via == VIA_BUILTIN) {
 		c.reads = "program of ours, sealed";
 		c.copies = copies_own(cfg);

@@ -23,6 +23,8 @@ static const char *say_again(const struct device_config *cfg, bool *needs_spawne
 		[RESTART_ON_FAILURE] = "started again after a failure, at growing intervals up to 60 s",
 		[RESTART_NEVER] = "stays dead (restart = \"never\")",
 	};
+	if (cfg->via == VIA_VFIO_USER)
+		return "stays dead: the guest sees it no more, and the machine goes on";
 	if (!cfg->socket && !cfg->listen) {
 		*needs_spawner = cfg->restart != RESTART_NEVER;
 		return programs[cfg->restart];
@@ -176,6 +178,23 @@ static int describe_vfio(struct explain_device *d, struct arena *a, struct err *
 	return d->peer ? 0 : err_sys(e, ENOMEM, "explain");
 }
 
+static void describe_vfio_user(struct explain_device *d)
+{
+	const bool messages = d->cfg->dma == DMA_MESSAGES;
+	d->interface = bridge_name(d->cfg->via);
+	d->gives =
+		messages
+			? "a whole PCI function in a process of its own, which sees no memory of the guest's: it "
+			  "asks for each access"
+			: "a whole PCI function in a process of its own, with interrupts by KVM, and without exits "
+			  "where it gives pages or eventfds for its registers";
+	d->costs =
+		messages
+			? "two messages for each access of the device's, besides the exit and the two for each "
+			  "access to a register"
+			: "an exit and two messages for each access to a register that is neither";
+}
+
 int bridge_describe(struct explain_device *d, const struct device_config *cfg, const struct bridge_host *host,
 		    struct arena *a, struct err *e)
 {
@@ -188,6 +207,8 @@ int bridge_describe(struct explain_device *d, const struct device_config *cfg, c
 	if (cfg->via == VIA_VFIO)
 		return describe_vfio(d, a, e);
 	d->again = say_again(cfg, &d->needs_spawner, a);
+	if (cfg->via == VIA_VFIO_USER)
+		describe_vfio_user(d);
 	describe_sockets(d);
 	if (cfg->via == VIA_BUILTIN) {
 		d->own = true;

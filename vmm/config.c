@@ -204,14 +204,16 @@ static void check_builtin(struct config_reader *r, const struct toml_value *t, c
 				      "a descriptor is one queue; for more, name the tap");
 }
 
-static void check_vhost_user(struct config_reader *r, const struct toml_value *t, struct device_config *d)
+// Whoever is at the other end of a socket: vhost-user, vfio-user.
+static void check_peer(struct config_reader *r, const struct toml_value *t, struct device_config *d)
 {
 	const struct toml_value *socket = toml_get(t, "socket"), *exec = toml_get(t, "exec");
 	const struct toml_value *sandbox = toml_get(t, "sandbox"), *paths = toml_get(t, "paths");
 	const struct toml_value *reconnect = toml_get(t, "reconnect"), *restart = toml_get(t, "restart");
 	const struct toml_value *listen = toml_get(t, "listen"), *limits = toml_get(t, "limits");
 	if (!socket && !exec && !listen)
-		config_complain(r, t->line, t->column, "key \"socket\", \"listen\" or \"exec\" is missing");
+		config_complain(r, t->line, t->column, "key \"socket\"%s or \"exec\" is missing",
+				d->via == VIA_VHOST_USER ? ", \"listen\"" : "");
 	if (socket && exec)
 		config_complain_key(r, exec, "\"socket\" and \"exec\" exclude each other");
 	if (listen && (socket || exec))
@@ -302,6 +304,7 @@ static void read_device(struct config_reader *r, const struct toml_value *t, str
 	struct device_config *d = &c->devices[c->device_count];
 	d->place = (struct config_place){ .line = t->line, .column = t->column };
 	d->slot = -1;
+	d->io_fds = true;
 	const struct toml_value *id = toml_get(t, "id");
 	if (id && id->type == TOML_STRING && config_is_id(id->string.bytes))
 		snprintf(r->object, sizeof(r->object), "[device] \"%.*s\"", CONFIG_ID_MAX, id->string.bytes);
@@ -312,8 +315,8 @@ static void read_device(struct config_reader *r, const struct toml_value *t, str
 		return;
 	}
 	read_device_keys(r, t, d);
-	if (d->via == VIA_VHOST_USER)
-		check_vhost_user(r, t, d);
+	if (d->via == VIA_VHOST_USER || d->via == VIA_VFIO_USER)
+		check_peer(r, t, d);
 	else if (d->via == VIA_VHOST)
 		check_vhost(r, t, d);
 	else if (d->via == VIA_VFIO)

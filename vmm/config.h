@@ -38,8 +38,11 @@ enum device_via {
 	VIA_VHOST_USER,
 	VIA_VHOST, // the kernel's
 	VIA_VFIO,  // a PCI function, or a mediated device
+	VIA_VFIO_USER,
 	VIA_COUNT,
 };
+
+enum dma_way { DMA_SHARED, DMA_MESSAGES };
 
 enum restart_policy { RESTART_ALWAYS, RESTART_ON_FAILURE, RESTART_NEVER };
 
@@ -61,7 +64,7 @@ struct device_config {
 	uint16_t queue_size; // 0: default
 	int slot;	     // PCI device number, or -1 for the next free one
 
-	// vhost-user: exactly one of the three
+	// vhost-user: exactly one of the three; vfio-user: of `socket` and `exec`
 	const char *socket;  // path or "fd:..."
 	const char *listen;  // the same
 	char **exec;	     // NULL-terminated, or NULL; "{fd}" in a word stands for the descriptor's number
@@ -75,6 +78,10 @@ struct device_config {
 	enum restart_policy restart; // programs
 	bool host_notifier;	     // vhost-user: the back-end's doorbell pages are mapped for the guest
 	uint64_t shared_memory;	     // vhost-user: so much of the back-end's memory may be; 0: none
+
+	// vfio-user
+	enum dma_way dma; // how the server reaches guest memory
+	bool io_fds;	  // it is asked for eventfds to signal writes with
 
 	// blk, ours
 	const char *image;

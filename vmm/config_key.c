@@ -293,7 +293,7 @@ static void store_choice(struct config_reader *r, const struct config_key *k, co
 static void store_via(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 		      void *field)
 {
-	static const char *const later[] = { "vhost-vdpa", "vfio-user" };
+	static const char *const later[] = { "vhost-vdpa" };
 	for (unsigned i = 0; v->type == TOML_STRING && i < ARRAY_LEN(later); i++) {
 		if (strcmp(v->string.bytes, later[i]) != 0)
 			continue;
@@ -597,11 +597,13 @@ static void store_uuid(struct config_reader *r, const struct config_key *k, cons
 #define VHOST_USER (1u << VIA_VHOST_USER)
 #define VHOST	   (1u << VIA_VHOST)
 #define VFIO	   (1u << VIA_VFIO)
+#define VFIO_USER  (1u << VIA_VFIO_USER)
 #define VIRTIO	   (BUILTIN | VHOST_USER | VHOST) // what virtio_pci.c has in front of it
-#define ANY	   (VIRTIO | VFIO)
+#define ANY	   (VIRTIO | VFIO | VFIO_USER)
 
 const char *const config_via_names[] = {
-	[VIA_BUILTIN] = "", [VIA_VHOST_USER] = "vhost-user", [VIA_VHOST] = "vhost", [VIA_VFIO] = "vfio", NULL
+	[VIA_BUILTIN] = "",  [VIA_VHOST_USER] = "vhost-user", [VIA_VHOST] = "vhost",
+	[VIA_VFIO] = "vfio", [VIA_VFIO_USER] = "vfio-user",   NULL,
 };
 _Static_assert(ARRAY_LEN(config_via_names) == VIA_COUNT + 1, "one name for each via");
 
@@ -613,6 +615,7 @@ static const char *const reboots[] = { [REBOOT_RESTART] = "restart", [REBOOT_EXI
 static const char *const restarts[] = {
 	[RESTART_ALWAYS] = "always", [RESTART_ON_FAILURE] = "on-failure", [RESTART_NEVER] = "never", NULL
 };
+static const char *const dma_ways[] = { [DMA_SHARED] = "shared", [DMA_MESSAGES] = "messages", NULL };
 static const char *const serials[] = { "stdio", "pty", "none", NULL };
 
 #define FIELD(type, member) \
@@ -663,7 +666,7 @@ const struct config_key config_keys[] = {
 	  .min = 1,
 	  .max = CONFIG_DEVICES_MAX },
 
-	{ .name = "socket", .store = store_path, DEVICE(socket), .vias = VHOST_USER },
+	{ .name = "socket", .store = store_path, DEVICE(socket), .vias = VHOST_USER | VFIO_USER },
 	{ .name = "listen", .store = store_path, DEVICE(listen), .vias = VHOST_USER },
 	{ .name = "reconnect", .store = store_reconnect, DEVICE(reconnect_ms), .vias = VHOST_USER },
 	{ .name = "restart",
@@ -671,10 +674,10 @@ const struct config_key config_keys[] = {
 	  DEVICE(restart),
 	  .vias = BUILTIN | VHOST_USER,
 	  .words = restarts },
-	{ .name = "exec", .store = store_exec, DEVICE(exec), .vias = VHOST_USER },
-	{ .name = "sandbox", .store = store_sandbox, DEVICE(sandbox), .vias = VHOST_USER },
-	{ .name = "paths", .store = store_paths, DEVICE(paths), .vias = VHOST_USER },
-	{ .name = "limits", .store = store_limits, DEVICE(limits), .vias = VHOST_USER },
+	{ .name = "exec", .store = store_exec, DEVICE(exec), .vias = VHOST_USER | VFIO_USER },
+	{ .name = "sandbox", .store = store_sandbox, DEVICE(sandbox), .vias = VHOST_USER | VFIO_USER },
+	{ .name = "paths", .store = store_paths, DEVICE(paths), .vias = VHOST_USER | VFIO_USER },
+	{ .name = "limits", .store = store_limits, DEVICE(limits), .vias = VHOST_USER | VFIO_USER },
 	{ .name = "host_notifier", .store = store_bool, DEVICE(host_notifier), .vias = VHOST_USER },
 	{ .name = "shared_memory",
 	  .store = store_size,
@@ -682,6 +685,8 @@ const struct config_key config_keys[] = {
 	  .vias = VHOST_USER,
 	  .min = 4096,
 	  .max = SHARED_MAX },
+	{ .name = "dma", .store = store_choice, DEVICE(dma), .vias = VFIO_USER, .words = dma_ways },
+	{ .name = "io_fds", .store = store_bool, DEVICE(io_fds), .vias = VFIO_USER },
 
 	{ .name = "image",
 	  .store = store_path,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //
 // Which system calls the monitor makes once a guest runs, and why: one table for the loop's thread, one for vCPU threads, one for those that wait for a
-// back-end that went away.
+// back-end that went away, one for those that serve what a vfio-user server asks for.
 #include "vmm/seal.h"
 
 #include "vmm/base/check.h"
@@ -195,6 +195,31 @@ static struct sandbox_rule wait_rules[] = {
 	SANDBOX_RARE_IOCTL(TCGETS2, "the same by newer C libraries"),
 };
 
+// Guest memory and a socket, and nothing between them.
+static struct sandbox_rule carrier_rules[] = {
+	SANDBOX_RARE(epoll_wait, "the server's own commands, and what comes while nobody waits"),
+	SANDBOX_RARE(epoll_pwait, "the same where there is no epoll_wait"),
+	SANDBOX_RARE(epoll_ctl, "until the next call"),
+	SANDBOX_RARE(recvmsg, "a command; data for guest memory"),
+	SANDBOX_RARE(sendmsg, "data of guest memory; what was posted for the server"),
+	SANDBOX_RARE(futex, "those who wait for a reply"),
+	SANDBOX_RARE(read, "what is to be done (an eventfd)"),
+	SANDBOX_RARE(write, "the server's end, to the loop"),
+	SANDBOX_RARE(shutdown, "one that broke its protocol is cut off"),
+	SANDBOX_RARE(close, "descriptors that should not have come"),
+	SANDBOX_RARE(exit, "the thread's end"),
+	SANDBOX_RARE(rt_sigprocmask, "which blocks signals for a moment"),
+	SANDBOX_RARE(munmap, "and gives back its stack"),
+	SANDBOX_RARE_IF(madvise, "or a part of it", 2, UINT32_MAX, MADV_DONTNEED),
+	SANDBOX_RARE(gettid, "abort()"),
+	SANDBOX_RARE(getpid, "the same"),
+	SANDBOX_RARE_IF(tgkill, "the same", 0, UINT32_MAX, OWN_PID),
+	SANDBOX_RARE_IOCTL(TCSETS, "a fault in this thread leaves the terminal as it was before"),
+	SANDBOX_RARE_IOCTL(TCSETS2, "the same by newer C libraries"),
+	SANDBOX_RARE_IOCTL(TCGETS, "tcsetattr() looks whether it was done"),
+	SANDBOX_RARE_IOCTL(TCGETS2, "the same by newer C libraries"),
+};
+
 static const struct sandbox_spec loop_spec = {
 	.program = "minivmm",
 	.rules = loop_rules,
@@ -210,10 +235,15 @@ static const struct sandbox_spec wait_spec = {
 	.rules = wait_rules,
 	.rule_count = ARRAY_LEN(wait_rules),
 };
+static const struct sandbox_spec carrier_spec = {
+	.program = "minivmm",
+	.rules = carrier_rules,
+	.rule_count = ARRAY_LEN(carrier_rules),
+};
 
 bool seal_even_sanitized;
 
-static struct sandbox_program loop_program, vcpu_program, wait_program;
+static struct sandbox_program loop_program, vcpu_program, wait_program, carrier_program;
 static enum { SEAL_NOT_CALLED, SEAL_NO_FILTERS, SEAL_COMPILED } state;
 
 static void own_pid_set(struct sandbox_rule *rules, size_t count)
@@ -231,6 +261,7 @@ int seal_process(struct err *e)
 	own_pid_set(loop_rules, ARRAY_LEN(loop_rules));
 	own_pid_set(vcpu_rules, ARRAY_LEN(vcpu_rules));
 	own_pid_set(wait_rules, ARRAY_LEN(wait_rules));
+	own_pid_set(carrier_rules, ARRAY_LEN(carrier_rules));
 	int rc = sandbox_drop_privileges(e);
 	if (held_back) {
 		log_debug("sanitizer build: no Landlock or seccomp");
@@ -245,6 +276,8 @@ int seal_process(struct err *e)
 		rc2 = sandbox_compile(&vcpu_spec, &vcpu_program, rc < 0 ? &later : e);
 	if (rc2 == 0)
 		rc2 = sandbox_compile(&wait_spec, &wait_program, rc < 0 ? &later : e);
+	if (rc2 == 0)
+		rc2 = sandbox_compile(&carrier_spec, &carrier_program, rc < 0 ? &later : e);
 	if (rc2 == 0)
 		state = SEAL_COMPILED;
 	return rc < 0 ? rc : rc2;
@@ -272,9 +305,15 @@ int seal_wait_thread(struct err *e)
 	return seal_thread(&wait_program, e);
 }
 
+int seal_carrier_thread(struct err *e)
+{
+	return seal_thread(&carrier_program, e);
+}
+
 void seal_print(FILE *out)
 {
 	sandbox_print(&loop_spec, "loop\t", out);
 	sandbox_print(&vcpu_spec, "vcpu\t", out);
 	sandbox_print(&wait_spec, "wait\t", out);
+	sandbox_print(&carrier_spec, "carrier\t", out);
 }

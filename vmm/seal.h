@@ -24,9 +24,10 @@ int seal_process(struct err *e);
 // The calling thread's filter.  -errno with the sentence; 0 and no filter in a sanitizer build and after a failed seal_process().
 int seal_loop_thread(struct err *e);
 int seal_vcpu_thread(struct err *e);
-int seal_wait_thread(struct err *e); // one that waits for a back-end that went away
+int seal_wait_thread(struct err *e);	// one that waits for a back-end that went away
+int seal_carrier_thread(struct err *e); // one that serves what a vfio-user server asks for
 
-// All tables, as sandbox_print() writes them, with "loop", "vcpu" or "wait" and a tab before each row.
+// All tables, as sandbox_print() writes them, with "loop", "vcpu", "wait" or "carrier" and a tab before each row.
 void seal_print(FILE *out);
 
 // For tests: seal in a sanitizer build too.
