@@ -21,5 +21,7 @@ struct probe_params {
 // Writes the report.  1: minivmm would take the back-end, 0: it would not, and the report says why.  -errno
 // with a sentence and nothing written: it cannot be reached, does not answer, or breaks the protocol.
 int probe_run(const struct probe_params *p, FILE *out, struct err *e);
+// The same of a vfio-user server, for which only `socket` and `control_ms` mean something.
+int probe_vfio_user_run(const struct probe_params *p, FILE *out, struct err *e);
 
 #endif

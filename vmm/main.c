@@ -37,7 +37,7 @@ enum { EXIT_GOOD = 0, EXIT_MACHINE = 1, EXIT_USAGE = 2 };
 static const char help[] =
 	"usage: minivmm -c FILE [--check] [--set KEY=VALUE]... [-v | -q]\n"
 	"       minivmm explain -c FILE [--set KEY=VALUE]... [-v]\n"
-	"       minivmm probe [--virtio TYPE] SOCKET\n"
+	"       minivmm probe [--virtio TYPE | --vfio-user] SOCKET\n"
 	"       minivmm doctor\n"
 	"       minivmm bind | unbind [--dry-run] ADDRESS...\n"
 	"\n"
@@ -54,7 +54,8 @@ static const char help[] =
 	"explain prints what the machine would consist of: each process with its program, user, descriptors,\n"
 	"paths, limits and system calls (-v: each call's reason), each device with what it gives and costs.\n"
 	"probe asks the vhost-user back-end at SOCKET what it offers, and says what minivmm would use\n"
-	"of it as a device of TYPE (blk, net, fs, ... or a number), and what not and why.\n"
+	"of it as a device of TYPE (blk, net, fs, ... or a number), and what not and why; --vfio-user: a server\n"
+	"of that protocol.\n"
 	"doctor says what this host can do (KVM, vhost, vDPA, VFIO, limits), with the mend of what is amiss.\n"
 	"bind gives PCI functions of the host (0000:01:00.0) to vfio-pci, with what the host loses and all of\n"
 	"their IOMMU group shown; unbind gives them back. --dry-run: only shows.\n"
@@ -346,14 +347,16 @@ static uint16_t virtio_type_of(const char *text)
 // minivmm probe ...: argv[0] is "probe".
 static int probe_command(int argc, char **argv)
 {
-	enum { OPT_VIRTIO = 256 };
+	enum { OPT_VIRTIO = 256, OPT_VFIO_USER };
 	static const struct option longs[] = {
 		{ "virtio", required_argument, NULL, OPT_VIRTIO },
+		{ "vfio-user", no_argument, NULL, OPT_VFIO_USER },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
 	struct probe_params p = { .carried = VF_CARRIED };
 	struct err e = { 0 };
+	bool vfio_user = false;
 	int c;
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":h", longs, NULL)) != -1) {
@@ -362,6 +365,9 @@ static int probe_command(int argc, char **argv)
 			p.virtio_type = virtio_type_of(optarg);
 			if (!p.virtio_type)
 				return usage_error("no virtio device type: ", optarg);
+			break;
+		case OPT_VFIO_USER:
+			vfio_user = true;
 			break;
 		case 'h':
 			fputs(help, stdout);
@@ -372,13 +378,15 @@ static int probe_command(int argc, char **argv)
 			return usage_error("unknown option ", argv[optind - 1]);
 		}
 	}
+	if (vfio_user && p.virtio_type)
+		return usage_error("--virtio and --vfio-user exclude each other", "");
 	if (optind == argc)
 		return usage_error("which back-end? Give the path of its socket", "");
 	if (optind + 1 < argc)
 		return usage_error("unexpected argument ", argv[optind + 1]);
 	p.socket = argv[optind];
 	log_init("minivmm", LOG_WARN);
-	int rc = probe_run(&p, stdout, &e);
+	int rc = vfio_user ? probe_vfio_user_run(&p, stdout, &e) : probe_run(&p, stdout, &e);
 	if (rc < 0)
 		log_error("%s", e.text);
 	return rc == 1 ? EXIT_GOOD : EXIT_MACHINE;

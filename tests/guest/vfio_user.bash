@@ -1,0 +1,57 @@
+# A PCI function of a vfio-user server's (tests/native/vfio_user_server.py), driven by the guest vfio_user.
+# shellcheck shell=bash disable=SC2154
+
+VFIO_USER_SERVER=$(dirname "${BASH_SOURCE[0]}")/../native/vfio_user_server.py
+
+listens() { awk -v s="$1" '$8 == s && $4 == "00010000" { f = 1 } END { exit !f }' /proc/net/unix; }
+
+vfio_user_server() { # ARG...
+    rm -f "$T/v.sock"
+    "$VFIO_USER_SERVER" "$@" "$T/v.sock" 2> "$T/server.log" &
+    server=$!
+    wait_for 10 listens "$T/v.sock" || not_ok "the server listens" "$(tail -n 1 "$T/server.log")"
+}
+
+vfio_user_device() { # LINE...
+    { printf '[[device]]\nid = "dev0"\nvia = "vfio-user"\n'; printf '%s\n' "$@"; } >> "$T/vm.toml"
+}
+
+server_end() {
+    wait_for 5 gone "$server" || not_ok "the server ended" "still there"
+    kill -KILL "$server" 2> /dev/null
+    wait "$server"
+    check "the server ended as it was told" [ $? = 3 ]
+    [ ! -s "$T/server.log" ] || not_ok "the server had nothing to complain of" "$(tail -n 1 "$T/server.log")"
+    check "the end is in the log, once" [ "$(grep -c 'dev0: .*the guest sees it no more' "$T/log")" = 1 ]
+}
+
+vfio_user_run() { # CMDLINE SERVER-ARGS [LINE]...
+    local args=$2
+    machine vfio_user "$1"
+    # shellcheck disable=SC2086
+    vfio_user_server $args
+    vfio_user_device "socket = \"$T/v.sock\"" "${@:3}"
+    go
+    server_end
+}
+
+scenario_vfio_user() { vfio_user_run '' ''; }
+scenario_vfio_user_twin_socket() { vfio_user_run '' --twin; }
+scenario_vfio_user_without_shared_memory() { vfio_user_run 'shared=0 moves=10' '' 'dma = "messages"'; }
+scenario_vfio_user_twin_without_shared_memory() { vfio_user_run 'shared=0 moves=10' --twin 'dma = "messages"'; }
+scenario_vfio_user_all_trapped() { vfio_user_run 'mapped=0 eventfds=0 moves=10' --no-file 'io_fds = false'; }
+scenario_vfio_user_unsealed_file_B20() {
+    vfio_user_run 'mapped=0 moves=10' '--fault unsealed'
+    check "why it is not mapped is in the log" log_has 'not sealed against shrinking'
+}
+scenario_long_vfio_user_10000_moves() {
+    LIMIT=200 # twenty exits a move
+    vfio_user_run moves=10000 ''
+}
+
+scenario_vfio_user_started() {
+    machine vfio_user moves=10
+    vfio_user_device "exec = [\"$(command -v python3)\", \"$(realpath "$VFIO_USER_SERVER")\", \"--fd\", \"{fd}\"]" 'sandbox = "none"'
+    go
+    check "its exit status is in the log" log_has 'exit status 3'
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// A driver of the function of tests/native/vfio_user_server.py: registers, ports, mapped memory, eventfds, interrupts of both kinds,
+// DMA of both kinds, BARs that move, and the server's end.
+#include "lib/pci.h"
+
+#define ID_OF_SERVER 0x56551234u
+#define MAGIC	     0x56465344u
+#define ONES32	     0xffffffffu
+#define NO_VECTOR    0xffffffffu
+#define COMMAND_IO   1
+#define COMMAND_ALL  (COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER)
+
+enum {
+	R_ID = 0x00,
+	R_SCRATCH = 0x04,
+	R_DMA_FROM = 0x08,
+	R_DMA_TO = 0x10,
+	R_DMA_LEN = 0x18,
+	R_DMA_DO = 0x1c,
+	R_DMA_STATUS = 0x20,
+	R_VECTOR = 0x24,
+	R_RAISE = 0x28,
+	R_INTX = 0x2c,
+	R_RINGS_7 = 0x30,
+	R_RINGS_ANY = 0x34,
+	R_MEM_AT = 0x3c,
+	R_MEM = 0x40,
+	R_REFUSED = 0x48,
+	R_DIE = 0x4c,
+	R_TRAPS = 0x50,
+	R_DOORBELL_7 = 0x100,
+	R_DOORBELL_ANY = 0x104,
+	TABLE = 0x2000,
+	PBA = 0x3000,
+};
+enum { DMA_COPY = 1, DMA_MESSAGES = 2, DMA_STRAY = 3 };
+enum { DMA_DONE = 1, DMA_FAILED = 2 };
+
+#define MEM_SIZE   0x10000u
+#define MEM_MIDDLE 0x8000u // not mapped, whatever the rest is
+#define MEM_END	   0xc000u // mapped
+
+static unsigned slot, msix;
+static uint64_t regs, mem;
+static uint16_t port;
+
+static void locate(void)
+{
+	regs = bar_get(slot, 0);
+	port = (uint16_t)(config_read32(slot, PCI_BAR0 + 4) & ~3u);
+	mem = bar_get(slot, 2);
+}
+
+static uint32_t reg(unsigned at)
+{
+	return read32(regs + at);
+}
+
+static void find(void)
+{
+	for (slot = 1; slot < 32 && config_read32(slot, 0) != ID_OF_SERVER; slot++)
+		;
+	CHECK(slot < 32);
+	CHECK_EQ(config_read32(slot, PCI_CLASS) >> 8, 0xff0000);
+	CHECK_EQ(bar_size(slot, 0), 0x4000);
+	CHECK_EQ(bar_size(slot, 2), MEM_SIZE);
+	CHECK_EQ(config_read32(slot, PCI_BAR0) & 15, 0);
+	CHECK_EQ(config_read32(slot, PCI_BAR0 + 4) & 3, 1);
+	CHECK_EQ(config_read32(slot, PCI_BAR0 + 8) & 15, 12);
+	CHECK_EQ(config_read8(slot, 0x3d), 1);
+	msix = capability_find(slot, CAP_MSIX, 0);
+	CHECK(msix != 0);
+	CHECK_EQ(config_read16(slot, msix + 2) & 0x7ff, 3);
+	config_write16(slot, PCI_COMMAND, COMMAND_ALL);
+	locate();
+	CHECK_EQ(reg(R_ID), MAGIC);
+}
+
+static void registers(void)
+{
+	for (unsigned size = 1; size <= 8; size *= 2) {
+		uint64_t v = 0x8877665544332211ul & (size == 8 ? ~0ul : (1ul << 8 * size) - 1);
+		mmio_write(regs + 0x200 + 8 * size, size, v);
+		CHECK_EQ(mmio_read(regs + 0x200 + 8 * size, size), v);
+	}
+	write32(regs + R_ID, 0);
+	CHECK_EQ(reg(R_ID), MAGIC);
+}
+
+static void ports(void)
+{
+	outb(port, 0x5a);
+	CHECK_EQ(inb(port), 0xa5);
+	CHECK_EQ(inl(port), 0xa5);
+	outb(port, 0x81);
+	CHECK_EQ(inw(port), 0x7e);
+}
+
+// What the server finds in its memory.
+static uint32_t seen(uint32_t at)
+{
+	write32(regs + R_MEM_AT, at);
+	return reg(R_MEM);
+}
+
+static void memory(void)
+{
+	static const uint32_t places[] = { 0, 0x3ffc, MEM_END, MEM_SIZE - 4 };
+	const uint32_t traps = reg(R_TRAPS);
+	for (unsigned i = 0; i < ARRAY_LEN(places); i++) {
+		write32(mem + places[i], 0x1000 + i);
+		CHECK_EQ(seen(places[i]), 0x1000 + i);
+		write32(regs + R_MEM, 0x2000 + i);
+		CHECK_EQ(read32(mem + places[i]), 0x2000 + i);
+	}
+	CHECK_EQ(reg(R_TRAPS), traps + (option("mapped", 1) ? 0 : 2 * ARRAY_LEN(places)));
+	write32(mem + MEM_MIDDLE, 0x3000);
+	CHECK_EQ(seen(MEM_MIDDLE), 0x3000);
+	CHECK_EQ(read32(mem + MEM_MIDDLE), 0x3000);
+	CHECK(reg(R_TRAPS) > traps);
+}
+
+static void doorbells(void)
+{
+	const bool eventfds = option("eventfds", 1);
+	const uint32_t seven = reg(R_RINGS_7), any = reg(R_RINGS_ANY);
+	const uint32_t one = eventfds ? 1 : 0x10000;
+	write32(regs + R_DOORBELL_7, 7);
+	CHECK_EQ(reg(R_RINGS_7), seven + one);
+	write32(regs + R_DOORBELL_7, 8);
+	CHECK_EQ(reg(R_RINGS_7), seven + one);
+	write32(regs + R_DOORBELL_ANY, 0x12345);
+	CHECK_EQ(reg(R_RINGS_ANY), any + one);
+	CHECK_EQ(reg(R_RINGS_7), seven + one);
+}
+
+static void vector_set(unsigned entry, unsigned irq, bool masked)
+{
+	write64(regs + TABLE + 16 * entry, MSI_ADDRESS(0));
+	write32(regs + TABLE + 16 * entry + 8, irq);
+	write32(regs + TABLE + 16 * entry + 12, masked);
+}
+
+static void vectors(void)
+{
+	for (unsigned i = 0; i < 4; i++)
+		vector_set(i, 0x60 + i, false);
+	config_write16(slot, msix + 2, MSIX_ENABLE);
+	for (unsigned i = 0; i < 4; i++) {
+		write32(regs + R_RAISE, i);
+		CHECK(WAIT(irq_count[0x60 + i] == 1, 2000));
+	}
+	vector_set(2, 0x62, true);
+	write32(regs + R_RAISE, 2);
+	sleep_ms(20);
+	CHECK_EQ(irq_count[0x62], 1);
+	CHECK(read32(regs + PBA) & 4);
+	vector_set(2, 0x62, false);
+	CHECK(WAIT(irq_count[0x62] == 2, 2000));
+	CHECK_EQ(read32(regs + PBA), 0);
+	config_write16(slot, msix + 2, 0);
+	CHECK_EQ(irq_count[0x60] + irq_count[0x61] + irq_count[0x62] + irq_count[0x63], 5);
+}
+
+static volatile uint32_t intx_served;
+
+// As a driver of a shared line does: a KVM that takes an interrupt for ended when it is delivered has the device raise it once more.
+static void intx_handler(void)
+{
+	intx_served += reg(R_INTX);
+	write32(regs + R_INTX, 0);
+}
+
+static void intx(void)
+{
+	const unsigned pin = config_read8(slot, 0x3c);
+	intx_served = 0;
+	irq_hook[0x70] = intx_handler;
+	ioapic_route(pin, 0x70, 0, true);
+	for (uint32_t i = 1; i <= 5; i++) {
+		write32(regs + R_INTX, 1);
+		CHECK(WAIT(intx_served == i, 2000));
+		sleep_ms(5);
+		CHECK_EQ(intx_served, i);
+		CHECK_EQ(reg(R_INTX), 0);
+		CHECK(irq_count[0x70] <= 2 * i);
+	}
+	ioapic_mask(pin);
+	irq_hook[0x70] = NULL;
+}
+
+static bool dma(uint32_t how, uint64_t from, uint64_t to, uint32_t len)
+{
+	const uint32_t before = irq_count[0x61];
+	write64(regs + R_DMA_FROM, from);
+	write64(regs + R_DMA_TO, to);
+	write32(regs + R_DMA_LEN, len);
+	write32(regs + R_DMA_DO, how);
+	return WAIT(irq_count[0x61] == before + 1, 5000);
+}
+
+// A word in each page, for a guest that is slow.
+static void pages_fill(volatile uint32_t *at, uint32_t len, uint32_t seed)
+{
+	for (uint32_t i = 0; i < len / 4; i += 1024)
+		at[i] = seed ? i * 2654435761u + seed : 0;
+}
+
+static bool pages_same(volatile uint32_t *a, volatile uint32_t *b, uint32_t len)
+{
+	for (uint32_t i = 0; i < len / 4; i += 1024)
+		if (a[i] != b[i])
+			return false;
+	return true;
+}
+
+static void transfers(void)
+{
+	const uint32_t len = 0x181000; // more than one message carries
+	volatile uint32_t *from = (uint32_t *)0x1000000, *to = (uint32_t *)0x1800000; // RAM that nobody uses
+	vector_set(1, 0x61, false);
+	config_write16(slot, msix + 2, MSIX_ENABLE);
+	write32(regs + R_VECTOR, 1);
+	for (unsigned how = DMA_COPY; how <= DMA_MESSAGES; how++) {
+		const bool good = how == DMA_MESSAGES || option("shared", 1);
+		pages_fill(from, len, how);
+		pages_fill(to, len + 4096, 0);
+		CHECK(dma(how, (uint64_t)from, (uint64_t)to, len));
+		CHECK_EQ(reg(R_DMA_STATUS), good ? DMA_DONE : DMA_FAILED);
+		CHECK_EQ(pages_same(from, to, len), good);
+		CHECK_EQ(to[len / 4], 0);
+	}
+	// B24
+	CHECK(dma(DMA_STRAY, (uint64_t)from, 0, 0));
+	CHECK_EQ(reg(R_REFUSED), 10);
+	CHECK_EQ(reg(R_DMA_STATUS), DMA_DONE);
+	config_write16(slot, msix + 2, 0);
+	write32(regs + R_VECTOR, NO_VECTOR);
+}
+
+static void decode_off(void)
+{
+	config_write16(slot, PCI_COMMAND, 0);
+	CHECK_EQ(reg(R_ID), ONES32);
+	CHECK_EQ(read32(mem), ONES32);
+	CHECK_EQ(inb(port), 0xff);
+	config_write16(slot, PCI_COMMAND, COMMAND_ALL);
+	CHECK_EQ(reg(R_ID), MAGIC);
+}
+
+// Rows G03, G04: what is at the old place is gone, the new one works, by messages, by pages and by eventfds.
+static void moves(void)
+{
+	const uint64_t first_regs = regs, first_mem = mem, step = 0x1000000;
+	for (unsigned i = 1; i <= option("moves", 100); i++) {
+		const uint64_t was_regs = regs, was_mem = mem;
+		if (i % 8 == 0)
+			config_write16(slot, PCI_COMMAND, COMMAND_IO);
+		regs = first_regs + i % 3 * step;
+		mem = first_mem + i % 5 * step;
+		config_write32(slot, PCI_BAR0, (uint32_t)regs);
+		config_write32(slot, PCI_BAR0 + 8, (uint32_t)mem);
+		if (i % 8 == 0)
+			config_write16(slot, PCI_COMMAND, COMMAND_ALL);
+		CHECK_EQ(read32(i % 2 ? was_regs + R_ID : was_mem), ONES32);
+		CHECK_EQ(reg(R_ID), MAGIC);
+		write32(mem, i);
+		if (i % 32)
+			continue;
+		CHECK_EQ(seen(0), i);
+		doorbells();
+		if (test_failed())
+			return;
+	}
+	bar_set(slot, 0, first_regs);
+	bar_set(slot, 2, first_mem);
+	locate();
+	CHECK_EQ(reg(R_ID), MAGIC);
+}
+
+static void server_ends(void)
+{
+	write32(regs + R_DIE, 3);
+	CHECK_EQ(reg(R_ID), ONES32);
+	CHECK_EQ(inl(port), ONES32);
+	write32(regs + R_SCRATCH, 1);
+	write32(mem, 1);
+	CHECK(WAIT(config_read32(slot, 0) == ONES32, 3000));
+	CHECK_EQ(read32(mem), ONES32);
+	config_write16(slot, PCI_COMMAND, COMMAND_ALL);
+	CHECK_EQ(config_read16(slot, PCI_COMMAND), 0xffff);
+	CHECK_EQ(config_read32(0, PCI_CLASS) >> 8, 0x060000);
+}
+
+void guest_main(void)
+{
+	static const struct test tests[] = {
+		{ "find", find },	    { "registers", registers },	  { "ports", ports },
+		{ "memory", memory },	    { "doorbells", doorbells },	  { "vectors", vectors },
+		{ "intx", intx },	    { "transfers", transfers },	  { "decode off", decode_off },
+		{ "moves", moves },	    { "vectors again", vectors }, { "transfers again", transfers },
+		{ "its end", server_ends },
+	};
+	tests_run(tests, ARRAY_LEN(tests));
+}
