@@ -570,7 +570,7 @@ TEST(keys_that_do_not_fit_the_interface)
 	CHECK_BAD(
 		{ BOOT DISK "socket = \"s\"\n",
 		  { 0 },
-		  "7:1: [device] \"d\": key \"socket\" goes with via = \"vhost-user\" only\n" },
+		  "7:1: [device] \"d\": key \"socket\" goes with via = \"vhost-user\" and its like\n" },
 		{ BOOT USER "socket = \"s\"\nimage = \"i\"\ndirect = 7\n",
 		  { 0 },
 		  "8:1: [device] \"u\": key \"image\" does not go with via = \"vhost-user\"\n"
@@ -584,9 +584,9 @@ TEST(keys_that_do_not_fit_the_interface)
 		  "8:1: [device] \"n\": key \"rate\" goes with virtio = \"rng\" only\n"
 		  "12:1: [device] \"r\": key \"tap\" goes with virtio = \"net\" only\n"
 		  "13:10: [device] \"r\": queues = 2: a \"rng\" of ours has at most 1\n" },
-		{ BOOT "[[device]]\nid = \"n\"\nvia = \"vfio-user\"\nsocket = \"s\"\nimgae = 1\n",
+		{ BOOT "[[device]]\nid = \"n\"\nvia = \"vhost-vdpa\"\nsocket = \"s\"\nimgae = 1\n",
 		  { 0 },
-		  "5:7: [device] \"n\": this version of minivmm does not have via = \"vfio-user\"\n"
+		  "5:7: [device] \"n\": this version of minivmm does not have via = \"vhost-vdpa\"\n"
 		  "7:1: [device] \"n\": key \"imgae\" is not known (did you mean \"image\"?)\n" },
 		{ BOOT DISK "via = \"vhost\"\n",
 		  { 0 },
@@ -628,6 +628,44 @@ TEST(keys_that_do_not_fit_the_interface)
 		{ BOOT DISK "via = 1\n",
 		  { 0 },
 		  "7:7: [device] \"d\": via is an integer, a string is due\n" });
+}
+
+TEST(vfio_user)
+{
+#define FUNCTION "[[device]]\nid = \"f\"\nvia = \"vfio-user\"\n"
+	static const char text[] =
+		BOOT FUNCTION "socket = \"s\"\n[[device]]\nid = \"g\"\nvia = \"vfio-user\"\n"
+			      "exec = [\"p\", \"{fd}\"]\ndma = \"messages\"\nio_fds = false\n";
+	struct vm_config c;
+	int r;
+	char *got = read_text(text, strlen(text), NULL, &c, &r);
+	CHECK_STR(got, "");
+	free(got);
+	CHECK_EQ(r, 0);
+	CHECK_EQ(c.devices[0].via, VIA_VFIO_USER);
+	CHECK_STR(c.devices[0].socket, "s");
+	CHECK_EQ(c.devices[0].virtio_type, 0);
+	CHECK_EQ(c.devices[0].dma, DMA_SHARED);
+	CHECK(c.devices[0].io_fds);
+	CHECK_EQ(c.devices[1].dma, DMA_MESSAGES);
+	CHECK(!c.devices[1].io_fds);
+	CHECK_STR(c.devices[1].sandbox, "default");
+	config_free(&c);
+	CHECK_BAD({ BOOT FUNCTION "", { 0 }, "3:1: [device] \"f\": key \"socket\" or \"exec\" is missing\n" },
+		  { BOOT FUNCTION "socket = \"s\"\nlisten = \"l\"\nvirtio = \"blk\"\nqueues = 1\n",
+		    { 0 },
+		    "7:1: [device] \"f\": key \"listen\" does not go with via = \"vfio-user\"\n"
+		    "8:1: [device] \"f\": key \"virtio\" does not go with via = \"vfio-user\"\n"
+		    "9:1: [device] \"f\": key \"queues\" does not go with via = \"vfio-user\"\n"
+		    "7:1: [device] \"f\": \"listen\" and \"socket\" exclude each other\n" },
+		  { BOOT FUNCTION "socket = \"s\"\nexec = [\"p\", \"{fd}\"]\nlimits = { processes = 1 }\n",
+		    { 0 },
+		    "7:1: [device] \"f\": \"socket\" and \"exec\" exclude each other\n" },
+		  { BOOT FUNCTION "socket = \"s\"\nsandbox = \"fs\"\ndma = \"shard\"\nio_fds = 1\n",
+		    { 0 },
+		    "8:7: [device] \"f\": dma = \"shard\" is not known (did you mean \"shared\"?)\n"
+		    "9:10: [device] \"f\": io_fds is an integer, a boolean is due\n"
+		    "7:1: [device] \"f\": key \"sandbox\" goes with \"exec\" only\n" });
 }
 
 TEST(foreign_programs)
