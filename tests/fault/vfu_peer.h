@@ -50,8 +50,8 @@ struct peer {
 	bool offer_twin;
 	struct vfio_user_device_info info;
 	struct vfio_user_region_info region[PEER_REGIONS];
-	int region_fd[PEER_REGIONS];	 // handed over with it, or -1
-	uint8_t caps[PEER_REGIONS][256]; // behind it
+	int region_fd[PEER_REGIONS];		     // handed over with it, or -1
+	_Alignas(8) uint8_t caps[PEER_REGIONS][256]; // behind it
 	uint32_t caps_len[PEER_REGIONS];
 	struct vfio_user_irq_info irq[PEER_IRQS];
 	struct vfio_user_io_fd io_fd[4]; // of BAR 0
