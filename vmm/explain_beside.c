@@ -34,9 +34,14 @@ static void print_spawner(FILE *out, const struct explain_device *devices, unsig
 		if (devices[i].needs_spawner)
 			explain_field(out, "", "%s: %s", devices[i].cfg->id, devices[i].peer);
 	explain_field(out, "holds", "/dev/null, standard error, sockets to minivmm, a watch on folders");
-	for (unsigned i = 0; i < count; i++)
-		for (unsigned j = 1; devices[i].needs_spawner && j < devices[i].fd_count; j++)
+	for (unsigned i = 0; i < count; i++) {
+		if (!devices[i].needs_spawner)
+			continue;
+		for (unsigned j = 1; j < devices[i].fd_count; j++)
 			explain_field(out, "holds", "%s", devices[i].fd[j]);
+		if (cgroup_limits_any(&devices[i].cfg->limits))
+			explain_field(out, "holds", "the cgroup of %s, to start it in", devices[i].cfg->id);
+	}
 	explain_field(out, "seccomp", "none: its children would inherit it");
 }
 
