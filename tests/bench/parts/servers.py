@@ -16,12 +16,13 @@ import time
 
 RELEASE, MUSL, WORK, TREE = sys.argv[1:5]
 HERE = os.path.dirname(os.path.realpath(__file__))
-LOAD = WORK + "/load"
+LOAD, UDP = WORK + "/load", WORK + "/udp"
 SECONDS = "0.5"
 
 
 def compile_load():
-    subprocess.run(["gcc", "-O2", "-D_GNU_SOURCE", "-o", LOAD, HERE + "/../load.c"], check=True)
+    for program in (LOAD, UDP):
+        subprocess.run(["gcc", "-O2", "-D_GNU_SOURCE", "-o", program, f"{HERE}/../{os.path.basename(program)}.c"], check=True)
 
 
 def in_tree(program, *args):
@@ -82,10 +83,10 @@ def serving(*commands):
                 s.wait(20)
 
 
-def load(servers, *words):
+def load(servers, *words, program=None):
     """(requests or frames a second, microseconds of the servers' processor time for each, lost) of one run."""
     before = cpu_seconds(servers)
-    out = subprocess.run([LOAD, *map(str, words), SECONDS], stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
+    out = subprocess.run([program or LOAD, *map(str, words), SECONDS], stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
     cpu = cpu_seconds(servers) - before
     done, lost, seconds = re.match(r"done=(\d+) lost=(\d+) seconds=([\d.]+)", out).groups()
     return int(done) / float(seconds), cpu * 1e6 / max(int(done), 1), int(lost)
