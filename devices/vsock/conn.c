@@ -164,7 +164,7 @@ static void flush(struct vsock_conn *c)
 	c->flow.fwd_cnt += (uint32_t)n;
 	if (n > 0 && c->state == VSOCK_DRAINING)
 		vsock_conn_hurry(c);
-	if (flow_stale(&c->flow))
+	if (c->state != VSOCK_DRAINING && flow_stale(&c->flow)) // its ports may be another's by then
 		vsock_conn_tell(c, TELL_CREDIT);
 	if ((uint32_t)n == len)
 		drained(c);

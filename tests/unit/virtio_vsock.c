@@ -3,6 +3,7 @@
 #include "devices/vsock/virtio_vsock.h"
 #include "tests/unit/driver.h"
 #include "tests/unit/test.h"
+#include "vmm/base/check.h"
 #include "vmm/base/log.h"
 
 #include <fcntl.h>
@@ -224,6 +225,35 @@ TEST(counts_go_past_two_to_the_32)
 		CHECK(back[i] == i % 251);
 	CHECK(!c->held);
 	CHECK_EQ(c->flow.fwd_cnt, 0xfffff000 + total);
+	tear_down();
+}
+
+// Its ports are free then, and the guest may have given them to another connection: that one's credit is not this one's to tell.
+TEST(a_connection_that_drains_says_no_more)
+{
+	CHECK(set_up());
+	CHECK(open_one(9));
+	struct vsock_conn *c = vsock_conn_find(r.v, PORT, 9);
+	const int small = 20000; // what is held goes on in several pieces
+	CHECK_EQ(setsockopt(c->host.fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+	while (!c->held || flow_held(&c->flow) < VSOCK_BUF - 1000) {
+		buffers(1, 64);
+		send_packet(9, VIRTIO_VSOCK_OP_CREDIT_REQUEST, 0, 0);
+		CHECK(got().op == VIRTIO_VSOCK_OP_CREDIT_UPDATE);
+		send_packet(9, VIRTIO_VSOCK_OP_RW, MIN(40000u, VSOCK_BUF - flow_held(&c->flow)), 0);
+	}
+	buffers(4, 64);
+	send_packet(9, VIRTIO_VSOCK_OP_SHUTDOWN, 0, VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND);
+	while (got().op != VIRTIO_VSOCK_OP_RST)
+		CHECK(r.got < r.rx.used->idx);
+	CHECK(c->state == VSOCK_DRAINING && !vsock_conn_find(r.v, PORT, 9));
+	// The host's end reads some, so that more than half of what was held goes on, and then all.
+	static uint8_t back[4096];
+	while (read(r.host, back, sizeof(back)) > 0 && c->state == VSOCK_DRAINING) {
+		run();
+		CHECK_EQ(got().op, 0);
+	}
+	CHECK_EQ(c->state, VSOCK_FREE);
 	tear_down();
 }
 
