@@ -169,6 +169,7 @@ static void server_close(struct session *session)
 	struct vdev *d = s->d;
 	loop_remove(&d->loop, &s->sock);
 	d->config_changed = NULL;
+	d->state_changed = NULL; // what the device drops now is its own end, not the driver's word
 	vu_channel_close(s);
 	vu_stop_all(s);
 	vu_dirty_close(s);

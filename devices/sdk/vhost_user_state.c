@@ -223,7 +223,6 @@ void vu_state_init(struct server *s)
 
 void vu_state_close(struct server *s)
 {
-	s->d->state_changed = NULL;
 	transfer_end(s);
 	vu_state_forget(s);
 }
