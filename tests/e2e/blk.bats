@@ -74,3 +74,45 @@ allocated_kb() { stat -c '%b %B' "$1" | awk '{ print int($1 * $2 / 1024) }'; }
     ! cmp -s -n 4096 -i 1572864:0 "$D/big.img" /dev/zero
     vm_stop a
 }
+
+@test "R04: a bad place of the host's disk is an I/O error of the guest there and nowhere else; the device lives" {
+    local loop pid before after e
+    [ -n "${IN_RIG:-}" ] || skip "makes a device of the host's: only in the rig"
+    need dmsetup losetup
+    modprobe -a loop dm-mod
+    head -c 8M /dev/urandom > "$D/before"
+    cp "$D/before" "$D/bad.img"
+    loop=$(losetup --show -f "$D/bad.img")
+    # 4 KiB at 2 MiB
+    printf '0 4096 linear %s 0\n4096 8 error\n4104 12280 linear %s 4104\n' "$loop" "$loop" > "$D/table"
+    export DM_DISABLE_UDEV=1 # there is none
+    dmsetup create mini-bad "$D/table"
+    dmsetup create mini-bad-too "$D/table"
+    {
+        vm_boot debian minivmm.agent minivmm.tools=/dev/vdc
+        device disk0 /dev/mapper/mini-bad
+        device disk1 /dev/mapper/mini-bad-too 'direct = true'
+        device tools "$GUEST/tools.img" 'readonly = true'
+    } | vm_start a
+    pid=$(pgrep -P "$(vm_pid a)" -f -- --serial=disk1)
+    # through the host's page cache a write's error is told by the flush
+    run -0 vm_guest a 'dmesg -n 1
+        error() { grep -o "Input/output error\|I/O error"; }
+        for disk in vda vdb; do
+            dd if=/dev/$disk of=/run/out bs=4k count=1 skip=512 iflag=direct 2>&1 | error
+            (dd if=/dev/$disk bs=1M count=2 iflag=direct; dd if=/dev/$disk bs=4k skip=513 count=200 iflag=direct) 2> /dev/null | sha256sum
+            dd if=/dev/zero of=/dev/$disk bs=4k count=1 seek=512 conv=fsync 2>&1 | error
+        done
+        /tools/usr/bin/dd if=/dev/zero of=/dev/vdb bs=4k count=1 seek=512 oflag=direct 2>&1 | error
+        /tools/usr/bin/dd if=/dev/zero of=/dev/vdb bs=4k count=1 seek=700 oflag=direct conv=fsync 2> /dev/null && echo written
+        i=0; while [ $i -lt 300 ]; do dd if=/dev/vdb of=/run/out bs=4k count=1 skip=512 iflag=direct 2> /dev/null && echo "read $i"; i=$((i + 1)); done
+        (dd if=/dev/vdb bs=1M count=2 iflag=direct; dd if=/dev/vdb bs=4k skip=513 count=200 iflag=direct) 2> /dev/null | sha256sum'
+    before=$( (head -c 2M "$D/before"; dd if="$D/before" bs=4k skip=513 count=200) 2> /dev/null | sha256sum)
+    after=$( (head -c 2M "$D/before"; dd if="$D/before" bs=4k skip=513 count=187; head -c 4096 /dev/zero; dd if="$D/before" bs=4k skip=701 count=12) 2> /dev/null | sha256sum)
+    e='Input/output error'
+    [ "$output" = "$e"$'\n'"$before"$'\n'"$e"$'\n'"$e"$'\n'"$before"$'\n'"$e"$'\n'"$e"$'\nwritten\n'"$after" ] || fail "$output"
+    [ "$(pgrep -P "$(vm_pid a)" -f -- --serial=disk1)" = "$pid" ]
+    vm_stop a
+    dmsetup remove mini-bad mini-bad-too
+    losetup -d "$loop"
+}

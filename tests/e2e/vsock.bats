@@ -151,18 +151,28 @@ talk_many() { # PATH COUNT
     wait_for 5 test ! -e "$D/vm.vsock"
 }
 
-@test "vhost-device-vsock under minivmm, both directions" {
+@test "vhost-device-vsock in its jail under minivmm, both directions; killed, it comes back into the same" {
+    local pid
     need vhost-device-vsock
     socat_disk
-    peer_start vsock vhost-device-vsock --guest-cid 42 --socket "$D/dev.sock" --uds-path "$D/vm.vsock"
-    socket_wait "$D/dev.sock"
+    mkdir "$D/uds"
     {
         vm_boot debian minivmm.agent minivmm.tools=/dev/vda
         disks
-        printf '[[device]]\nid = "v"\nvia = "vhost-user"\nvirtio = "vsock"\nsocket = "%s"\n' "$D/dev.sock"
+        printf '[[device]]\nid = "v"\nvia = "vhost-user"\nvirtio = "vsock"\nsandbox = "vhost-device-vsock"\npaths = ["%s:rw"]\n' "$D/uds"
+        printf 'exec = ["%s", "--guest-cid=42", "--socket={socket}", "--uds-path=%s"]\n' "$(command -v vhost-device-vsock)" "$D/uds/vm.vsock"
     } | vm_start a
-    talk_open "$D/vm.vsock" 3000000
+    talk_open "$D/uds/vm.vsock" 3000000
+    device_pid() { pgrep -P "$(vm_pid a)" -f uds-path; }
+    another() { device_pid > /dev/null && [ "$(device_pid)" != "$1" ]; }
+    pid=$(device_pid)
+    grep -q '^NoNewPrivs:.*1$' "/proc/$pid/status"
+    grep -q '^Seccomp:.*2$' "/proc/$pid/status"
+    [ ! -e "/proc/$pid/root/etc" ] && [ ! -e "/proc/$pid/root/$GUEST" ] && [ -d "/proc/$pid/root/$D/uds" ]
+    kill -KILL "$pid"
+    wait_for 20 another "$pid"
+    run -0 vm_guest a 'sh /run/socat VSOCK-LISTEN:5003,fork PIPE > /run/log3 2>&1 &'
+    wait_for 60 timeout 30 "$HOST" echo "$D/uds/vm.vsock" 5003 1000
     vm_stop a
-    peer_stop vsock
-    rm -f "$D/dev.sock" "$D/vm.vsock"
+    rm -f "$D/uds/vm.vsock"
 }

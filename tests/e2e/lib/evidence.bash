@@ -14,7 +14,8 @@ evidence_tail() { # NAME
     echo "--- $1: the end of its console"
     tail -n 30 "$D/$1/console" | tr -d '\r'
     echo "--- $1: the end of its stderr"
-    tail -n 20 "$D/$1/stderr"
+    grep -v ': CPU [0-9]*: ' "$D/$1/stderr" | tail -n 20 # without the registers, which are asked for last
+    dmesg 2> /dev/null | grep 'audit: type=1326' | tail -n 3 || true # whom a filter killed, and for which call
     echo "---"
 }
 
