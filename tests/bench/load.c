@@ -4,7 +4,7 @@
 //     second; SEGMENT: bytes of a segment where LENGTH is more than the other may be sent in one frame, or 0.
 //
 // Prints "done=N lost=N seconds=S": requests that were answered, or frames that arrived.
-#include "front.h"
+#include "tests/bench/front.h"
 
 #include <linux/virtio_blk.h>
 

@@ -3,7 +3,7 @@
 //     host: from the driver, or to it.  The guest is 169.254.2.1 and the host 169.254.2.2, whose frames go to MAC.
 //
 // Prints "done=N lost=N seconds=S": datagrams that arrived.  No more are under way than the other side has room for.
-#include "front.h"
+#include "tests/bench/front.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

@@ -22,7 +22,7 @@ SECONDS = "0.5"
 
 def compile_load():
     for program in (LOAD, UDP):
-        subprocess.run(["gcc", "-O2", "-D_GNU_SOURCE", "-o", program, f"{HERE}/../{os.path.basename(program)}.c"], check=True)
+        subprocess.run(["gcc", "-O2", "-D_GNU_SOURCE", f"-I{HERE}/../../..", "-o", program, f"{HERE}/../{os.path.basename(program)}.c"], check=True)
 
 
 def in_tree(program, *args):
