@@ -38,13 +38,7 @@ need_device() { # VENDOR DEVICE
     [ -n "${IN_RIG:-}" ] || skip "devices of this host are its own"
     BDF=$(device_of "$1" "$2") || skip "this host has no device $1:$2"
     modprobe vfio-pci
-    vfio_bind "$BDF"
-}
-
-vfio_bind() { # BDF
-    echo vfio-pci > "$PCI/devices/$1/driver_override"
-    [ ! -e "$PCI/devices/$1/driver" ] || echo "$1" > "$PCI/devices/$1/driver/unbind"
-    echo "$1" > "$PCI/drivers_probe"
+    "$MINIVMM" bind "$BDF"
 }
 
 vfio_device() { # ID BDF
@@ -144,7 +138,7 @@ NIC='0x8086 0x10d3' DRIVE='0x1b36 0x0010' PF='0x8086 0x10c9'
     ip link set "$(ls "$PCI/devices/$pf/net")" up
     echo 1 > "$PCI/devices/$pf/sriov_numvfs"
     vf=$(basename "$(readlink "$PCI/devices/$pf/virtfn0")")
-    vfio_bind "$vf"
+    "$MINIVMM" bind "$vf"
     {
         vm_boot rig minivmm.agent
         vfio_device vf0 "$vf"
