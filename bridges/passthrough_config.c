@@ -489,12 +489,14 @@ int pt_config_init(struct passthrough *pt, struct err *e)
 {
 	struct pci_func *f = &pt->func;
 	struct vfio_region r;
-	uint8_t dev[PCI_CONFIG_SIZE];
+	uint8_t dev[PCI_CONFIG_SIZE] = { 0 };
 	int rc = pt->link->ops->region_info(pt->link, VFIO_PCI_CONFIG_REGION_INDEX, &r);
-	if (rc < 0 || r.size < PCI_CONFIG_SIZE || !r.readable || !r.writable)
+	if (rc < 0 || r.size < PCI_STD_HEADER_SIZEOF || !r.readable || !r.writable)
 		return err_set(e, EPROTO, "%s: the device has no PCI configuration space", f->id);
 	pt->config_size = r.size >= PCI_CONFIG_LARGE ? PCI_CONFIG_LARGE : PCI_CONFIG_SIZE;
-	rc = device_read(pt, 0, dev, sizeof(dev));
+	const unsigned len =
+		(unsigned)MIN(r.size, PCI_CONFIG_SIZE) & ~3u; // of the kernel's mtty it has 255 bytes
+	rc = device_read(pt, 0, dev, len);
 	if (rc < 0)
 		return err_sys(e, -rc, "%s: read its configuration space", f->id);
 	if ((dev[PCI_HEADER_TYPE] & 0x7f) != PCI_HEADER_TYPE_NORMAL || (dev[0] & dev[1]) == 0xff)
@@ -503,8 +505,8 @@ int pt_config_init(struct passthrough *pt, struct err *e)
 	header_show(pt, dev);
 	memcpy(&f->config[PCI_STD_HEADER_SIZEOF], &dev[PCI_STD_HEADER_SIZEOF],
 	       PCI_CONFIG_SIZE - PCI_STD_HEADER_SIZEOF);
-	memset(&pt->from_device[PCI_STD_HEADER_SIZEOF], 1, PCI_CONFIG_SIZE - PCI_STD_HEADER_SIZEOF);
-	memset(&pt->to_device[PCI_STD_HEADER_SIZEOF], 0xff, PCI_CONFIG_SIZE - PCI_STD_HEADER_SIZEOF);
+	memset(&pt->from_device[PCI_STD_HEADER_SIZEOF], 1, len - PCI_STD_HEADER_SIZEOF);
+	memset(&pt->to_device[PCI_STD_HEADER_SIZEOF], 0xff, len - PCI_STD_HEADER_SIZEOF);
 	f->config[PCI_CAPABILITY_LIST] = dev[PCI_CAPABILITY_LIST];
 	f->config[PCI_STATUS] = dev[PCI_STATUS] & PCI_STATUS_CAP_LIST;
 	rc = capabilities_show(pt, e);

@@ -90,7 +90,7 @@ static int op_irq_set(struct vfio_link *l, unsigned index, enum vfio_irq_action 
 
 static int op_dma_map(struct vfio_link *l, const struct mem_region *r, struct err *e)
 {
-	int rc = vfio_container_map(device_of(l)->group->container, r, e);
+	int rc = vfio_container_map(device_of(l)->container, r, e);
 	if (rc < 0)
 		err_prefix(e, "%s", l->id);
 	return rc;
@@ -98,7 +98,7 @@ static int op_dma_map(struct vfio_link *l, const struct mem_region *r, struct er
 
 static int op_dma_unmap(struct vfio_link *l, uint64_t gpa, uint64_t size)
 {
-	return vfio_container_unmap(device_of(l)->group->container, gpa, size);
+	return vfio_container_unmap(device_of(l)->container, gpa, size);
 }
 
 static int op_reset(struct vfio_link *l)
@@ -106,11 +106,21 @@ static int op_reset(struct vfio_link *l)
 	return ioctl(device_of(l)->fd, VFIO_DEVICE_RESET) < 0 ? -errno : 0;
 }
 
+// The kernel resets the device.
+static void device_leave(struct vfio_device *d)
+{
+	if (!d->group) {
+		vfio_cdev_leave(d);
+		return;
+	}
+	fd_close(&d->fd);
+	vfio_group_leave(d->all, d->group);
+}
+
 static void op_close(struct vfio_link *l)
 {
 	struct vfio_device *d = device_of(l);
-	fd_close(&d->fd); // the kernel resets the device
-	vfio_group_leave(d->all, d->group);
+	device_leave(d);
 	free(d);
 }
 
@@ -243,7 +253,7 @@ const char *vfio_sysfs_path(const struct device_config *cfg, char *room, unsigne
 	return room;
 }
 
-static int device_open(struct vfio_device *d, const char *sysfs, struct err *e)
+static int by_group(struct vfio_device *d, const char *sysfs, struct err *e)
 {
 	char real[PATH_MAX];
 	if (!realpath(sysfs, real))
@@ -253,32 +263,36 @@ static int device_open(struct vfio_device *d, const char *sysfs, struct err *e)
 		return rc;
 	const char *name = basename(real);
 	d->fd = ioctl(d->group->fd, VFIO_GROUP_GET_DEVICE_FD, name);
-	if (d->fd < 0)
-		rc = err_sys(e, errno, "%s: VFIO_GROUP_GET_DEVICE_FD", name);
-	else
-		rc = device_ask(d, e);
-	if (rc < 0) {
-		fd_close(&d->fd);
-		vfio_group_leave(d->all, d->group);
-	}
+	d->container = d->group->container;
+	if (d->fd >= 0)
+		return 0;
+	rc = err_sys(e, errno, "%s: VFIO_GROUP_GET_DEVICE_FD", name);
+	vfio_group_leave(d->all, d->group);
+	return rc;
+}
+
+static int device_open(struct vfio_device *d, const struct device_config *cfg, struct err *e)
+{
+	char room[PATH_MAX];
+	int rc = cfg->cdev ? vfio_cdev_take(d, cfg->cdev, e)
+			   : by_group(d, vfio_sysfs_path(cfg, room, sizeof(room)), e);
+	if (rc == 0 && (rc = device_ask(d, e)) < 0)
+		device_leave(d);
 	return rc;
 }
 
 int vfio_open(struct vfio_link **out, const struct device_config *cfg, struct vfio_containers *all,
 	      struct err *e)
 {
-	char room[PATH_MAX];
-	if (cfg->cdev)
-		return err_set(e, ENOTSUP, "%s: cdev: this version has groups only; use host", cfg->id);
 	struct vfio_device *d = calloc(1, sizeof(*d));
 	if (!d)
 		return err_set(e, ENOMEM, "%s: out of memory", cfg->id);
-	d->link = (struct vfio_link){ .ops = &device_ops, .id = cfg->id };
+	d->link = (struct vfio_link){ .ops = &device_ops, .id = cfg->id, .pins_memory = true };
 	d->all = all;
 	d->fd = -1;
 	for (unsigned i = 0; i < VFIO_REGIONS; i++)
 		d->region[i].fd = -1;
-	int rc = device_open(d, vfio_sysfs_path(cfg, room, sizeof(room)), e);
+	int rc = device_open(d, cfg, e);
 	if (rc < 0) {
 		err_prefix(e, "%s", cfg->id);
 		free(d);

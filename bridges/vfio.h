@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The kernel's VFIO as a carrier of passthrough functions (Documentation/driver-api/vfio.rst).
 //
-// A device is reached by the group that its IOMMU puts it in (vfio_group.c).  All groups of a machine share one container, a type 1
-// IOMMU, if the kernel lets them, so that guest memory is pinned and mapped once.
+// A device is reached by the group that its IOMMU puts it in (vfio_group.c), or by a node of its own (vfio_cdev.c).  All groups of a
+// machine share one container, a type 1 IOMMU, if the kernel lets them, and all nodes one address space of IOMMUFD, so that guest
+// memory is pinned and mapped once.
 #ifndef MINIVMM_BRIDGES_VFIO_H
 #define MINIVMM_BRIDGES_VFIO_H
 
@@ -17,7 +18,7 @@ struct vfio_containers;
 struct vfio_containers *vfio_containers_make(struct kvm *kvm);
 void vfio_containers_free(struct vfio_containers *all);
 
-// Opens the device that the configuration names (host, mdev, sysfsdev).  -errno with the sentence, the device's id in front.
+// Opens the device that the configuration names (host, mdev, sysfsdev, cdev).  -errno with the sentence, the device's id in front.
 int vfio_open(struct vfio_link **out, const struct device_config *cfg, struct vfio_containers *all,
 	      struct err *e);
 

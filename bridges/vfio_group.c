@@ -70,6 +70,24 @@ static int map_refused(const struct mem_region *r, int error, struct err *e)
 		       (unsigned long long)r->gpa);
 }
 
+static int type1_map(const struct vfio_container *c, const struct mem_region *r)
+{
+	struct vfio_iommu_type1_dma_map map = {
+		.argsz = sizeof(map),
+		.flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
+		.vaddr = (uint64_t)(uintptr_t)r->hva,
+		.iova = r->gpa,
+		.size = r->size,
+	};
+	return ioctl(c->fd, VFIO_IOMMU_MAP_DMA, &map) < 0 ? -errno : 0;
+}
+
+static int type1_unmap(const struct vfio_container *c, uint64_t gpa, uint64_t size)
+{
+	struct vfio_iommu_type1_dma_unmap unmap = { .argsz = sizeof(unmap), .iova = gpa, .size = size };
+	return ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap) < 0 ? -errno : 0;
+}
+
 int vfio_container_map(struct vfio_container *c, const struct mem_region *r, struct err *e)
 {
 	for (unsigned i = 0; i < c->map_count; i++)
@@ -79,15 +97,9 @@ int vfio_container_map(struct vfio_container *c, const struct mem_region *r, str
 		}
 	if (c->map_count == VFIO_MAPS_MAX)
 		return err_set(e, ENOSPC, "more than %d regions of guest memory", VFIO_MAPS_MAX);
-	struct vfio_iommu_type1_dma_map map = {
-		.argsz = sizeof(map),
-		.flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
-		.vaddr = (uint64_t)(uintptr_t)r->hva,
-		.iova = r->gpa,
-		.size = r->size,
-	};
-	if (ioctl(c->fd, VFIO_IOMMU_MAP_DMA, &map) < 0)
-		return map_refused(r, errno, e);
+	int rc = c->iommufd ? vfio_ioas_map(c, r) : type1_map(c, r);
+	if (rc < 0)
+		return map_refused(r, -rc, e);
 	c->map[c->map_count].gpa = r->gpa;
 	c->map[c->map_count].size = r->size;
 	c->map[c->map_count++].users = 1;
@@ -102,10 +114,7 @@ int vfio_container_unmap(struct vfio_container *c, uint64_t gpa, uint64_t size)
 		if (--c->map[i].users > 0)
 			return 0;
 		c->map[i] = c->map[--c->map_count];
-		struct vfio_iommu_type1_dma_unmap unmap = { .argsz = sizeof(unmap),
-							    .iova = gpa,
-							    .size = size };
-		return ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap) < 0 ? -errno : 0;
+		return c->iommufd ? vfio_ioas_unmap(c, gpa, size) : type1_unmap(c, gpa, size);
 	}
 	return -ENOENT;
 }
@@ -129,9 +138,9 @@ static int container_open(struct vfio_container *c, struct err *e)
 	return 0;
 }
 
-static void container_leave(struct vfio_container *c)
+void vfio_container_leave(struct vfio_container *c)
 {
-	if (--c->groups == 0)
+	if (--c->users == 0)
 		fd_close(&c->fd);
 }
 
@@ -143,8 +152,8 @@ static int container_join(struct vfio_containers *all, struct vfio_group *g, str
 		struct vfio_container *c = &all->container[i];
 		if (c->fd < 0) {
 			fresh = fresh ? fresh : c;
-		} else if (ioctl(g->fd, VFIO_GROUP_SET_CONTAINER, &c->fd) == 0) {
-			c->groups++;
+		} else if (!c->iommufd && ioctl(g->fd, VFIO_GROUP_SET_CONTAINER, &c->fd) == 0) {
+			c->users++;
 			g->container = c;
 			return 0;
 		}
@@ -154,16 +163,16 @@ static int container_join(struct vfio_containers *all, struct vfio_group *g, str
 	int rc = container_open(fresh, e);
 	if (rc < 0)
 		return rc;
-	fresh->groups = 1;
+	fresh->users = 1;
 	rc = ioctl(g->fd, VFIO_GROUP_SET_CONTAINER, &fresh->fd) < 0 ? -errno : 0;
 	if (rc < 0) {
-		container_leave(fresh);
+		vfio_container_leave(fresh);
 		return err_sys(e, -rc, "group %u: VFIO_GROUP_SET_CONTAINER", g->number);
 	}
 	rc = ioctl(fresh->fd, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) < 0 ? -errno : 0;
 	if (rc < 0) {
 		ioctl(g->fd, VFIO_GROUP_UNSET_CONTAINER);
-		container_leave(fresh);
+		vfio_container_leave(fresh);
 		return err_sys(e, -rc, "group %u: VFIO_SET_IOMMU%s", g->number,
 			       rc == -EPERM ? " (no interrupt remapping? then only "
 					      "vfio_iommu_type1.allow_unsafe_interrupts=1 would do)"
@@ -300,5 +309,5 @@ void vfio_group_leave(struct vfio_containers *all, struct vfio_group *g)
 	kvm_vfio_remove(all->kvm, g->fd);
 	ioctl(g->fd, VFIO_GROUP_UNSET_CONTAINER);
 	fd_close(&g->fd);
-	container_leave(g->container);
+	vfio_container_leave(g->container);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What the files of kernel VFIO share: vfio.c (a device), vfio_group.c (groups, containers and what is mapped in them).
+// What the files of kernel VFIO share: vfio.c (a device), vfio_group.c (groups, containers and what is mapped in
+// them), vfio_cdev.c (devices by their own nodes, with IOMMUFD).
 #ifndef MINIVMM_BRIDGES_VFIO_IMPL_H
 #define MINIVMM_BRIDGES_VFIO_IMPL_H
 
@@ -18,8 +19,10 @@
 #define PCI_IRQS_MAX	    2048 // vectors of MSI-X
 
 struct vfio_container {
-	int fd;
-	unsigned groups;
+	int fd;		// -1: the slot is free
+	bool iommufd;	// /dev/iommu and an address space of it
+	uint32_t ioas;	// which
+	unsigned users; // groups, or devices
 	unsigned map_count;
 	struct {
 		uint64_t gpa, size;
@@ -43,7 +46,8 @@ struct vfio_containers {
 struct vfio_device {
 	struct vfio_link link;
 	struct vfio_containers *all;
-	struct vfio_group *group;
+	struct vfio_group *group; // NULL: it was opened by its own node
+	struct vfio_container *container;
 	int fd;
 	struct vfio_region region[VFIO_REGIONS];
 	struct vfio_irq irq[VFIO_IRQS];
@@ -57,7 +61,16 @@ void vfio_group_leave(struct vfio_containers *all, struct vfio_group *g);
 
 // Each mapping is made once, for the first device that asks, and ends with the last.
 int vfio_container_map(struct vfio_container *c, const struct mem_region *r, struct err *e);
+void vfio_container_leave(struct vfio_container *c);
 int vfio_container_unmap(struct vfio_container *c, uint64_t gpa, uint64_t size);
+
+// ---- vfio_cdev.c
+
+// Fills in fd and container of a device by its node.  -errno with the sentence, no id in front.
+int vfio_cdev_take(struct vfio_device *d, const char *path, struct err *e);
+void vfio_cdev_leave(struct vfio_device *d);
+int vfio_ioas_map(const struct vfio_container *c, const struct mem_region *r);
+int vfio_ioas_unmap(const struct vfio_container *c, uint64_t gpa, uint64_t size);
 
 // The last word of a link in sysfs ("driver", "iommu_group"): -errno if there is none.
 int vfio_sysfs_link(const char *folder, const char *name, char *out, unsigned len);

@@ -110,6 +110,7 @@ struct vfio_link {
 	const struct vfio_link_ops *ops;
 	const char *id; // the device's id in the configuration
 	bool can_reset;
+	bool pins_memory; // what is mapped are pages, not a file: they have to stay the same (struct memmap)
 	const struct vfio_link_events *events; // set by the owner before it runs the loop
 	void *owner;
 };

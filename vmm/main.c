@@ -11,6 +11,7 @@
 #include "vmm/base/log.h"
 #include "vmm/base/parse.h"
 #include "vmm/base/virtio_id.h"
+#include "vmm/base/virtio_pci_regs.h"
 #include "vmm/bind.h"
 #include "vmm/cgroup.h"
 #include "vmm/config.h"
@@ -19,7 +20,6 @@
 #include "vmm/seal.h"
 #include "vmm/signals.h"
 #include "vmm/virtio_pci.h"
-#include "vmm/base/virtio_pci_regs.h"
 #include "vmm/vm.h"
 
 #include <errno.h>
@@ -167,6 +167,7 @@ static int function_of_link(struct vm *vm, struct pci_func **f, struct vfio_link
 	const struct passthrough_host host = {
 		.kvm = &vm->kvm, .irq = &vm->irq, .loop = &vm->loop, .memory = &vm->memory
 	};
+	vm->memory.pinned |= l->pins_memory;
 	int rc = passthrough_create(f, l, &host, e);
 	if (rc < 0)
 		l->ops->close(l);

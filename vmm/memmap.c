@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/memfd.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -157,6 +158,10 @@ void *memmap_ptr(const struct memmap *m, uint64_t gpa, uint64_t len)
 
 int memmap_clear(struct memmap *m)
 {
+	for (unsigned i = 0; m->pinned && i < m->ram.count; i++)
+		memset(m->ram.region[i].hva, 0, m->ram.region[i].size);
+	if (m->pinned)
+		return 0;
 	if (fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)m->size) < 0)
 		return -errno;
 	return huge_pages_take(m); // somebody else may have been quicker

@@ -35,6 +35,7 @@ struct memmap {
 	uint64_t size;	      // all RAM, bytes
 	int fd;
 	enum mem_backing backing;
+	bool pinned; // a device's DMA knows the pages themselves: they are never given back
 };
 
 // Makes `size` bytes of RAM (a multiple of the page size of `backing`): [0, hole_start) first, what does not fit there from
@@ -48,7 +49,7 @@ void memmap_destroy(struct memmap *m);
 void *memmap_ptr(const struct memmap *m, uint64_t gpa, uint64_t len);
 void *mem_table_ptr(const struct mem_table *t, uint64_t gpa, uint64_t len); // for who has the table only
 
-// Gives all pages back to the host: RAM reads as zeros afterwards, for whoever has it mapped.
+// RAM reads as zeros afterwards, for whoever has it mapped; all pages go back to the host, unless they are pinned.
 int memmap_clear(struct memmap *m);
 
 // The page size of a backing, in bytes.

@@ -21,6 +21,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#ifndef IOMMU_IOAS_UNMAP // linux/iommufd.h, which is not in headers before Linux 6.2
+#define IOMMU_IOAS_UNMAP _IO(';', 0x86)
+#endif
+
 // tgkill: the value is this process's id, filled in by seal_process().
 #define OWN_PID 0
 
@@ -48,6 +52,7 @@
 		SANDBOX_RARE_IOCTL(VFIO_DEVICE_SET_IRQS, "VFIO: where interrupts go"),           \
 		SANDBOX_RARE_IOCTL(VFIO_DEVICE_RESET, "VFIO: the guest resets the device"),      \
 		SANDBOX_RARE_IOCTL(VFIO_IOMMU_UNMAP_DMA, "VFIO: it is given back"),              \
+		SANDBOX_RARE_IOCTL(IOMMU_IOAS_UNMAP, "VFIO: the same, by IOMMUFD"),              \
 		SANDBOX_RARE_IOCTL(VFIO_GROUP_UNSET_CONTAINER, "VFIO: the same"),                \
 		SANDBOX_RARE_IOCTL(KVM_SET_DEVICE_ATTR, "VFIO: KVM is told so; restart: of all groups"),
 

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MIB  UINT64_C(0x100000)
@@ -122,6 +123,21 @@ TEST(clear_gives_zeros_to_all)
 	CHECK_EQ(*high, 0);
 	CHECK_EQ(other[4096], 0);
 	munmap(other, HOLE + MIB);
+	memmap_destroy(&m);
+}
+
+TEST(pinned_pages_are_cleared_and_stay)
+{
+	struct stat st;
+	CHECK_EQ(make(HOLE + MIB), 0);
+	m.pinned = true;
+	char *low = memmap_ptr(&m, 4096, 1), *high = memmap_ptr(&m, HIGH + MIB - 1, 1);
+	*low = *high = 7;
+	CHECK_EQ(memmap_clear(&m), 0);
+	CHECK_EQ(*low, 0);
+	CHECK_EQ(*high, 0);
+	CHECK_EQ(fstat(m.fd, &st), 0);
+	CHECK_EQ(st.st_blocks * 512, HOLE + MIB);
 	memmap_destroy(&m);
 }
 

@@ -192,6 +192,21 @@ TEST(without_extended_capabilities_and_without_express)
 	CHECK(finish());
 }
 
+TEST(configuration_space_that_ends_early)
+{
+	prepare();
+	dev.region[VFIO_PCI_CONFIG_REGION_INDEX].size = 255;
+	dev.config[FV_EXP + 1] = FV_MSIX; // what is left out hides all up to the next one
+	fv_put32(&dev, 0xfc, 0x01020304);
+	fv_put32(&dev, 0xf8, 0x05060708);
+	CHECK_EQ(start(), 0);
+	CHECK_EQ(config_read(0xf8, 4), 0x05060708);
+	CHECK_EQ(config_read(0xfc, 4), 0); // the carrier in memory would abort
+	config_write(0xfc, 4, 7);
+	CHECK_EQ(config_read(0x100, 4), 0xffffffff);
+	CHECK(finish());
+}
+
 // G32
 TEST(only_allowed_bits_reach_the_device)
 {
@@ -271,7 +286,7 @@ TEST(devices_that_are_refused)
 	fv_put16(&dev, PCI_VENDOR_ID, 0xffff);
 	CHECK(refused("no endpoint"));
 	prepare();
-	dev.region[VFIO_PCI_CONFIG_REGION_INDEX].size = 255;
+	dev.region[VFIO_PCI_CONFIG_REGION_INDEX].size = 63;
 	CHECK(refused("no PCI configuration space"));
 	prepare();
 	dev.fails_access = true;
