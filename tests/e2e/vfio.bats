@@ -47,12 +47,11 @@ load lib/vfio
     [ ! -s "$D/a/stderr" ] || fail "$(cat "$D/a/stderr")"
 }
 
-@test "e1000e without MSI: INTx, ping, a file with its checksum, and again after a reboot" {
+@test "configs/passthrough.toml, with e1000e without MSI: INTx, ping, a file with its checksum, and again after a reboot" {
     need_device $NIC
-    {
-        vm_boot rig minivmm.agent pci=nomsi
-        vfio_device nic0 "$BDF"
-    } | vm_start a
+    sed -e "s|\"vmlinuz\"|\"$GUEST/rig-bzImage\"|" -e "s|\"initrd.img\"|\"$GUEST/rig-initrd\"|" \
+        -e 's|"console=ttyS0"|"console=ttyS0 panic=-1 quiet minivmm.agent pci=nomsi"|' "$TOP/configs/passthrough.toml" |
+        vm_start a --set "device.nic0.host=$BDF"
     guest_net a eth0
     run -0 vm_guest a 'grep eth0 /proc/interrupts'
     [[ $output == *IO-APIC*fasteoi*eth0* ]] || fail "$output"
