@@ -156,8 +156,9 @@ void pt_irqs_msi_write(struct passthrough *pt)
 	for (unsigned i = 0; i < v->table.count && enabled; i++) {
 		const uint32_t own = (data & ~(used - 1)) | (i & (used - 1));
 		const uint64_t control = i >= used || masked & UINT32_C(1) << i;
-		msix_table_write(&v->table, i * MSIX_ENTRY_SIZE, 8, address);
-		msix_table_write(&v->table, i * MSIX_ENTRY_SIZE + 8, 8, own | control << 32);
+		const uint64_t row = (uint64_t)i * MSIX_ENTRY_SIZE;
+		msix_table_write(&v->table, row, 8, address);
+		msix_table_write(&v->table, row + 8, 8, own | control << 32);
 	}
 	msix_control_write(&v->table, enabled ? MSIX_CONTROL_ENABLE : 0);
 	pt_irqs_sync(pt);

@@ -118,7 +118,7 @@ static int ex_open(struct vdev *d, struct err *e)
 {
 	struct pdev *p = d->pci;
 	pdev_set_identity(p, 0x1af4, 0x10f0, 0xff0000, 1);
-	pdev_add_bar(p, BAR_REGISTERS, 2 * PAGE, false);
+	pdev_add_bar(p, BAR_REGISTERS, UINT64_C(2) * PAGE, false);
 	pdev_add_io_bar(p, BAR_PORTS, sizeof(ex.port));
 	pdev_add_bar(p, BAR_MSIX, PAGE, true);
 	pdev_add_intx(p);

@@ -480,7 +480,7 @@ static void store_reconnect(struct config_reader *r, const struct config_key *k,
 	static const struct {
 		const char *unit;
 		int64_t ms;
-	} units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60 * 1000 }, { "h", 3600 * 1000 } };
+	} units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 } };
 	const char *s = string_of(r, k, v);
 	int64_t ms = 0;
 	if (!s)

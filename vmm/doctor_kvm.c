@@ -21,7 +21,7 @@
 static void kvm_speed(struct doctor *d, struct kvm *k)
 {
 	struct err e = { 0 };
-	uint64_t per_s;
+	uint64_t per_s = 0;
 	int rc = kvm_vm_create(k, &e);
 	if (rc == 0)
 		rc = arch_kvm_speed(k, &per_s, &e);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/doctor_impl.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define PCI_BRIDGE 0x0604
@@ -14,11 +15,8 @@ struct function {
 static unsigned pci_id(const struct doctor *d, const char *name, const char *what)
 {
 	char path[PATH_MAX], text[32];
-	unsigned id = 0;
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/%s", name, what);
-	if (doctor_line(d, path, text, sizeof(text)))
-		sscanf(text, "%x", &id);
-	return id;
+	return doctor_line(d, path, text, sizeof(text)) ? (unsigned)strtoul(text, NULL, 16) : 0;
 }
 
 static bool function_read(const struct doctor *d, const char *name, struct function *f)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/doctor_impl.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static bool may_admin_network(const struct doctor *d)
@@ -10,8 +11,8 @@ static bool may_admin_network(const struct doctor *d)
 	snprintf(path, sizeof(path), "%s/proc/self/status", d->root);
 	FILE *f = fopen(path, "re");
 	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "CapEff: %llx", &caps) == 1)
-			break;
+		if (strncmp(line, "CapEff:", 7) == 0)
+			caps = strtoull(line + 7, NULL, 16);
 	if (f)
 		fclose(f);
 	return caps >> 12 & 1; // CAP_NET_ADMIN

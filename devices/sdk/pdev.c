@@ -322,9 +322,14 @@ static uint64_t le_get(const uint8_t *bytes, unsigned size)
 }
 
 // The table is storage, the pending bits are of vectors that were masked or that the client has not set yet.
+static uint64_t table_len_of(const struct pdev *p)
+{
+	return (uint64_t)p->vector_count * VECTOR_LEN;
+}
+
 static void msix_access(struct pdev *p, uint64_t offset, uint8_t *bytes, unsigned size, bool write)
 {
-	const uint64_t table_len = p->vector_count * VECTOR_LEN;
+	const uint64_t table_len = table_len_of(p);
 	memset(bytes, 0, write ? 0 : size);
 	if (offset >= p->msix_table_at && range_in(offset - p->msix_table_at, size, table_len)) {
 		uint8_t *at = (uint8_t *)p->msix_table + (offset - p->msix_table_at);
@@ -342,7 +347,7 @@ static void msix_access(struct pdev *p, uint64_t offset, uint8_t *bytes, unsigne
 static bool is_msix(const struct pdev *p, unsigned bar, uint64_t offset)
 {
 	return p->vector_count && bar == p->msix_bar &&
-	       ((offset >= p->msix_table_at && offset - p->msix_table_at < p->vector_count * VECTOR_LEN) ||
+	       ((offset >= p->msix_table_at && offset - p->msix_table_at < table_len_of(p)) ||
 		(offset >= p->msix_pba_at && offset - p->msix_pba_at < align_up(p->vector_count, 64) / 8));
 }
 

@@ -34,7 +34,7 @@ TEST(every_command_has_a_row_and_nothing_else_has)
 
 TEST(lengths_are_those_of_the_table)
 {
-	for (uint16_t id = VFIO_USER_VERSION; id <= VFIO_USER_MIG_DATA_WRITE; id++) {
+	for (uint16_t id = VFIO_USER_VERSION; id <= (uint16_t)VFIO_USER_MIG_DATA_WRITE; id++) {
 		const struct vfio_user_row *row = vfio_user_row(id);
 		uint64_t max = row->max + (row->data ? (uint64_t)XFER : 0);
 		uint64_t reply_max = row->reply_max + (row->reply_data ? (uint64_t)XFER : 0);

@@ -303,8 +303,11 @@ TEST(guest_addresses_where_the_back_end_takes_them)
 		end(&f, &p);
 		struct vhost_user_mem_table t;
 		struct vhost_user_vring_addr a;
-		memcpy(&t, find(&p, VHOST_USER_SET_MEM_TABLE)->payload, sizeof(t));
-		memcpy(&a, find(&p, VHOST_USER_SET_VRING_ADDR)->payload, sizeof(a));
+		const struct peer_message *table = find(&p, VHOST_USER_SET_MEM_TABLE),
+					  *address = find(&p, VHOST_USER_SET_VRING_ADDR);
+		CHECK(table && address);
+		memcpy(&t, table->payload, sizeof(t));
+		memcpy(&a, address->payload, sizeof(a));
 		for (unsigned i = 0; i < t.count; i++)
 			CHECK_EQ(t.region[i].user == t.region[i].gpa, gpa);
 		CHECK_EQ(a.desc_user >= UINT64_C(1) << 44, !gpa);
