@@ -142,6 +142,7 @@ static int finish_vhost_user(struct bridge_end *out, struct bridge_pending *p, s
 			 .mtu = p->cfg->via == VIA_BUILTIN ? 0 : p->cfg->mtu,
 			 .host_notifier = p->cfg->host_notifier,
 			 .shared_memory = p->cfg->shared_memory },
+		.objects = &p->host->objects,
 		.sock = fd_steal(&p->sock),
 		.child = p->child,
 		.loop = p->host->loop,
@@ -271,6 +272,7 @@ int bridge_open(struct backend **out, const struct device_config *cfg, struct br
 void bridges_init(struct bridge_host *host)
 {
 	host->kept_count = 0;
+	host->objects.count = 0;
 	host->containers = NULL;
 	host->spawner = (struct spawner){ .pidfd = -1 };
 	host->leave = -1;

@@ -9,6 +9,7 @@
 
 #include "bridges/backend.h"
 #include "bridges/vfio_ops.h"
+#include "bridges/vhost_user_objects.h"
 #include "vmm/base/arena.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/err.h"
@@ -51,6 +52,7 @@ struct bridge_host {
 	struct bridge_kept kept[CONFIG_DEVICES_MAX];
 	unsigned kept_count;
 	struct spawner spawner;
+	struct vu_objects objects;
 	struct vfio_containers *containers; // NULL: no VFIO device yet
 	int leave;			    // eventfd: the machine ends
 };

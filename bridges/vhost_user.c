@@ -417,6 +417,7 @@ static void op_close(struct backend *b)
 	if (vu->stopping)
 		vu_end(&vu->stop);
 	vu_again_close(vu);
+	vu_objects_close(vu);
 	loop_remove(vu->link.loop, &vu->err_source);
 	fd_close(&vu->err_fd);
 	vu_channel_close(&vu->channel);

@@ -25,6 +25,8 @@ struct vhost_user_own {
 	uint64_t shared_memory; // of it is mapped for the guest, at most that; 0: none
 };
 
+struct vu_objects;
+
 struct vhost_user_params {
 	const char *id;	  // device id; must outlive the back-end
 	const char *peer; // what to call it in messages: socket path or program; must outlive the back-end
@@ -32,8 +34,9 @@ struct vhost_user_params {
 	uint16_t queues;      // 0: what the back-end says, else the type's own
 	uint16_t queue_size;  // largest size of a queue, a power of two; 0: default
 	struct vhost_user_own own;
-	int sock;	     // connected Unix stream socket
-	struct child *child; // the process behind it, from malloc(), not watched yet; or NULL
+	struct vu_objects *objects; // of the machine; outlives the back-end; NULL: objects are not shared
+	int sock;		    // connected Unix stream socket
+	struct child *child;	    // the process behind it, from malloc(), not watched yet; or NULL
 	struct loop *loop;
 	deadline_ns start_deadline; // for the whole handshake
 	int64_t control_ms;	    // deadlines of later exchanges; 0: DEADLINE_CONTROL_MS

@@ -326,7 +326,10 @@ static void *again_thread(void *arg)
 	}
 	while (wait_for(vu, a->lost, 0) == 1) {
 		fd_event_take(a->lost);
-		if (!recover(vu))
+		// What others asked for came before its end, and is not left without an answer.
+		const bool down = atomic_exchange(&a->down, false);
+		vu_objects_serve(vu);
+		if (down && !recover(vu))
 			break;
 	}
 	return NULL;

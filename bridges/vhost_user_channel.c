@@ -28,19 +28,27 @@ static void channel_timer(struct loop_source *s, uint32_t events)
 		loop_modify(c->link->loop, &c->source, WATCHED);
 }
 
-// Answers a request that asked for it.
-static const char *channel_reply(struct vu_channel *c, const struct vhost_user_header *asked, uint64_t code)
+const char *vu_channel_answer(struct vu_channel *c, uint32_t request, uint64_t code, int fd)
 {
-	if (!(asked->flags & VHOST_USER_NEED_REPLY) || !vu_link_has(c->link, VHOST_USER_PF_BIT(REPLY_ACK)))
-		return NULL;
-	struct vhost_user_header h = { .request = asked->request,
+	struct vhost_user_header h = { .request = request,
 				       .flags = VHOST_USER_VERSION | VHOST_USER_REPLY,
 				       .size = sizeof(code) };
 	struct iovec iov[2] = { { .iov_base = &h, .iov_len = sizeof(h) },
 				{ .iov_base = &code, .iov_len = sizeof(code) } };
 	const deadline_ns now_or_never = 0;
-	int rc = msg_send(c->source.fd, iov, 2, NULL, 0, now_or_never);
+	int rc = msg_send(c->source.fd, iov, 2, &fd, fd >= 0, now_or_never);
 	return rc == 0 ? NULL : "does not read the answers to its requests";
+}
+
+// Answers a request that asked for it, or always has an answer.
+static const char *channel_reply(struct vu_channel *c, const struct vhost_user_header *asked,
+				 const struct vhost_user_row *row, uint64_t code)
+{
+	const bool always = row && row->reply == VHOST_USER_REPLY_DEFINED;
+	if (!always &&
+	    (!(asked->flags & VHOST_USER_NEED_REPLY) || !vu_link_has(c->link, VHOST_USER_PF_BIT(REPLY_ACK))))
+		return NULL;
+	return vu_channel_answer(c, asked->request, code, -1);
 }
 
 // One whole request that may be made: 0, -ENOSYS for what is not done, -errno.
@@ -49,6 +57,7 @@ static int channel_do(struct vu_channel *c, uint32_t request, int fd)
 	union {
 		struct vhost_user_vring_area area;
 		struct vhost_user_shmem_map map;
+		struct vhost_user_uuid uuid;
 	} m;
 	_Static_assert(sizeof(m) <= CHANNEL_PAYLOAD, "read in whole");
 	memcpy(&m, c->in + sizeof(struct vhost_user_header), sizeof(m));
@@ -62,6 +71,10 @@ static int channel_do(struct vu_channel *c, uint32_t request, int fd)
 		return c->ops->shared_map(c, &m.map, fd);
 	case VHOST_USER_BACKEND_SHMEM_UNMAP:
 		return c->ops->shared_unmap(c, &m.map);
+	case VHOST_USER_BACKEND_SHARED_OBJECT_ADD:
+	case VHOST_USER_BACKEND_SHARED_OBJECT_REMOVE:
+	case VHOST_USER_BACKEND_SHARED_OBJECT_LOOKUP:
+		return c->ops->object(c, request, &m.uuid);
 	default:
 		return -ENOSYS;
 	}
@@ -79,10 +92,10 @@ static const char *channel_serve(struct vu_channel *c, const struct vhost_user_h
 	if (row && !vhost_user_request_error(h, row, c->link->protocol_features))
 		rc = channel_do(c, h->request, fd);
 	if (rc != -ENOSYS)
-		return channel_reply(c, h, rc < 0);
+		return rc > 0 ? NULL : channel_reply(c, h, row, rc < 0);
 	log_limited(LOG_INFO, "%s: the back-end asks for something that is not offered to it (%s)",
 		    c->link->id, row ? row->name : "unknown request");
-	return channel_reply(c, h, 1);
+	return channel_reply(c, h, row, 1);
 }
 
 // Reads on until a message is whole and serves it: 1, or 0 if nothing more is there.  A reason in *why ends

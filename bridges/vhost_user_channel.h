@@ -17,6 +17,7 @@
 
 struct vhost_user_vring_area;
 struct vhost_user_shmem_map;
+struct vhost_user_uuid;
 struct vu_channel;
 
 // What is asked for; on the loop's thread.
@@ -26,6 +27,8 @@ struct vu_channel_ops {
 	int (*doorbell_page)(struct vu_channel *c, const struct vhost_user_vring_area *area, int fd);
 	int (*shared_map)(struct vu_channel *c, const struct vhost_user_shmem_map *m, int fd);
 	int (*shared_unmap)(struct vu_channel *c, const struct vhost_user_shmem_map *m);
+	// The same, or 1: it is answered later.
+	int (*object)(struct vu_channel *c, uint32_t request, const struct vhost_user_uuid *u);
 };
 
 struct vu_channel {
@@ -42,6 +45,9 @@ struct vu_channel {
 int vu_channel_open(struct vu_channel *c, struct vu_link *link, const struct vu_channel_ops *ops);
 // 0 or -errno.
 int vu_channel_watch(struct vu_channel *c);
+// A reply that the request has in any case, whether it was asked for or not: NULL, or why the back-end has to go.  `fd` (or -1) stays the
+// caller's.
+const char *vu_channel_answer(struct vu_channel *c, uint32_t request, uint64_t code, int fd);
 // Good on one that was never opened but zeroed.
 void vu_channel_close(struct vu_channel *c);
 

@@ -59,6 +59,7 @@ static void down(struct vhost_user *vu)
 	}
 	log_limited(LOG_WARN, "%s: %s: %s; %s", vu->backend.id, vu->peer, a->reason, vu_again_next_step(vu));
 	a->since = a->down_at;
+	atomic_store(&a->down, true);
 	fd_event_signal(a->lost);
 }
 
@@ -72,6 +73,7 @@ void vu_link_lost(struct vu_link *l)
 	vu_channel_close(&vu->channel);
 	vu_doorbell_lost(vu);
 	vu_shared_end(vu);
+	vu_objects_end(vu);
 	if (vu->child && a->child_up) {
 		// The socket's end comes a moment before the process's, and only the process can say why.  One
 		// without its connection is of no use; its end is reported and reaped as any other.
@@ -144,6 +146,8 @@ static void woken(struct loop_source *s, uint32_t events)
 		to->config_changed(vu->backend.owner);
 	if ((posted & VU_POST_FAILED) && to && to->queue_failed)
 		to->queue_failed(vu->backend.owner);
+	if (posted & VU_POST_OBJECT)
+		vu_objects_answer(vu);
 	if (posted & VU_POST_GONE)
 		tell_died(vu);
 	if (posted & VU_POST_WATCH)

@@ -8,6 +8,7 @@
 #include "bridges/vhost_user.h"
 #include "bridges/vhost_user_channel.h"
 #include "bridges/vhost_user_link.h"
+#include "bridges/vhost_user_objects.h"
 #include "bridges/vhost_user_type.h"
 #include "bridges/vhost_user_wire.h"
 #include "vmm/memmap.h"
@@ -23,15 +24,17 @@
 	 VHOST_USER_PF_BIT(CONFIG) | VHOST_USER_PF_BIT(INFLIGHT_SHMFD) | VHOST_USER_PF_BIT(RESET_DEVICE) | \
 	 VHOST_USER_PF_BIT(CONFIGURE_MEM_SLOTS) | VHOST_USER_PF_BIT(STATUS) | VHOST_USER_PF_BIT(NET_MTU) | \
 	 VHOST_USER_PF_BIT(GPA_ADDRESSES) | VHOST_USER_PF_BIT(BACKEND_SEND_FD) |                           \
-	 VHOST_USER_PF_BIT(HOST_NOTIFIER) | VHOST_USER_PF_BIT(SHMEM))
+	 VHOST_USER_PF_BIT(HOST_NOTIFIER) | VHOST_USER_PF_BIT(SHMEM) | VHOST_USER_PF_BIT(SHARED_OBJECT))
 
 // What nobody needs who has no request channel.
 #define VU_CHANNEL_FEATURES                                                    \
 	(VHOST_USER_PF_BIT(BACKEND_REQ) | VHOST_USER_PF_BIT(BACKEND_SEND_FD) | \
-	 VHOST_USER_PF_BIT(HOST_NOTIFIER))
+	 VHOST_USER_PF_BIT(HOST_NOTIFIER) | VHOST_USER_PF_BIT(SHARED_OBJECT))
 
 // What doorbell pages need.
-#define VU_DOORBELL_FEATURES (VU_CHANNEL_FEATURES | VHOST_USER_PF_BIT(REPLY_ACK))
+#define VU_DOORBELL_FEATURES                                                   \
+	(VHOST_USER_PF_BIT(BACKEND_REQ) | VHOST_USER_PF_BIT(BACKEND_SEND_FD) | \
+	 VHOST_USER_PF_BIT(HOST_NOTIFIER) | VHOST_USER_PF_BIT(REPLY_ACK))
 
 // What shared memory needs.
 #define VU_SHARED_FEATURES \
@@ -64,13 +67,27 @@ struct vu_inflight {
 	struct vhost_user_inflight place;
 };
 
+// Somebody asks a back-end for one of its objects; vhost_user_objects.c.
+#define VU_LOOKUPS 8
+enum {
+	VU_LOOKUP_NONE,
+	VU_LOOKUP_ASKED,
+	VU_LOOKUP_DONE
+}; // the loop's thread's, the thread's of struct vu_again, the loop's again
+struct vu_lookup {
+	atomic_int state;
+	struct vhost_user_uuid uuid;
+	int fd;			  // when done: what it handed over, or -1
+	struct vhost_user *asker; // the loop's thread's; NULL: it is gone
+};
+
 // What follows a death; vhost_user_death.c and vhost_user_again.c.
 struct vu_again {
 	struct vhost_user_again how;
 	bool has_thread;
 	pthread_t thread;
-	int leave,
-		lost; // eventfds to the thread: it shall end; the connection and the process behind it are gone
+	int leave, lost;   // eventfds to the thread: it shall end; it has to do
+	atomic_bool down;  // with the latter: the connection and the process behind it are gone
 	atomic_bool gone;  // for good: operations fail from now on
 	unsigned tries;	   // in a row that came to nothing
 	deadline_ns since; // when it was lost
@@ -99,6 +116,9 @@ struct vhost_user {
 	atomic_bool config_stale; // the loop's thread saw a change
 	atomic_bool shared_lost;  // the driver had memory of one that is gone
 	struct vu_again again;
+	struct vu_objects *objects; // NULL: it has none of others
+	struct vu_lookup lookup[VU_LOOKUPS];
+	struct vu_lookup *asks; // of another one's; the loop's thread's
 
 	// Held by an operation and by a replay; never by the loop's thread, which must not wait.
 	pthread_mutex_t lock;
@@ -199,6 +219,18 @@ int vu_shared_unmap(struct vu_channel *c, const struct vhost_user_shmem_map *m);
 // It is gone, and what was mapped of it is nobody's.
 void vu_shared_end(struct vhost_user *vu);
 
+// ---- vhost_user_objects.c; on the loop's thread but vu_objects_serve()
+
+// A back-end's request: 0, -errno, or 1: vu_objects_answer() of another one will answer it.
+int vu_object_request(struct vu_channel *c, uint32_t request, const struct vhost_user_uuid *u);
+// What was asked of this one and is done.
+void vu_objects_answer(struct vhost_user *vu);
+// Its connection is gone, and its objects with it; or all of it.
+void vu_objects_end(struct vhost_user *vu);
+void vu_objects_close(struct vhost_user *vu);
+// The thread of struct vu_again: asks for what others asked for.
+void vu_objects_serve(struct vhost_user *vu);
+
 // ---- vhost_user_open.c
 
 // Shakes hands anew on vu->link with what must be the same device as before.  *config: its configuration space.
@@ -213,10 +245,11 @@ void vu_child_exited(struct child *c, const char *how);
 void vu_config_changed(struct vu_channel *c);
 // Any thread; said by the loop's.
 enum vu_post {
-	VU_POST_WATCH = 1,  // there is a connection
-	VU_POST_CONFIG = 2, // its configuration space is not what it was
-	VU_POST_FAILED = 4, // the device needs a reset
-	VU_POST_GONE = 8,   // nothing comes any more
+	VU_POST_WATCH = 1,   // there is a connection
+	VU_POST_CONFIG = 2,  // its configuration space is not what it was
+	VU_POST_FAILED = 4,  // the device needs a reset
+	VU_POST_GONE = 8,    // nothing comes any more
+	VU_POST_OBJECT = 16, // an answer to another's question
 };
 void vu_again_post(struct vhost_user *vu, unsigned bits);
 // What is done about a death, in a few words.

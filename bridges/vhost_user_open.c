@@ -104,6 +104,8 @@ static uint64_t protocol_taken(const struct vhost_user *vu, uint64_t offered)
 		taken &= ~VHOST_USER_PF_BIT(HOST_NOTIFIER);
 	if (!vu->own.shared_memory || (offered & VU_SHARED_FEATURES) != VU_SHARED_FEATURES)
 		taken &= ~VHOST_USER_PF_BIT(SHMEM);
+	if (!vu->objects || !(offered & VHOST_USER_PF_BIT(BACKEND_REQ)))
+		taken &= ~VHOST_USER_PF_BIT(SHARED_OBJECT);
 	if (!(taken & (VHOST_USER_PF_BIT(HOST_NOTIFIER) | VHOST_USER_PF_BIT(SHMEM))))
 		taken &= ~VHOST_USER_PF_BIT(BACKEND_SEND_FD);
 	return taken;
@@ -180,6 +182,7 @@ static const struct vu_channel_ops channel_ops = {
 	.doorbell_page = vu_doorbell_page,
 	.shared_map = vu_shared_map,
 	.shared_unmap = vu_shared_unmap,
+	.object = vu_object_request,
 };
 
 // What a back-end says of itself.
@@ -348,6 +351,7 @@ static void vu_init(struct vhost_user *vu, const struct vhost_user_params *p)
 		},
 		.peer = p->peer,
 		.own = p->own,
+		.objects = p->objects,
 		.type = vu_type_of(p->virtio_type),
 		.child = p->child,
 		.control_ms = p->control_ms ? p->control_ms : DEADLINE_CONTROL_MS,

@@ -47,6 +47,7 @@ struct peer {
 	uint32_t config_len;
 	uint64_t status, status_mask; // bits of the status that it is willing to set
 	uint32_t vring_base;
+	int object_fd; // its answer to GET_SHARED_OBJECT; -1: none
 	struct vhost_user_shmem_config shared;
 	size_t shared_len;     // of it that is answered
 	uint64_t inflight_len; // of the record that it makes; 0: none
@@ -259,6 +260,11 @@ static inline void peer_answer(struct peer *p, const struct peer_message *m)
 	case VHOST_USER_GET_INFLIGHT_FD:
 		peer_answer_inflight(p);
 		return;
+	case VHOST_USER_GET_SHARED_OBJECT: {
+		const struct vhost_user_header h = { m->h.request, 5, 0 };
+		peer_send_fds(p, &h, sizeof(h), &p->object_fd, p->object_fd >= 0);
+		return;
+	}
 	case VHOST_USER_GET_SHMEM_CONFIG:
 		peer_reply(p, m->h.request, &p->shared, p->shared_len);
 		return;
@@ -305,7 +311,7 @@ static inline void peer_init(struct peer *p)
 		abort();
 	p->sock = pair[0];
 	p->front = pair[1];
-	p->channel = p->kick = p->call = p->err = p->inflight_fd = -1;
+	p->channel = p->kick = p->call = p->err = p->inflight_fd = p->object_fd = -1;
 	p->features = PEER_BIT(32) | PEER_BIT(30) | PEER_BIT(28) | PEER_BIT(12) | PEER_BIT(13) | PEER_BIT(14);
 	p->protocol = PEER_PROTOCOL;
 	p->queue_num = 4;
