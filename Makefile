@@ -30,7 +30,7 @@ CFLAGS_debug   = -Og -fPIE
 LDFLAGS_debug  = -pie
 CFLAGS_asan    = -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -DMINIVMM_SANITIZED
 LDFLAGS_asan   = -fsanitize=address,undefined
-CFLAGS_tsan    = -O1 -fno-omit-frame-pointer -fsanitize=thread -DMINIVMM_SANITIZED
+CFLAGS_tsan    = -O1 -fno-omit-frame-pointer -fsanitize=thread -Wno-tsan -DMINIVMM_SANITIZED
 LDFLAGS_tsan   = -fsanitize=thread
 CFLAGS_cov     = -O0 --coverage -DMINIVMM_SANITIZED
 LDFLAGS_cov    = --coverage

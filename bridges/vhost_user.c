@@ -358,6 +358,9 @@ static int device_reset(struct vhost_user *vu)
 	return rc;
 }
 
+// The connection is one open exchange until run(false) ends it.  The loop's thread, with the guest's CPUs at rest: nobody else has
+// something to say, and who might (vu_objects_serve()) looks at `stopping`.
+//
 // As many queues as have room in any socket: nothing here may wait.
 #define STOP_AT_ONCE_MAX 64
 
