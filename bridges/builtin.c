@@ -257,7 +257,7 @@ int builtin_prepare(struct launch **out, const struct device_config *cfg, const 
 		    struct err *e)
 {
 	const struct builtin *b = builtin_of(cfg);
-	struct launch *l;
+	struct launch *l = NULL;
 	int rc = builtin_plan(&l, cfg, dir, insecure, e);
 	if (rc < 0 || !b)
 		return rc;

@@ -443,7 +443,8 @@ static bool somebody_waits(const struct vfu_link *l)
 static void read_for_others(struct vfu_link *l)
 {
 	while (!l->dead && somebody_waits(l)) {
-		const deadline_ns deadline = most_urgent(l)->deadline;
+		const struct vfu_pending *first = most_urgent(l);
+		const deadline_ns deadline = first ? first->deadline : 0;
 		pthread_mutex_unlock(&l->lock);
 		receive(l, deadline, false);
 		pthread_mutex_lock(&l->lock);

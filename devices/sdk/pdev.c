@@ -466,23 +466,29 @@ void *pdev_memory(struct pdev *p, uint64_t gpa, uint64_t len)
 	return guest_mem_at(&p->d->mem, GUEST_PHYSICAL, gpa, len);
 }
 
-static int dma_copy(struct pdev *p, uint64_t gpa, void *to, const void *from, uint64_t len)
+static void *dma_piece(struct pdev *p, uint64_t gpa, uint64_t len, uint64_t *got)
 {
-	for (uint64_t done = 0, got; done < len; done += got) {
-		void *at = guest_mem_translate(&p->d->mem, GUEST_PHYSICAL, gpa + done, len - done, &got);
-		if (!at)
-			return -EFAULT;
-		memcpy(to ? (uint8_t *)to + done : at, to ? at : (const uint8_t *)from + done, got);
-	}
-	return 0;
+	return guest_mem_translate(&p->d->mem, GUEST_PHYSICAL, gpa, len, got);
 }
 
 int pdev_dma_read(struct pdev *p, uint64_t gpa, void *to, uint64_t len)
 {
-	return dma_copy(p, gpa, to, NULL, len);
+	for (uint64_t done = 0, got; done < len; done += got) {
+		const void *at = dma_piece(p, gpa + done, len - done, &got);
+		if (!at)
+			return -EFAULT;
+		memcpy((uint8_t *)to + done, at, got);
+	}
+	return 0;
 }
 
 int pdev_dma_write(struct pdev *p, uint64_t gpa, const void *from, uint64_t len)
 {
-	return dma_copy(p, gpa, NULL, from, len);
+	for (uint64_t done = 0, got; done < len; done += got) {
+		void *at = dma_piece(p, gpa + done, len - done, &got);
+		if (!at)
+			return -EFAULT;
+		memcpy(at, (const uint8_t *)from + done, got);
+	}
+	return 0;
 }
