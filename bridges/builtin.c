@@ -259,7 +259,7 @@ int builtin_prepare(struct launch **out, const struct device_config *cfg, const 
 	const struct builtin *b = builtin_of(cfg);
 	struct launch *l = NULL;
 	int rc = builtin_plan(&l, cfg, dir, insecure, e);
-	if (rc < 0 || !b)
+	if (rc < 0 || !b || !l)
 		return rc;
 	rc = b->open(l, cfg, e);
 	assert(rc < 0 || l->resource_count == l->resource_planned);
