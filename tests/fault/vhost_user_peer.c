@@ -26,6 +26,8 @@ static const uint32_t answered[] = { VHOST_USER_GET_FEATURES, VHOST_USER_GET_PRO
 				     VHOST_USER_SET_BACKEND_REQ_FD };
 #define ANSWERED (sizeof(answered) / sizeof(answered[0]))
 
+static uint64_t more_features; // of a peer
+
 typedef bool fault_fn(struct peer *p, const struct peer_message *m);
 
 // One attempt of refused().  *shown: the peer came to do what it was to do before its time was over.
@@ -35,6 +37,7 @@ static bool refused_once(fault_fn *fault, uint32_t request, int arg, const char 
 	struct front f;
 	unsigned fds = count_fds();
 	peer_init(&p);
+	p.features |= more_features;
 	p.at = request;
 	p.fault = fault;
 	p.fault_arg = arg;
@@ -478,31 +481,62 @@ static bool bad_config(struct peer *p, const struct peer_message *m)
 	return true;
 }
 
+// The same when the machine runs: what the guest had read stays as it was.
+static bool config_kept(int fault)
+{
+	struct peer p;
+	struct front f;
+	uint8_t buf[64] = { 0 };
+	peer_init(&p);
+	p.features |= more_features;
+	p.at = VHOST_USER_GET_CONFIG;
+	p.at_nth = 1;
+	p.fault = bad_config;
+	p.fault_arg = fault;
+	front_open(&f, &p);
+	bool good = f.rc == 0 && f.b->config_len > 0 && f.b->config_len <= sizeof(buf) &&
+		    f.b->ops->run(f.b, false) == 0 && // makes it be asked for again
+		    f.b->ops->config_read(f.b, 0, buf, f.b->config_len) == -EPIPE;
+	for (size_t k = 0; k < sizeof(buf); k++)
+		good &= buf[k] == 0;
+	good = good && dies(&f, &p, "");
+	front_close(&f);
+	peer_join(&p);
+	peer_free(&p);
+	return good;
+}
+
 TEST(b11_configuration_space)
 {
-	for (int i = 0; i < 8; i++)
-		CHECK(refused(bad_config, VHOST_USER_GET_CONFIG, i,
-			      i == 4 || i == 5 ? "refuses to show" : "broke the protocol"));
-	// The same when the machine runs: what the guest had read stays as it was.
-	for (int i = 0; i < 8; i++) {
-		struct peer p;
-		struct front f;
-		uint8_t buf[60] = { 0 };
-		peer_init(&p);
-		p.at = VHOST_USER_GET_CONFIG;
-		p.at_nth = 1;
-		p.fault = bad_config;
-		p.fault_arg = i;
-		front_open(&f, &p);
-		CHECK_EQ(f.rc, 0);
-		CHECK_EQ(f.b->ops->run(f.b, false), 0); // makes it be asked for again
-		CHECK_EQ(-f.b->ops->config_read(f.b, 0, buf, 60), EPIPE);
-		for (int k = 0; k < 60; k++)
-			CHECK_EQ(buf[k], 0);
-		CHECK(dies(&f, &p, ""));
-		peer_join(&p);
-		peer_free(&p);
-	}
+	static const struct {
+		uint16_t type;
+		uint64_t features; // that have something to show
+	} devices[] = { { 2, 0 }, { 1, PEER_BIT(5) | PEER_BIT(16) }, { 3, PEER_BIT(0) }, { 19, 0 } };
+	for (size_t t = 0; t < sizeof(devices) / sizeof(devices[0]); t++)
+		for (int i = 0; i < 8; i++) {
+			front_type = devices[t].type;
+			more_features = devices[t].features;
+			const bool refusal = i == 4 || i == 5;
+			const bool good = refused(bad_config, VHOST_USER_GET_CONFIG, i,
+						  refusal ? "refuses to show" : "broke the protocol") &&
+					  config_kept(i);
+			front_type = 2;
+			more_features = 0;
+			CHECK(good);
+		}
+	// A source of random numbers has none, and is not asked for any.
+	struct peer p;
+	struct front f;
+	peer_init(&p);
+	front_type = 4;
+	front_open(&f, &p);
+	front_type = 2;
+	CHECK(f.rc == 0 && f.b->config_len == 0);
+	front_close(&f);
+	peer_join(&p);
+	for (unsigned i = 0; i < p.count; i++)
+		CHECK(p.log[i].h.request != VHOST_USER_GET_CONFIG);
+	peer_free(&p);
 }
 
 static bool base_of_another_queue(struct peer *p, const struct peer_message *m)
