@@ -50,7 +50,7 @@ scenario() { # NAME
     scenario control
 }
 
-@test "rings that break the rules (G22-G26) on each kind of queue, and the next driver" {
+@test "rings that break the rules (G22-G28) on each kind of queue, and the next driver" {
     scenario hostile
 }
 

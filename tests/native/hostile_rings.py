@@ -1,14 +1,16 @@
 """Rings of both layouts that break the rules, rows G22 to G26: each must stop its queue, set NEEDS_RESET, and leave the device fit for the
-next driver.
+next driver; and those that are only strange, G27 and G28.
 
 run(connect, index, writable): `connect` gives a started FrontEnd, of whose queues `index` is attacked; `writable` says which kind of
 buffer that queue takes.
 """
 
+import os
 import struct
+import time
 
-from vhost_user import (AVAILABLE, GET_STATUS, INDIRECT_DESC, NEEDS_RESET, NEXT, RING_PACKED, USED, WRITABLE,
-                        FrontEnd)
+from vhost_user import (AVAILABLE, EVENT_IDX, GET_STATUS, INDIRECT_DESC, NEED_REPLY, NEEDS_RESET, NEXT, RING_PACKED, SET_VRING_ADDR, USED, USER,
+                        WRITABLE, FrontEnd)
 
 
 def table(q, at, entries):
@@ -118,7 +120,66 @@ def run_packed(connect, index, writable):
         FrontEnd.always = 0
 
 
-def run(connect, index, writable):
+def used_over(connect, index, ok):
+    """G27: the used ring lies over another part of this queue, or over another queue.  It is the driver's memory to spoil, and the device,
+    if it takes that, serves on or gives the queue up: it answers, and is fit for the next driver."""
+    other = lambda q: next((o for o in q.fe.queues.values() if o is not q), q)
+    places = (lambda q: q.desc, lambda q: q.desc + 64, lambda q: q.avail & ~3, lambda q: q.data, lambda q: other(q).desc,
+              lambda q: other(q).used_at)
+    for place in places:
+        fe = connect()
+        q = fe.queues[index]
+        q.stop()
+        q.jump(0)
+        used, q.used_at = q.used_at, place(q)
+        addr = struct.pack("<IIQQQQ", index, 0, USER + q.desc, USER + q.used_at, USER + q.avail, 0)
+        taken = struct.unpack("<Q", fe.ask(SET_VRING_ADDR, addr, flags=NEED_REPLY))[0] == 0
+        q.used_at = used if not taken else q.used_at
+        if taken:
+            q.start()
+            for i in range(4):
+                q.descriptor(i, q.data, 64, ok)
+                q.publish(i)
+            q.ring()
+        for _ in range(3):
+            fe.u64(GET_STATUS)  # it is there
+        fe.close()
+    return len(places)
+
+
+def events(connect, index, piece):
+    """G28: the index at which the driver wants to be told is anywhere.  What it offers is served all the same; once it asks for the next
+    one it is told of it; and a device without work sleeps.  `piece`: the bytes of a request, or the size of a buffer to fill."""
+    FrontEnd.always = EVENT_IDX
+    try:
+        fe = connect()
+    finally:
+        FrontEnd.always = 0
+    assert fe.features & EVENT_IDX
+    q = fe.queues[index]
+    offer = dict(into=[piece]) if isinstance(piece, int) else dict(out=[piece])
+    want = lambda at: q.fe.write_index(q.avail + 4 + 2 * q.size, at & 0xFFFF)
+    rows = (0x8000, 0x7FFF, 1, 3, -1, -2, 0xFFF0)
+    for far in rows:
+        want(q.used_idx + far)
+        q.offer(**offer)
+        end = time.monotonic() + 5
+        while not q.came_back():
+            assert time.monotonic() < end, f"an event index {far} off: not served"
+            time.sleep(0.001)
+        try:
+            os.eventfd_read(q.call)
+        except BlockingIOError:
+            pass
+        assert q.used(0), "what came back is there"  # and the next one is wanted again
+        q.offer(**offer)
+        assert q.used(5), f"after an event index {far} off: a lost wake-up"
+    fe.close()
+    return len(rows)
+
+
+def run(connect, index, writable, piece=None):
+    """piece: as events() has it, of a queue whose requests come back by themselves."""
     ok, bad = (WRITABLE, 0) if writable else (0, WRITABLE)
     count = each(connect, index, ok, bad, rows)
     for name, head, step in (("head beyond the queue", 4096, 1), ("index jumps", 0, 4000), ("index goes back", 0, -1)):
@@ -132,4 +193,5 @@ def run(connect, index, writable):
         except AssertionError as why:
             raise AssertionError(f"{name}: {why}") from None
         fe.close()
+    count += used_over(connect, index, ok) + (events(connect, index, piece) if piece else 0)
     return count + 3 + run_packed(connect, index, writable)

@@ -48,7 +48,7 @@ scenario() { # NAME
     scenario wrong_packets
 }
 
-@test "rings that break the rules (G22-G26), and the next driver" {
+@test "rings that break the rules (G22-G28), and the next driver" {
     scenario hostile
 }
 

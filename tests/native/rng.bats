@@ -34,7 +34,7 @@ finish() {
     [ "$status" = 0 ]
 }
 
-@test "random bytes in buffers of all shapes; rings that break the rules (G22-G26)" {
+@test "random bytes in buffers of all shapes; rings that break the rules (G22-G28)" {
     serve
     timeout 60 "$TOP/tests/native/rng-front-end" "$S"
     finish

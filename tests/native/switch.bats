@@ -39,7 +39,7 @@ scenario() { # NAME
     scenario no_buffers
 }
 
-@test "rings that break the rules (G22-G26) stop their own port" {
+@test "rings that break the rules (G22-G28) stop their own port" {
     scenario hostile
 }
 

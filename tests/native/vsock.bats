@@ -41,7 +41,7 @@ scenario() { # NAME
     scenario senseless
 }
 
-@test "rings that break the rules (G22-G26) on each queue, and the next driver" {
+@test "rings that break the rules (G22-G28) on each queue, and the next driver" {
     scenario hostile
 }
 
