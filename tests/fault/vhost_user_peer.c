@@ -539,6 +539,71 @@ TEST(b11_configuration_space)
 	peer_free(&p);
 }
 
+static bool driver_ok_refused(struct peer *p, const struct peer_message *m)
+{
+	peer_reply_u64(p, m->h.request, (m->payload[0] & 4) != 0);
+	return true;
+}
+
+static bool shrunk(struct peer *p, const struct peer_message *m)
+{
+	(void)m;
+	peer_reply(p, VHOST_USER_GET_CONFIG, NULL, 0);
+	return true;
+}
+
+// B29, its part on a socket: a device whose status never comes, that refuses to begin, or whose configuration space is not what it was.
+// What is refused is refused that time, and the device lives; of a configuration space that is gone it does not.
+TEST(b29_status_and_configuration_refused)
+{
+	static const uint16_t types[] = { 2, 1, 4, 3, 19 }; // blk, net, rng, console, vsock
+	struct mem_table ram = front_memory();
+	int kick = fd_eventfd();
+	uint8_t buf[64];
+	for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++)
+		for (int kind = 0; kind < 3; kind++) {
+			struct peer p;
+			struct front f;
+			uint32_t base;
+			peer_init(&p);
+			p.protocol |= VHOST_USER_PF_BIT(STATUS);
+			p.features |= types[t] == 1 ? PEER_BIT(5) : types[t] == 3 ? PEER_BIT(0) : 0;
+			front_type = types[t];
+			front_open(&f, &p);
+			front_type = 2;
+			CHECK_EQ(f.rc, 0);
+			const struct backend_ops *ops = f.b->ops;
+			if (kind == 0) {
+				p.status_mask = 0xff & ~8ull; // FEATURES_OK
+				CHECK_EQ(-ops->negotiate(f.b, PEER_BIT(32)), EIO);
+				p.status_mask = 0xff;
+			} else if (kind == 1) {
+				p.fault = driver_ok_refused;
+				p.at_nth = 3; // after 0, ACKNOWLEDGE with DRIVER, and FEATURES_OK
+				p.at = VHOST_USER_SET_STATUS;
+				CHECK_EQ(-front_run(&f, &ram, kick, -1), EIO);
+				p.at = 0;
+				CHECK_EQ(ops->queue_stop(f.b, 0, &base), 0);
+			} else if (f.b->config_len) {
+				p.fault = shrunk;
+				p.at = VHOST_USER_GET_CONFIG;
+				p.at_nth = 0;
+				CHECK_EQ(ops->run(f.b, false), 0); // makes it be asked for again
+				CHECK_EQ(-ops->config_read(f.b, 0, buf, 1), EPIPE);
+			}
+			if (kind < 2 || !f.b->config_len) {
+				CHECK_EQ(ops->run(f.b, false), 0);
+				CHECK_EQ(front_run(&f, &ram, kick, -1), 0);
+				CHECK_EQ(f.died, 0);
+			}
+			front_close(&f);
+			peer_join(&p);
+			peer_free(&p);
+		}
+	close(kick);
+	close(ram.region[0].fd);
+}
+
 static bool base_of_another_queue(struct peer *p, const struct peer_message *m)
 {
 	const struct vhost_user_vring_state s = { .index = 3 };
