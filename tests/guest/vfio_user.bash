@@ -55,3 +55,30 @@ scenario_vfio_user_started() {
     go
     check "its exit status is in the log" log_has 'exit status 3'
 }
+
+# Our own server, in the place of the first of two disks: what guests do with those, they do with it.
+minivmm_blk_server() { # ARG...
+    [ -e "$T/disk0.img" ] || truncate -s 4M "$T/disk0.img"
+    "$MINIVMM_BLK" --image "$T/disk0.img" --vfio-user "$T/v.sock" "$@" 2> "$T/server.log" &
+    server=$!
+    wait_for 10 listens "$T/v.sock" || not_ok "the server listens" "$(tail -n 1 "$T/server.log")"
+    vfio_user_device "socket = \"$T/v.sock\"" 'slot = 1'
+}
+
+scenario_vfio_user_minivmm_blk_io() {
+    machine io ''
+    printf 'written by the harness' > "$T/disk1.img"
+    truncate -s 4M "$T/disk1.img"
+    minivmm_blk_server --queues 2 --serial disk0
+    disk disk1 'readonly = true'
+    go
+    kill -TERM "$server"
+}
+
+scenario_vfio_user_minivmm_blk_msix() {
+    machine msix '' 2
+    minivmm_blk_server --queues 2 --serial disk0
+    disk disk1
+    go
+    kill -TERM "$server"
+}

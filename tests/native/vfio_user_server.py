@@ -339,7 +339,7 @@ class Connection:
         text = json.dumps({"capabilities": caps}).encode()
         text = {
             "json-huge": b'{"x":"' + b"y" * 70000 + b'"}',
-            "json-deep": b"[" * 2000 + b"]" * 2000,
+            "json-deep": b'{"x":' + b"[" * 1000 + b"]" * 1000 + b"}",
             "json-utf8": b'{"capabilities":{"\xc0\x80":1}}',
             "json-type": b'{"capabilities":{"max_msg_fds":"eight"}}',
         }.get(self.options.fault, text)
