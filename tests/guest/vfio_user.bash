@@ -39,6 +39,11 @@ scenario_vfio_user() { vfio_user_run '' ''; }
 scenario_vfio_user_twin_socket() { vfio_user_run '' --twin; }
 scenario_vfio_user_without_shared_memory() { vfio_user_run 'shared=0 moves=10' '' 'dma = "messages"'; }
 scenario_vfio_user_twin_without_shared_memory() { vfio_user_run 'shared=0 moves=10' --twin 'dma = "messages"'; }
+scenario_vfio_user_reboots() {
+    local on_reboot=restart
+    vfio_user_run 'reboots=3 moves=10' ''
+    check "three times as new" [ "$(grep -ac 'PASS as new' "$T/console")" = 3 ]
+}
 scenario_vfio_user_all_trapped() { vfio_user_run 'mapped=0 eventfds=0 moves=10' --no-file 'io_fds = false'; }
 scenario_vfio_user_unsealed_file_B20() {
     vfio_user_run 'mapped=0 moves=10' '--fault unsealed'

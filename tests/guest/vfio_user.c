@@ -27,6 +27,7 @@ enum {
 	R_MEM = 0x40,
 	R_REFUSED = 0x48,
 	R_DIE = 0x4c,
+	R_RESETS = 0x44,
 	R_TRAPS = 0x50,
 	R_DOORBELL_7 = 0x100,
 	R_DOORBELL_ANY = 0x104,
@@ -41,6 +42,7 @@ enum { DMA_DONE = 1, DMA_FAILED = 2 };
 #define MEM_END	   0xc000u // mapped
 
 static unsigned slot, msix;
+static bool slot_find(void);
 static uint64_t regs, mem;
 static uint16_t port;
 
@@ -58,9 +60,7 @@ static uint32_t reg(unsigned at)
 
 static void find(void)
 {
-	for (slot = 1; slot < 32 && config_read32(slot, 0) != ID_OF_SERVER; slot++)
-		;
-	CHECK(slot < 32);
+	CHECK(slot_find());
 	CHECK_EQ(config_read32(slot, PCI_CLASS) >> 8, 0xff0000);
 	CHECK_EQ(bar_size(slot, 0), 0x4000);
 	CHECK_EQ(bar_size(slot, 2), MEM_SIZE);
@@ -68,8 +68,6 @@ static void find(void)
 	CHECK_EQ(config_read32(slot, PCI_BAR0 + 4) & 3, 1);
 	CHECK_EQ(config_read32(slot, PCI_BAR0 + 8) & 15, 12);
 	CHECK_EQ(config_read8(slot, 0x3d), 1);
-	msix = capability_find(slot, CAP_MSIX, 0);
-	CHECK(msix != 0);
 	CHECK_EQ(config_read16(slot, msix + 2) & 0x7ff, 3);
 	config_write16(slot, PCI_COMMAND, COMMAND_ALL);
 	locate();
@@ -292,6 +290,49 @@ static void server_ends(void)
 	CHECK_EQ(config_read32(0, PCI_CLASS) >> 8, 0x060000);
 }
 
+// How often the machine has begun: a byte of CMOS memory, which outlives a reset.
+static unsigned boots(void)
+{
+	outb(0x70, 0x40);
+	const unsigned n = inb(0x71);
+	outb(0x70, 0x40);
+	outb(0x71, (uint8_t)(n + 1));
+	return n;
+}
+
+// Everything that a reset of the machine has to undo is left as far from it as can be.
+static void leave_and_reset(void)
+{
+	for (unsigned i = 0; i < 4; i++)
+		vector_set(i, 0x60 + i, false);
+	config_write16(slot, msix + 2, MSIX_ENABLE);
+	write32(regs + R_SCRATCH, 0x5ca1ab1e);
+	write32(regs + R_RAISE, 2);
+	bar_set(slot, 0, regs + 0x1000000);
+	bar_set(slot, 2, mem + 0x1000000);
+	outb(0x64, 0xfe);
+	halt_forever();
+}
+
+static void as_new(void)
+{
+	CHECK_EQ(config_read16(slot, PCI_COMMAND) & 7, 0);
+	CHECK_EQ(config_read16(slot, msix + 2) & MSIX_ENABLE, 0);
+	config_write16(slot, PCI_COMMAND, COMMAND_ALL);
+	locate();
+	CHECK_EQ(reg(R_ID), MAGIC);
+	CHECK_EQ(reg(R_SCRATCH), 0);
+	CHECK(reg(R_RESETS) > 0);
+}
+
+static bool slot_find(void)
+{
+	for (slot = 1; slot < 32 && config_read32(slot, 0) != ID_OF_SERVER; slot++)
+		;
+	msix = slot < 32 ? capability_find(slot, CAP_MSIX, 0) : 0;
+	return msix != 0;
+}
+
 void guest_main(void)
 {
 	static const struct test tests[] = {
@@ -301,5 +342,12 @@ void guest_main(void)
 		{ "moves", moves },	    { "vectors again", vectors }, { "transfers again", transfers },
 		{ "its end", server_ends },
 	};
-	tests_run(tests, ARRAY_LEN(tests));
+	static const struct test reborn[] = { { "as new", as_new } };
+	const unsigned n = boots();
+	if (n > 0 && slot_find())
+		tests_run(reborn, 1);
+	const bool again = n < option("reboots", 0);
+	tests_run(tests, ARRAY_LEN(tests) - again);
+	if (again)
+		leave_and_reset();
 }
