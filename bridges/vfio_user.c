@@ -32,7 +32,7 @@ static int call(struct vfio_user *v, uint16_t command, const void *head, size_t 
 						    .reply_cap = reply_cap });
 }
 
-// A dead one was told once.
+// For what its caller does not log.  A dead one was told once.
 static int refused(struct vfio_user *v, int rc, const char *what)
 {
 	if (rc != -EPIPE)
@@ -166,7 +166,7 @@ static int set_eventfds(struct vfio_user *v, struct vfio_user_irq_set set, const
 							      .fds = fds + done,
 							      .fd_count = fds[done] >= 0 ? n : 0 });
 		if (rc < 0)
-			return refused(v, rc, "DEVICE_SET_IRQS");
+			return rc;
 		done += n;
 	}
 	return 0;
@@ -255,7 +255,7 @@ static int reset(struct vfio_link *l)
 		return -ENOTSUP;
 	int rc = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DEVICE_RESET,
 						      .deadline = deadline_in_ms(v->reset_ms) });
-	return rc < 0 ? refused(v, rc, "DEVICE_RESET") : 0;
+	return rc < 0 ? rc : 0;
 }
 
 static void close_link(struct vfio_link *l)
@@ -302,6 +302,8 @@ static void died_ready(struct loop_source *s, uint32_t events)
 static void child_exited(struct child *c, const char *how)
 {
 	struct vfio_user *v = c->owner;
+	if (v->told && !*v->how) // a process ends a moment after its connection
+		log_warn("%s: process %d: %s", v->link.id, (int)c->pid, how);
 	if (!*v->how)
 		snprintf(v->how, sizeof(v->how), "%s", how);
 	if (!v->told)
