@@ -225,9 +225,10 @@ static int dma_map(struct vfio_link *l, const struct mem_region *r, struct err *
 	if (rc >= 0)
 		return 0;
 	vfu_mapped_remove(v, r->gpa, r->size);
-	return err_set(e, -rc, "%s: map %#llx bytes of guest memory at %#llx: the server %s", l->id,
+	v->told |= rc == -EPIPE;
+	return err_set(e, -rc, "%s: map %#llx bytes of guest memory at %#llx: the server %s%s", l->id,
 		       (unsigned long long)r->size, (unsigned long long)r->gpa,
-		       rc == -EPIPE ? v->io.why : strerror(-rc));
+		       rc == -EPIPE ? v->io.why : "refuses it: ", rc == -EPIPE ? "" : strerror(-rc));
 }
 
 static int dma_unmap(struct vfio_link *l, uint64_t gpa, uint64_t size)
@@ -261,6 +262,8 @@ static int reset(struct vfio_link *l)
 static void close_link(struct vfio_link *l)
 {
 	struct vfio_user *v = of(l);
+	if (!v->told && vfu_link_dead(&v->io)) // before there was somebody to tell
+		log_warn("%s: the server %s", l->id, v->io.why);
 	loop_remove(v->loop, &v->died);
 	vfu_link_close(&v->io);
 	if (v->child)

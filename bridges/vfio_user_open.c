@@ -175,6 +175,7 @@ static int handshake_failed(struct vfio_user *v, int rc, deadline_ns deadline, s
 	const char *words = v->child ? spawn_last_words(v->child, wait_ms) : "";
 	const size_t name_len = strlen(v->peer);
 	char how[128];
+	v->told = true; // by the sentence
 	if (strncmp(words, v->peer, name_len) == 0 && strncmp(words + name_len, ": ", 2) == 0)
 		words += name_len + 2;
 	if (rc != -EPIPE)

@@ -61,6 +61,37 @@ scenario_vfio_user_started() {
     check "its exit status is in the log" log_has 'exit status 3'
 }
 
+# Rows B21, B23, C07: what is refused when the machine is built, with one sentence and nothing left.
+scenario_vfio_user_refused_B21_C07() {
+    local fault at text
+    while read -r fault at text; do
+        machine vfio_user ''
+        vfio_user_server --fault "$fault" --at "$at" --once
+        vfio_user_device "socket = \"$T/v.sock\""
+        start
+        finish
+        check "$fault: status 1" [ "$rc" = 1 ]
+        check "$fault: in time" [ "$took" -le 6000 ]
+        check "$fault: in few words" [ "$(grep -c '^minivmm: dev0: ' "$T/log")" -le 2 ]
+        check "$fault: why" log_has "$text"
+        wait_for 5 gone "$server" || not_ok "$fault: the connection ended" "the server is still there"
+        kill -KILL "$server" 2> /dev/null
+    done << 'END'
+odd 0 a power of two from 16 on is possible
+error DMA_MAP the server refuses it: Input/output error
+close DMA_MAP closed its connection
+silence DMA_MAP does not answer (DMA_MAP, deadline missed)
+lie REGION_READ broke the protocol
+overlap 0 sparse areas overlap
+END
+    machine vfio_user ''
+    vfio_user_device "socket = \"$T/absent.sock\""
+    start
+    finish
+    check "no server: status 1" [ "$rc" = 1 ]
+    check "no server: why" log_has 'No such file or directory (has the program that listens there been started?)'
+}
+
 scenario_vfio_user_jailed() {
     # The distribution's: modules of another one lie where a jail lets nothing be executed.
     local python=/usr/bin/python3 stdlib
