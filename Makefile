@@ -103,7 +103,7 @@ $(O)/minivmm-%: $(O)/devices/%.o $(call lib,sdk) $(call lib,base)
 
 # What other people's devices are written on (docs/device.md): dev.h and what it includes, the base library, nothing of ours beyond.
 SDK_LIB     = $(call lib,minivmm-device)
-SDK_HEADERS = $(filter-out %_impl.h %/carrier.h,$(wildcard devices/sdk/*.h)) $(wildcard vmm/base/*.h)
+SDK_HEADERS = $(filter-out %_impl.h %/carrier.h %/vduse.h %/vdpa_netlink.h,$(wildcard devices/sdk/*.h)) $(wildcard vmm/base/*.h)
 $(SDK_LIB): $(call obj,$(wildcard devices/sdk/*.c) $(BASE)) ; $(ar)
 
 # ---- tests -----------------------------------------------------------------------------------------------------

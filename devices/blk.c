@@ -46,6 +46,7 @@ static const struct sandbox_rule rules[] = {
 	SANDBOX_CALL(pwritev2, "I/O without io_uring: several buffers written, or durably"),
 	SANDBOX_CALL(fdatasync, "I/O without io_uring: flush"),
 	SANDBOX_CALL(fallocate, "I/O without io_uring: discard and write zeros"),
+	SANDBOX_CALL(fcntl, "the lock on the image is given back"),
 };
 
 static int set_engine(const char *value, struct err *e)

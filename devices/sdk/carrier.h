@@ -2,8 +2,7 @@
 // The seam between a device and the interface over which it is served.
 //
 // A carrier owns guest memory and the virtqueues' set-up; a device sees neither messages nor sockets.  main.c picks one by the
-// command line.  A device that serves many front-ends at a time (vdev_ops.serve) has a struct vdev for
-// each.
+// command line.  A device that serves many front-ends at a time (vdev_ops.serve) has a struct vdev for each.
 #ifndef MINIVMM_SDK_CARRIER_H
 #define MINIVMM_SDK_CARRIER_H
 
@@ -12,23 +11,24 @@
 struct session; // one front-end's connection
 
 struct carrier {
-	const char *option;		  // its command line option, with a path or "fd:N"
 	const struct sandbox_rule *rules; // system calls that only it makes
 	unsigned rule_count;
 	// After open() and before the seal: whether this device can be served so; or NULL.  0 or -errno and the sentence.
 	int (*prepare)(struct vdev *d, struct err *e);
-	// Begins to serve a front-end over a connected socket, which it takes (and closes on failure).  What it needs is in the
-	// device's loop from then on; nothing that a front-end does or leaves undone makes a turn of that wait.  NULL: logged.
-	struct session *(*open)(struct vdev *d, int sock);
+	// Begins to serve a front-end over a descriptor (a connected socket; VDUSE: the device's node), which it takes and closes on
+	// failure.  What it needs is in the device's loop from then on; nothing that a front-end does or leaves undone
+	// makes a turn of that wait.  NULL: logged.
+	struct session *(*open)(struct vdev *d, int fd);
 	// False: the front-end left, broke the protocol, or let a deadline pass.  *wake_ms: when to ask again at the latest, -1: never.
 	bool (*alive)(struct session *s, int *wake_ms);
-	// After it: nothing in flight, no queue running, no guest memory mapped.
-	void (*close)(struct session *s);
+	// After it: nothing in flight, no queue running, no guest memory mapped.  0, or -errno: the carrier itself failed (logged).
+	int (*close)(struct session *s);
 };
 
-// Serves one front-end over a connected socket (which it closes) until that is gone or *stop.
-void carrier_serve(const struct carrier *c, struct vdev *d, int sock, const bool *stop);
+// Serves one front-end over a descriptor (which it closes) until that is gone or *stop.  As close(); -errno too if open() failed.
+int carrier_serve(const struct carrier *c, struct vdev *d, int fd, const bool *stop);
 
 extern const struct carrier carrier_vhost_user, carrier_vfio_user;
+extern const struct carrier carrier_vduse; // vduse.h
 
 #endif

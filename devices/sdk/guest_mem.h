@@ -28,6 +28,7 @@ struct guest_region {
 	uint8_t *host; // of the first byte
 	void *map;     // what munmap gets
 	size_t map_len;
+	bool read_only; // the device may not write; no ring lies there
 };
 
 // Memory that the front-end shares and could take away, as it could the guest's.
@@ -37,6 +38,8 @@ struct guest_mem {
 	unsigned count;
 	unsigned hint;	  // the region found last
 	bool memory_only; // refuse files of file systems that may make a reader wait
+	// Asked about an address that no region has: true, and one has it now.  NULL: there is nobody to ask.
+	bool (*missing)(struct guest_mem *m, uint64_t at);
 	struct guest_region region[GUEST_REGIONS_MAX];
 	struct {
 		void *map; // NULL: none
@@ -51,21 +54,31 @@ bool guest_mem_allows(const struct guest_mem *m, int fd);
 // opened for reading and writing, what the file does not cover, and what overlaps another region.  0 or -errno.
 int guest_mem_add(struct guest_mem *m, int fd, uint64_t file_off, uint64_t gpa, uint64_t uva, uint64_t len);
 
+// The same for what a kernel's IOTLB says, where an address has one name.  Takes files that are no regular ones, too: how long
+// those are, and who may map them how, is the kernel's to know.
+int guest_mem_add_iova(struct guest_mem *m, int fd, uint64_t file_off, uint64_t iova, uint64_t len,
+		       bool read_only);
+
 // Unmaps exactly that region.  0, or -ENOENT.
 int guest_mem_remove(struct guest_mem *m, uint64_t gpa, uint64_t uva, uint64_t len);
+
+// Unmaps all regions that have a byte of [first, last] as guest-physical address.
+void guest_mem_remove_range(struct guest_mem *m, uint64_t first, uint64_t last);
 
 void guest_mem_clear(struct guest_mem *m);
 
 // THE translation: a pointer to `at`, and in *got how many of the `len` bytes lie behind it in one piece (>= 1).
-// NULL if `at` is no guest memory or `len` is 0.
+// NULL if `at` is no guest memory or `len` is 0.  What is read-only has no GUEST_USER address.
 void *guest_mem_translate(struct guest_mem *m, enum guest_space space, uint64_t at, uint64_t len,
 			  uint64_t *got);
 
 // A pointer to `len` bytes in one piece, or NULL.
 void *guest_mem_at(struct guest_mem *m, enum guest_space space, uint64_t at, uint64_t len);
 
-// Describes [gpa, gpa + len) by at most `max` pieces.  Their number, or -EFAULT (not all of it is memory),
-// or -ENOBUFS.
-int guest_mem_iov(struct guest_mem *m, uint64_t gpa, uint64_t len, struct iovec *iov, unsigned max);
+// Describes [gpa, gpa + len), to be read or written, by at most `max` pieces.  Their number, or -EFAULT (not all of it is such
+// memory), or -ENOBUFS.
+enum guest_access { GUEST_READ, GUEST_WRITE };
+int guest_mem_iov(struct guest_mem *m, enum guest_access access, uint64_t gpa, uint64_t len,
+		  struct iovec *iov, unsigned max);
 
 #endif

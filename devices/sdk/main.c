@@ -5,6 +5,7 @@
 #include "devices/sdk/carrier.h"
 #include "devices/sdk/dev.h"
 #include "devices/sdk/pdev_impl.h"
+#include "devices/sdk/vduse.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/landlock.h"
@@ -29,34 +30,42 @@
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
+// What every carrier needs; each has a table of its own besides.
 static const struct sandbox_rule sdk_rules[] = {
 	SANDBOX_CALL(epoll_wait, "waits for kicks, messages and completions"),
 	SANDBOX_RARE(epoll_pwait, "the same, where the C library has no epoll_wait"),
 	SANDBOX_CALL(epoll_ctl, "a front-end's eventfds come and go"),
-	SANDBOX_CALL(recvmsg, "messages of the front-end, with descriptors"),
-	SANDBOX_CALL(sendmsg, "replies to the front-end"),
-	SANDBOX_RARE(poll, "is there room for a reply; a pause after accept4 failed"),
 	SANDBOX_CALL(close, "descriptors of a front-end that replaces them or leaves"),
-	SANDBOX_CALL(fcntl, "access mode of a memory file; eventfds become non-blocking"),
 	SANDBOX_RARE(fstat, "size and kind of a memory file"),
 	SANDBOX_RARE(newfstatat, "the same by newer C libraries"),
 	SANDBOX_CALL_IF(mmap, "guest memory, never executable", 2, PROT_EXEC, 0),
-	SANDBOX_RARE(brk, "what is kept of a front-end with many queues"),
-	SANDBOX_RARE(memfd_create, "the record of requests in flight, for front-ends that want one"),
-	SANDBOX_RARE(ftruncate, "its size"),
 	SANDBOX_CALL(munmap, "guest memory that the front-end takes back"),
 	SANDBOX_CALL_IF(madvise, "guest memory stays out of core dumps", 2, UINT32_MAX, MADV_DONTDUMP),
-	SANDBOX_CALL(write, "interrupts (eventfds) and log lines"),
-	SANDBOX_CALL(read, "SIGTERM, by signalfd"),
-	SANDBOX_CALL(accept4, "the next front-end, on a listening socket"),
+	SANDBOX_RARE(brk, "memory for the front-end of a device with many queues"),
+	SANDBOX_CALL(write, "interrupts (eventfds), answers to the kernel, and log lines"),
+	SANDBOX_CALL(read, "SIGTERM, by signalfd; the kernel's messages"),
 };
 
-static const struct carrier *const carriers[] = { &carrier_vhost_user, &carrier_vfio_user };
+// Of those that are served over sockets.
+static const struct sandbox_rule socket_rules[] = {
+	SANDBOX_CALL(recvmsg, "messages of the front-end, with descriptors"),
+	SANDBOX_CALL(sendmsg, "replies to the front-end"),
+	SANDBOX_CALL(accept4, "the next front-end, on a listening socket"),
+	SANDBOX_RARE(poll, "is there room for a reply; a pause after accept4 failed"),
+	SANDBOX_CALL(fcntl, "access mode of a memory file; eventfds become non-blocking"),
+	SANDBOX_RARE(memfd_create, "the record of requests in flight, for front-ends that want one"),
+	SANDBOX_RARE(ftruncate, "its size"),
+};
+
+static const struct carrier *const socket_carriers[] = { &carrier_vhost_user, &carrier_vfio_user };
 
 // Of virtio devices; PCI functions of their own are served over vfio-user only.
 static const struct vdev_option virtio_options[] = {
 	{ "vhost-user", "PATH", "listen on this socket for vhost-user front-ends, one after the other" },
 	{ "socket-path", "PATH", "the same" },
+	{ "vduse", "NAME", "be the VDUSE device of this name, for vDPA: of this host, or of a guest" },
+	{ "vdpa-add", NULL, "with its vDPA device, which is removed at the end if no VMM uses it" },
+	{ "record", "FILE", "what outlives this program (default: /run/minivmm-vduse-NAME)" },
 	{ "print-capabilities", NULL, "say in JSON what this program can do, and exit" },
 	{ NULL, NULL, NULL },
 };
@@ -80,6 +89,7 @@ struct settings {
 	const char *path;      // to listen at, or NULL
 	const char *front_end; // to connect to, or NULL
 	int fd;		       // to serve on, or -1
+	struct vduse_options vduse;
 	bool insecure;
 	int level; // enum log_level
 };
@@ -113,8 +123,8 @@ static void help_options(const struct vdev_option *o)
 
 static void help(const struct vdev_ops *ops)
 {
-	printf("usage: %s (%s--vfio-user PATH | --connect PATH | --fd N) [OPTION]...\n%s\n\n", ops->program,
-	       ops->pci ? "" : "--vhost-user PATH | ", ops->summary);
+	printf("usage: %s (%s--vfio-user PATH | --connect PATH | --fd N%s) [OPTION]...\n%s\n\n", ops->program,
+	       ops->pci ? "" : "--vhost-user PATH | ", ops->pci ? "" : " | --vduse NAME", ops->summary);
 	help_options(ops->options);
 	printf("\n");
 	if (!ops->pci)
@@ -146,6 +156,13 @@ static int option_common(struct settings *s, const char *name, const char *value
 		if (rc < 0)
 			return rc;
 		s->fd = (int)fd;
+	} else if (strcmp(name, "vduse") == 0) {
+		s->vduse.name = value;
+		s->carrier = &carrier_vduse;
+	} else if (strcmp(name, "vdpa-add") == 0) {
+		s->vduse.vdpa_add = true;
+	} else if (strcmp(name, "record") == 0) {
+		s->vduse.record = value;
 	} else if (strcmp(name, "insecure") == 0) {
 		s->insecure = true;
 	} else if (strcmp(name, "verbose") == 0) {
@@ -210,15 +227,18 @@ static int rules_add(struct rule_list *to, const struct sandbox_rule *from, unsi
 	return 0;
 }
 
-// What the sandbox allows: the SDK's part, the carrier's (NULL: all of them) and the device's own.
+// What the sandbox allows: the SDK's part, the carrier's (NULL: of all that use sockets) and the device's own.
 static int rules_collect(const struct vdev_ops *ops, const struct carrier *carrier, struct sandbox_spec *spec)
 {
 	static struct rule_list all;
 	all.count = 0;
 	int rc = rules_add(&all, sdk_rules, ARRAY_LEN(sdk_rules));
-	for (unsigned i = 0; i < ARRAY_LEN(carriers) && rc == 0; i++)
-		if (!carrier || carriers[i] == carrier)
-			rc = rules_add(&all, carriers[i]->rules, carriers[i]->rule_count);
+	if (rc == 0 && carrier != &carrier_vduse)
+		rc = rules_add(&all, socket_rules, ARRAY_LEN(socket_rules));
+	for (unsigned i = 0; i < ARRAY_LEN(socket_carriers) && rc == 0 && !carrier; i++)
+		rc = rules_add(&all, socket_carriers[i]->rules, socket_carriers[i]->rule_count);
+	if (rc == 0 && carrier)
+		rc = rules_add(&all, carrier->rules, carrier->rule_count);
 	if (rc == 0)
 		rc = rules_add(&all, ops->rules, ops->rule_count);
 	if (rc < 0)
@@ -233,14 +253,17 @@ static int rules_collect(const struct vdev_ops *ops, const struct carrier *carri
 	return 0;
 }
 
-static void print_syscalls(const struct vdev_ops *ops)
+static void print_syscalls(const struct vdev_ops *ops, const struct carrier *c)
 {
 	struct sandbox_spec spec;
-	if (rules_collect(ops, NULL, &spec) < 0)
+	if (rules_collect(ops, c, &spec) < 0)
 		return;
 	sandbox_print(&spec, "", stdout);
 	printf("limit\tnofile\t%llu\n", (unsigned long long)spec.nofile);
-	socket_file_print("keeper\t", stdout);
+	if (c == &carrier_vduse)
+		vduse_print("keeper\t", stdout);
+	else
+		socket_file_print("keeper\t", stdout);
 	if (ops->aside)
 		sandbox_print(ops->aside, "aside\t", stdout);
 }
@@ -248,11 +271,15 @@ static void print_syscalls(const struct vdev_ops *ops)
 // Options that end the program at once: true if one was given.  They win over any error elsewhere on the line.
 static bool answer_and_leave(const struct vdev_ops *ops, int argc, char **argv)
 {
+	const struct carrier *c = NULL;
+	for (int i = 1; i < argc; i++)
+		if (strcmp(argv[i], "--vduse") == 0 || strncmp(argv[i], "--vduse=", 8) == 0)
+			c = &carrier_vduse;
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--print-capabilities") == 0 && !ops->pci)
 			printf("%s\n", ops->capabilities);
 		else if (strcmp(argv[i], "--print-syscalls") == 0)
-			print_syscalls(ops);
+			print_syscalls(ops, c);
 		else if (strcmp(argv[i], "--version") == 0)
 			printf("%s %s\n", ops->program, MINIVMM_VERSION);
 		else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
@@ -262,6 +289,21 @@ static bool answer_and_leave(const struct vdev_ops *ops, int argc, char **argv)
 		return true;
 	}
 	return false;
+}
+
+static int places_check(const struct vdev_ops *ops, const struct settings *s, struct err *e)
+{
+	const int places =
+		(s->path != NULL) + (s->front_end != NULL) + (s->fd >= 0) + (s->vduse.name != NULL);
+	if (places == 0)
+		return err_set(e, EINVAL,
+			       "where to serve is missing: %s--vfio-user PATH, --connect PATH or --fd N",
+			       ops->pci ? "" : "--vhost-user PATH, --vduse NAME, ");
+	if (places > 1)
+		return err_set(e, EINVAL, "--fd, --connect, --vduse and a socket path exclude each other");
+	if (!s->vduse.name && (s->vduse.record || s->vduse.vdpa_add))
+		return err_set(e, EINVAL, "--record and --vdpa-add are for --vduse");
+	return 0;
 }
 
 static int parse_options(struct vdev *d, struct settings *s, int argc, char **argv, struct err *e)
@@ -289,14 +331,7 @@ static int parse_options(struct vdev *d, struct settings *s, int argc, char **ar
 		if (rc < 0)
 			return rc;
 	}
-	const int places = (s->path != NULL) + (s->front_end != NULL) + (s->fd >= 0);
-	if (places == 0)
-		return err_set(e, EINVAL,
-			       "where to serve is missing: %s--vfio-user PATH, --connect PATH or --fd N",
-			       d->ops->pci ? "" : "--vhost-user PATH, ");
-	if (places > 1)
-		return err_set(e, EINVAL, "--fd, --connect and a socket path exclude each other");
-	return 0;
+	return places_check(d->ops, s, e);
 }
 
 // To a front-end that may be about to listen.
@@ -376,17 +411,17 @@ static void client_waits(struct loop_source *src, uint32_t events)
 	}
 }
 
-void carrier_serve(const struct carrier *c, struct vdev *d, int sock, const bool *stop)
+int carrier_serve(const struct carrier *c, struct vdev *d, int fd, const bool *stop)
 {
-	struct session *s = c->open(d, sock);
+	struct session *s = c->open(d, fd);
 	int wake_ms, rc = 0;
 	if (!s)
-		return;
+		return -EIO;
 	while (rc >= 0 && c->alive(s, &wake_ms) && !*stop)
 		rc = vdev_turn(d, wake_ms);
 	if (rc < 0)
 		log_error("event loop: %s", strerror(-rc));
-	c->close(s);
+	return c->close(s);
 }
 
 static int serve_listener(struct vdev *d, const struct settings *s, int fd, const bool *stop)
@@ -400,18 +435,20 @@ static int serve_listener(struct vdev *d, const struct settings *s, int fd, cons
 		if (rc < 0)
 			return rc;
 		if (l.accepted >= 0)
-			carrier_serve(s->carrier, d, l.accepted, stop);
+			carrier_serve(s->carrier, d, l.accepted,
+				      stop); // whatever became of it, there is a next one
 	}
 	return 0;
 }
 
-// The device itself.  `sock` is connected or listening; consumed.  `stops`: signals that end it, blocked.
+// The device itself.  `sock` is connected or listening, or a VDUSE node; consumed.  `stops`: signals that end it, blocked.  1: it failed and has
+// said so.
 static int device_run(struct vdev *d, const struct settings *s, int sock, const sigset_t *stops,
 		      struct err *e)
 {
 	int listening = 0;
 	socklen_t len = sizeof(listening);
-	if (getsockopt(sock, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0)
+	if (!s->vduse.name && getsockopt(sock, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0)
 		return err_sys(e, errno, "--fd %d", sock);
 	d->queues = calloc(MAX(d->queue_count, 1), sizeof(*d->queues));
 	if (!d->queues)
@@ -438,8 +475,8 @@ static int device_run(struct vdev *d, const struct settings *s, int sock, const 
 		rc = d->ops->serve(d, s->carrier, sock, listening, &st.stop);
 	else if (listening)
 		rc = serve_listener(d, s, sock, &st.stop);
-	else
-		carrier_serve(s->carrier, d, sock, &st.stop);
+	else if (carrier_serve(s->carrier, d, sock, &st.stop) < 0)
+		return s->vduse.name != NULL;
 	return rc < 0 ? err_sys(e, -rc, "event loop") : 0;
 }
 
@@ -472,6 +509,10 @@ static int device_main(struct vdev *d, const struct settings *s)
 		sock = connect_out(s->front_end, &e);
 		rc = MIN(sock, 0);
 	}
+	if (rc == 0 && s->vduse.name) {
+		sock = vduse_open(d, &s->vduse, &e);
+		rc = MIN(sock, 0);
+	}
 	if (rc == 0)
 		rc = device_run(d, s, sock, &stops, &e);
 	if (rc < 0)
@@ -484,7 +525,7 @@ static int device_main(struct vdev *d, const struct settings *s)
 	else if (d->pci)
 		virtio_fn_destroy(d->pci);
 	loop_destroy(&d->loop);
-	return rc < 0 ? EXIT_FAILED : EXIT_OK;
+	return rc == 0 ? EXIT_OK : EXIT_FAILED;
 }
 
 int vdev_main(const struct vdev_ops *ops, int argc, char **argv)

@@ -184,7 +184,7 @@ static bool server_alive(struct session *session, int *wake_ms)
 	return !s->closing;
 }
 
-static void server_close(struct session *session)
+static int server_close(struct session *session)
 {
 	struct vfs *s = (struct vfs *)session;
 	struct vdev *d = s->d;
@@ -200,10 +200,10 @@ static void server_close(struct session *session)
 	msg_fds_close(&s->rq.fds);
 	close(s->sock.fd);
 	free(s);
+	return 0;
 }
 
 const struct carrier carrier_vfio_user = {
-	.option = "vfio-user",
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),
 	.prepare = server_prepare,

@@ -163,7 +163,7 @@ static bool server_alive(struct session *session, int *wake_ms)
 	return !s->closing;
 }
 
-static void server_close(struct session *session)
+static int server_close(struct session *session)
 {
 	struct server *s = (struct server *)session;
 	struct vdev *d = s->d;
@@ -185,8 +185,9 @@ static void server_close(struct session *session)
 	msg_fds_close(&s->rq.fds);
 	close(s->sock.fd);
 	free(s);
+	return 0;
 }
 
 const struct carrier carrier_vhost_user = {
-	.option = "vhost-user", .open = server_open, .alive = server_alive, .close = server_close
+	.open = server_open, .alive = server_alive, .close = server_close
 };

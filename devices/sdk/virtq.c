@@ -25,7 +25,8 @@ int vq_add_segment(struct vq *q, uint64_t gpa, uint32_t len, bool writable, stru
 	if (len == 0)
 		return vq_fail(q, "descriptor of length 0");
 	unsigned used = c->readable + c->writable;
-	int n = guest_mem_iov(q->mem, gpa, len, iov + used, iov_max - used);
+	int n = guest_mem_iov(q->mem, writable ? GUEST_WRITE : GUEST_READ, gpa, len, iov + used,
+			      iov_max - used);
 	if (n == -ENOBUFS)
 		return vq_fail(q, "request of more than %u segments", iov_max);
 	if (n < 0)
@@ -108,6 +109,11 @@ uint32_t vq_stop(struct vq *q)
 	if (q->log.region && q->in_flight == 0 && q->log.redo == 0)
 		inflight_close(&q->log);
 	q->log.region = NULL;
+	return vq_base(q);
+}
+
+uint32_t vq_base(const struct vq *q)
+{
 	return q->packed ? vq_packed_base(q) : q->next_avail;
 }
 

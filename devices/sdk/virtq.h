@@ -112,6 +112,9 @@ int vq_relocate(struct vq *q, const struct vq_place *at);
 // the places (bits 0-14 and 16-30) and wrap counters (15 and 31) of the next descriptor to take and to use.
 uint32_t vq_stop(struct vq *q);
 
+// The same number while it runs.
+uint32_t vq_base(const struct vq *q);
+
 // Takes the next request.  1 and *c filled, 0 if there is none, -EPROTO if the queue is (now) failed.
 int vq_pop(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned iov_max);
 

@@ -59,12 +59,12 @@ TEST(a_range_over_two_regions_is_two_pieces)
 	CHECK_EQ(guest_mem_add(&m, b, 0, GPA + PAGE, UVA + 16 * PAGE, PAGE), 0);
 	CHECK_EQ(guest_mem_add(&m, a, 0, GPA, UVA, PAGE), 0);
 	struct iovec iov[2];
-	CHECK_EQ(guest_mem_iov(&m, GPA + PAGE - 3, 10, iov, 2), 2);
+	CHECK_EQ(guest_mem_iov(&m, GUEST_READ, GPA + PAGE - 3, 10, iov, 2), 2);
 	CHECK_EQ(iov[0].iov_len, 3);
 	CHECK_EQ(iov[1].iov_len, 7);
 	CHECK(iov[1].iov_base == guest_mem_at(&m, GUEST_PHYSICAL, GPA + PAGE, 7));
-	CHECK_EQ(guest_mem_iov(&m, GPA + PAGE - 3, 10, iov, 1), -ENOBUFS);
-	CHECK_EQ(guest_mem_iov(&m, GPA + PAGE - 3, PAGE + 4, iov, 2), -EFAULT);
+	CHECK_EQ(guest_mem_iov(&m, GUEST_READ, GPA + PAGE - 3, 10, iov, 1), -ENOBUFS);
+	CHECK_EQ(guest_mem_iov(&m, GUEST_READ, GPA + PAGE - 3, PAGE + 4, iov, 2), -EFAULT);
 	CHECK(!guest_mem_at(&m, GUEST_PHYSICAL, GPA + PAGE - 3, 10)); // not in one piece
 	guest_mem_clear(&m);
 }

@@ -216,9 +216,10 @@ static bool fake_alive(struct session *s, int *wake_ms)
 	return true;
 }
 
-static void fake_close(struct session *s)
+static int fake_close(struct session *s)
 {
 	(void)s;
+	return 0;
 }
 
 static const struct carrier fake = { .open = fake_open, .alive = fake_alive, .close = fake_close };
