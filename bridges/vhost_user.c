@@ -143,7 +143,8 @@ static int op_config_read(struct backend *b, uint32_t off, void *buf, uint32_t l
 	if (!range_in(off, len, b->config_len))
 		return -EINVAL;
 	int rc = 0;
-	if (op_begin(vu) && !vu->config_own && atomic_exchange(&vu->config_stale, false)) {
+	const bool ask = op_begin(vu) && !vu->config_own && atomic_exchange(&vu->config_stale, false);
+	if (ask) {
 		struct vu_exchange x;
 		vu_begin(&x, &vu->link, control_deadline(vu));
 		vu_ask_config(&x, vu);
@@ -152,10 +153,12 @@ static int op_config_read(struct backend *b, uint32_t off, void *buf, uint32_t l
 		if (rc < 0)
 			atomic_store(&vu->config_stale, true);
 	}
-	rc = noted(vu, rc);
-	if (rc == 0)
+	if (noted(vu, rc) == 0)
 		memcpy(buf, vu->config + off, len); // while nobody is there, as it was last known
-	return op_end(vu, rc);
+	if (ask)
+		return op_end(vu, rc);
+	pthread_mutex_unlock(&vu->lock);
+	return rc;
 }
 
 static int op_config_write(struct backend *b, uint32_t off, const void *buf, uint32_t len)

@@ -357,6 +357,48 @@ TEST(b09_b10_not_the_same_device)
 	peers_free(p, 5);
 }
 
+static bool hang_up(struct peer *p, const struct peer_message *m)
+{
+	(void)p, (void)m;
+	return false;
+}
+
+// P02: only an answer makes a death one of a back-end that had served; or a guest that looks at its configuration space again and again
+// would have one that always dies started again without a pause.
+TEST(p02_what_was_not_answered_was_not_served)
+{
+	struct again a;
+	struct peer p[3];
+	uint8_t config[60], writeback = 1;
+	peers_init(p, 3);
+	CHECK(again_after(&a, p, 0, 0));
+	p[1].at = VHOST_USER_GET_CONFIG;
+	p[1].at_nth = 1; // after its handshake
+	p[1].fault = hang_up;
+	CHECK(next_start(&a, &p[1]));
+	CHECK(await(&a, true));
+	CHECK(!a.vu->answered);
+	CHECK_EQ(a.f.b->ops->config_read(a.f.b, 0, config, 60), 0); // as it was known: nobody is asked
+	CHECK(!a.vu->answered);
+	atomic_store(&a.vu->config_stale, true);
+	CHECK_EQ(a.f.b->ops->config_read(a.f.b, 0, config, 60), 0); // as it was known: nobody answers
+	CHECK(!a.vu->answered);
+	CHECK(await(&a, false));
+	CHECK_EQ(a.f.b->ops->config_read(a.f.b, 0, config, 60), 0);
+	CHECK_EQ(a.f.b->ops->config_write(a.f.b, 32, &writeback, 1), 0);
+	CHECK(!a.vu->answered);
+	CHECK(next_start(&a, &p[2]));
+	CHECK(await(&a, true));
+	CHECK(!a.vu->answered);
+	atomic_store(&a.vu->config_stale, true);
+	CHECK_EQ(a.f.b->ops->config_read(a.f.b, 0, config, 60), 0);
+	CHECK(a.vu->answered);
+	again_close(&a);
+	peer_join(&p[1]);
+	peer_join(&p[2]);
+	peers_free(p, 3);
+}
+
 TEST(a_changed_configuration_is_told)
 {
 	struct again a;
