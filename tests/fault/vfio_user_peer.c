@@ -317,10 +317,10 @@ static void with_file(struct peer *p)
 	peer_add_file(p, F_SEAL_SHRINK);
 }
 
-static struct vfio_region_info_cap_sparse_mmap *sparse(struct peer *p)
+static struct peer_sparse *sparse(struct peer *p)
 {
 	with_file(p);
-	return (struct vfio_region_info_cap_sparse_mmap *)(void *)p->caps[0];
+	return (struct peer_sparse *)(void *)p->caps[0];
 }
 
 static void areas_overlap(struct peer *p)

@@ -36,6 +36,13 @@
 #define PEER_IRQS	 5
 #define PEER_BAR_SIZE	 0x4000
 
+// struct vfio_region_info_cap_sparse_mmap with two areas.
+struct peer_sparse {
+	struct vfio_info_cap_header header;
+	uint32_t nr_areas, reserved;
+	struct vfio_region_sparse_mmap_area areas[2];
+};
+
 struct peer_message {
 	struct vfio_user_header h;
 	unsigned fds;
@@ -430,12 +437,11 @@ static inline void peer_init(struct peer *p)
 // BAR 0 may be mapped in two areas of a memfd, given in the wrong order.
 static inline void peer_add_file(struct peer *p, int seals)
 {
-	const struct {
-		struct vfio_region_info_cap_sparse_mmap cap;
-		struct vfio_region_sparse_mmap_area area[2];
-	} sparse = { .cap = { .header = { .id = VFIO_REGION_INFO_CAP_SPARSE_MMAP, .version = 1 },
-			      .nr_areas = 2 },
-		     .area = { { .offset = 0x3000, .size = 0x1000 }, { .offset = 0x1000, .size = 0x1000 } } };
+	const struct peer_sparse sparse = {
+		.header = { .id = VFIO_REGION_INFO_CAP_SPARSE_MMAP, .version = 1 },
+		.nr_areas = 2,
+		.areas = { { .offset = 0x3000, .size = 0x1000 }, { .offset = 0x1000, .size = 0x1000 } },
+	};
 	p->region_fd[0] = memfd_create("bar", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (p->region_fd[0] < 0 || ftruncate(p->region_fd[0], 0x1000 + PEER_BAR_SIZE) < 0 ||
 	    (seals && fcntl(p->region_fd[0], F_ADD_SEALS, seals) < 0))
