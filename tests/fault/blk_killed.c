@@ -26,10 +26,12 @@ static bool prepare(void)
 		*strrchr(program_dir, '/') = '\0';
 	char program[PATH_MAX + 16];
 	snprintf(program, sizeof(program), "%s/minivmm-blk", program_dir);
-	FD_AUTO fd = -1;
-	if (strchr(image, 'X'))
-		fd = mkstemp(image);
-	return access(program, X_OK) == 0 && (fd < 0 || ftruncate(fd, 1 << 20) == 0);
+	static bool made;
+	if (!made) {
+		FD_AUTO fd = mkstemp(image);
+		made = fd >= 0 && ftruncate(fd, 1 << 20) == 0;
+	}
+	return made && access(program, X_OK) == 0;
 }
 
 static const struct device_config disk = {

@@ -89,7 +89,7 @@ scenario() { # NAME
     "$BIN/minivmm-console" --socket-path "$D/sock" "${many[@]}" 2> "$D/log" 3>&- &
     local pid=$!
     for _ in $(seq 100); do
-        [ ! -S "$D/sock" ] || break
+        ! grep -q " 00010000 .* $D/sock\$" /proc/net/unix || break
         sleep 0.1
     done
     PYTHONPATH="$TOP/tests/native" timeout 30 python3 -c '

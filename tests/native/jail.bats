@@ -59,7 +59,7 @@ in_tree_listening() { # COMMAND...: at $D/sock
     listening "$D/sock" bash -c 'in_tree "$@"' in_tree "$@" > "$D/pid" 2> "$D/log" &
     started=$!
     for _ in $(seq 100); do
-        [ ! -S "$D/sock" ] || return 0
+        ! grep -q " 00010000 .* $D/sock\$" /proc/net/unix || return 0
         sleep 0.05
     done
     return 1
@@ -173,7 +173,7 @@ storage_daemon() { # BLOCKDEV-OPTIONS
         vhost-device-vsock --guest-cid=3 "--socket=$D/vsock/s" "--uds-path=$D/vsock/u" > "$D/pid" 2> "$D/log" &
     started=$!
     for _ in $(seq 100); do
-        [ ! -S "$D/vsock/s" ] || break
+        [ ! -S "$D/vsock/s" ] || break # in a name space of its own, so not in /proc/net/unix; the front-end tries again
         sleep 0.05
     done
     timeout 60 ./vsock-peer-front-end "$D/vsock/s" "$D/vsock/u" || { cat "$D/log"; return 1; }

@@ -108,7 +108,7 @@ refused() { # STATUS WORDS ARG...
     machine 'blk disk0' 'image = "disk.raw"'
     "$BIN/minivmm-blk" --image disk.raw --socket-path other 2> /dev/null 3>&- &
     vm=$!
-    for _ in $(seq 100); do [ -S other ] && break; sleep 0.05; done
+    for _ in $(seq 100); do ! grep -q " 00010000 .* other\$" /proc/net/unix || break; sleep 0.05; done
     refused 1 "minivmm: disk0: minivmm-blk: image $(realpath disk.raw) is in use by another process"
 }
 
@@ -285,7 +285,7 @@ serial_machine() { # in the background, until it listens
     "$BIN/minivmm" -c vm.toml --set serial.to=unix:serial.sock 3>&- &
     vm=$!
     for _ in $(seq 100); do
-        [ ! -S serial.sock ] || return 0
+        ! grep -q " 00010000 .* .*serial.sock\$" /proc/net/unix || return 0
         sleep 0.05
     done
     return 1

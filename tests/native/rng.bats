@@ -18,7 +18,7 @@ serve() { # ARG...
     "$BIN/minivmm-rng" --socket-path "$S" "$@" 2> "$D/log" 3>&- &
     rng=$!
     for _ in $(seq 100); do
-        [ ! -S "$S" ] || return 0
+        ! grep -q " 00010000 .* $S\$" /proc/net/unix || return 0
         sleep 0.05
     done
     cat "$D/log"
@@ -64,7 +64,7 @@ finish() {
     strace -f -e raw=all -o "$D/strace" "$BIN/minivmm-rng" --rate 50000 --socket-path "$S" -v 2> "$D/log" 3>&- &
     local tracer=$!
     for _ in $(seq 100); do
-        [ ! -S "$S" ] || break
+        ! grep -q " 00010000 .* $S\$" /proc/net/unix || break
         sleep 0.1
     done
     timeout 60 "$TOP/tests/native/rng-front-end" "$S" 50000

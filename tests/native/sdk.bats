@@ -41,7 +41,7 @@ serve() { # PROGRAM: in the background, until it listens
     "$@" --file "$D/img" --socket-path "$S" 2> "$D/log" 3>&- &
     rom=$!
     for _ in $(seq 100); do
-        [ ! -S "$S" ] || return 0
+        ! grep -q " 00010000 .* $S\$" /proc/net/unix || return 0
         sleep 0.05
     done
     cat "$D/log"
@@ -206,7 +206,7 @@ END
     strace -f -e raw=all -o "$D/strace" "$SDK/romdisk" --file "$D/img" --socket-path "$S" -v 2> "$D/log" 3>&- &
     local tracer=$!
     for _ in $(seq 100); do
-        [ ! -S "$S" ] || break
+        ! grep -q " 00010000 .* $S\$" /proc/net/unix || break
         sleep 0.1
     done
     timeout 60 "$TOP/tests/native/sdk-front-end" "$S" "$D/img" hostile

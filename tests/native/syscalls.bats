@@ -25,7 +25,7 @@ blk_life() { # ENGINE
         --image "$D/$1.img" 2> "$D/$1.log" 3>&- &
     tracer=$!
     for _ in $(seq 100); do
-        [ -S "$D/$1.sock" ] && break
+        ! grep -q " 00010000 .* $D/$1.sock\$" /proc/net/unix || break
         sleep 0.1
     done
     timeout 40 "$TOP/tests/native/blk-front-end" "$D/$1.sock"

@@ -99,7 +99,7 @@ scenario() { # NAME
     "$BIN/minivmm-vsock" --socket-path "$D/sock" --cid 3 --socket "$D/vm.vsock" 2> "$D/log" 3>&- &
     local pid=$! connector
     for _ in $(seq 100); do
-        [ ! -S "$D/sock" ] || break
+        ! grep -q " 00010000 .* $D/sock\$" /proc/net/unix || break
         sleep 0.1
     done
     pss() { sed -n 's/^Pss: *\([0-9]*\) kB/\1/p' "/proc/$1/smaps_rollup"; }
