@@ -76,20 +76,14 @@ print(s.recv(100))' "$D/vm.vsock"
     run -0 vm_guest a '
         for i in /sys/class/net/eth*; do [ "$(cat $i/address)" != 52:54:00:00:00:01 ] || ours=${i##*/}; done
         echo $ours $(ls -d /sys/class/net/eth* | wc -l)
-        i=0
+        for e in eth0 eth1 eth2; do ip link set $e up; done
         for e in eth0 eth1 eth2; do
-            ip link set $e up
-            ip addr add 10.66.9$i.2/24 dev $e
-            i=$((i + 1))
-        done
-        for e in eth0 eth1 eth2; do
-            for n in 0 1; do
-                ip addr add 10.66.$n.2/24 dev $e
-                ping -q -c 1 -w 2 10.66.$n.1 > /dev/null 2>&1 && echo "$e reaches $n"
-                ip addr del 10.66.$n.2/24 dev $e
-            done
+            ip addr add 10.66.0.2/24 dev $e
+            ping -q -c 1 -w 3 10.66.0.1 > /dev/null 2>&1 && echo $e
+            ip addr del 10.66.0.2/24 dev $e
         done'
-    [[ ${lines[0]} == *' 3' && ${#lines[@]} = 3 && $output == *'reaches 0'*'reaches 1'* ]] || fail "$output"
+    # both taps are the host, which answers for all that it is
+    [[ ${lines[0]} == *' 3' && ${#lines[@]} = 3 && $'\n'$output$'\n' == *$'\n'"${lines[0]% 3}"$'\n'* ]] || fail "$output"
     vm_stop a
     peer_stop switch
     for n in 0 1; do ip link del mini-all$n; done
