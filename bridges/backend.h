@@ -76,7 +76,7 @@ struct backend_events {
 	void (*config_changed)(void *owner);
 	void (*died)(void *owner, const char *why);
 	// The back-end stopped a queue because of what the driver put there: the device needs a reset by its
-	// driver (virtio 1.2 §2.1.1).  At most once between two ops->run(b, true).  NULL: not wanted.
+	// driver (virtio 1.2 §2.1.1).  At most once between two ops->run(b, true); from within ops->config_read(), too.  NULL: not wanted.
 	void (*queue_failed)(void *owner);
 	// A page, mapped, whose first bytes are the queue's doorbell from now on if the queue runs; the owner unmaps it.  NULL: what
 	// was given before is not looked at any more.  Only where doorbell_pages is set.
@@ -96,6 +96,8 @@ struct backend {
 	uint16_t queue_size_max;
 	uint32_t config_len;
 	bool doorbell_pages; // it may give some
+	// Or it has one for each queue, mapped from its opening to its close by itself; NULL: no.
+	void *const *doorbell_fixed;
 	unsigned shared_count;
 	struct backend_shared shared[BACKEND_SHARED_MAX];
 	deadline_ns deadline; // what the owner gave a start or stop of all queues together; 0: none

@@ -9,6 +9,7 @@
 #include "bridges/vfio_user.h"
 #include "bridges/vhost_kernel.h"
 #include "bridges/vhost_user.h"
+#include "bridges/vhost_vdpa.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
@@ -190,6 +191,11 @@ static int finish_vfio(struct bridge_end *out, struct bridge_pending *p, struct 
 	return vfio_open(&out->link, p->cfg, p->host->containers, e);
 }
 
+static int finish_vhost_vdpa(struct bridge_end *out, struct bridge_pending *p, struct err *e)
+{
+	return vhost_vdpa_open(&out->backend, p->cfg, p->host->loop, p->host->ram, e);
+}
+
 static const struct bridge {
 	const char *name;
 	int (*start)(struct bridge_pending *p,
@@ -199,6 +205,7 @@ static const struct bridge {
 	[VIA_BUILTIN] = { "minivmm", start_builtin, finish_vhost_user },
 	[VIA_VHOST_USER] = { "vhost-user", start_peer, finish_vhost_user },
 	[VIA_VHOST] = { "vhost", start_nothing, finish_vhost },
+	[VIA_VHOST_VDPA] = { "vhost-vdpa", start_nothing, finish_vhost_vdpa },
 	[VIA_VFIO] = { "vfio", start_nothing, finish_vfio },
 	[VIA_VFIO_USER] = { "vfio-user", start_peer, finish_vfio_user },
 };
@@ -356,6 +363,8 @@ int bridges_keep(struct bridge_host *host, struct err *e)
 		if (how.source != VU_FROM_NOWHERE) {
 			k->line = -1; // the back-end's
 			rc = vhost_user_keep(k->backend, &how, e);
+		} else if (k->cfg->via == VIA_VHOST_VDPA) {
+			rc = vhost_vdpa_keep(k->backend, host->seal_thread, e);
 		} else if (k->cfg->via == VIA_VFIO_USER) {
 			rc = vfio_user_serve(k->link, host->seal_carrier, e);
 		}

@@ -49,6 +49,12 @@ struct explain_choice choice_of(const struct device_config *cfg)
 		c.death = "host dead";
 		return c;
 	}
+	if (cfg->via == VIA_VHOST_VDPA) {
+		c.sees = "that device"; // hardware, the kernel or a process: its path does not tell
+		c.reads = "device or VDUSE process";
+		c.death = "device dead";
+		return c;
+	}
 	if (cfg->via == VIA_VFIO) {
 		c.sees = "device, IOMMU";
 		c.reads = "the device";

@@ -149,6 +149,16 @@ static int describe_kernel(struct explain_device *d, struct arena *a, struct err
 {
 	const struct device_config *cfg = d->cfg;
 	d->interface = bridge_name(cfg->via);
+	if (cfg->via == VIA_VHOST_VDPA) {
+		d->peer = cfg->path;
+		d->gives = "data and doorbells pass the monitor by; the device may be hardware";
+		d->costs =
+			"what is behind it sees all of the guest's memory: hardware by the host's IOMMU, a process by "
+			"VDUSE; the kernel waits up to 30 s for a mute one";
+		d->again =
+			"one that is removed from the host is dead, and let go of; so is a VDUSE process that the kernel has given up";
+		return 0;
+	}
 	const char *node = vhost_kernel_node(cfg);
 	d->peer = cfg->tap    ? arena_printf(a, "%s and tap %s", node, cfg->tap)
 		  : cfg->wwpn ? arena_printf(a, "%s and target %s", node, cfg->wwpn)
@@ -202,7 +212,7 @@ int bridge_describe(struct explain_device *d, const struct device_config *cfg, c
 	struct launch *l = NULL;
 	int rc = 0;
 	d->peer = cfg->listen ? arena_printf(a, "whoever connects to %s", cfg->listen) : cfg->socket;
-	if (cfg->via == VIA_VHOST)
+	if (cfg->via == VIA_VHOST || cfg->via == VIA_VHOST_VDPA)
 		return describe_kernel(d, a, e);
 	if (cfg->via == VIA_VFIO)
 		return describe_vfio(d, a, e);

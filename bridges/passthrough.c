@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The life of a passthrough function: made, reset, dead, ended.
 #include "bridges/passthrough_impl.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/kvm.h"
@@ -117,7 +118,7 @@ static void pt_reset(struct pci_func *f)
 	pt_command_carry(pt);
 	int rc = pt->link->can_reset ? pt->link->ops->reset(pt->link) : 0;
 	if (rc < 0)
-		log_limited(LOG_WARN, "%s: reset: %s", f->id, strerror(-rc));
+		log_limited(LOG_WARN, "%s: reset: %s", f->id, err_text(-rc));
 	pt_config_reset(pt);
 }
 

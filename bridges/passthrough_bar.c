@@ -6,6 +6,7 @@
 // more (CVE-2020-12888).  Pages with the MSI-X table or its pending bits are never mapped.
 #include "bridges/passthrough_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/kvm.h"
@@ -72,7 +73,7 @@ static void area_map(struct passthrough *pt, unsigned index, struct pt_map *m, c
 	if (hva == MAP_FAILED) {
 		log_limited(LOG_INFO, "%s: BAR %u: bytes %#llx to %#llx are trapped and not mapped: %s",
 			    pt->func.id, index, (unsigned long long)start, (unsigned long long)end - 1,
-			    refused ? refused : strerror(errno));
+			    refused ? refused : err_text(errno));
 		return;
 	}
 	madvise(hva, (size_t)(end - start), MADV_DONTDUMP);
@@ -175,7 +176,7 @@ static void area_slot(struct passthrough *pt, unsigned index, unsigned area, uin
 				 on && a->readonly ? KVM_MEM_READONLY : 0);
 	if (rc < 0) // then every access exits, which is slower and right
 		log_limited(LOG_INFO, "%s: BAR %u: KVM takes no memory at %#llx: %s", pt->func.id, index,
-			    (unsigned long long)(gpa + a->offset), strerror(-rc));
+			    (unsigned long long)(gpa + a->offset), err_text(-rc));
 	a->shown = on && rc == 0;
 }
 
@@ -191,7 +192,7 @@ static void doorbell_set(struct passthrough *pt, struct pt_doorbell *d, uint64_t
 	int rc = kvm_doorbell(pt->host.kvm, &k, d->place.fd, on);
 	if (rc < 0)
 		log_limited(LOG_INFO, "%s: BAR %u: KVM takes no doorbell at %#llx: %s", pt->func.id, d->bar,
-			    (unsigned long long)k.where, strerror(-rc));
+			    (unsigned long long)k.where, err_text(-rc));
 	d->shown = on && rc == 0;
 }
 
@@ -267,7 +268,7 @@ static void region_write(struct passthrough *pt, unsigned bar, uint64_t offset, 
 		int rc = pt->link->ops->region_write(pt->link, bar, offset + done, &b[done], n);
 		if (rc < 0)
 			log_limited(LOG_INFO, "%s: BAR %u: write of %u bytes at %#llx: %s", pt->func.id, bar,
-				    n, (unsigned long long)(offset + done), strerror(-rc));
+				    n, (unsigned long long)(offset + done), err_text(-rc));
 	}
 }
 

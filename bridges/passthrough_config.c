@@ -8,6 +8,7 @@
 //   PRI, PASID (there is no guest IOMMU to go with them), not AER, LTR, L1 substates, TPH, ACS, DPC, VC (the host's, or a port's).
 #include "bridges/passthrough_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>
@@ -32,7 +33,7 @@ static void device_write16(struct passthrough *pt, unsigned offset, uint16_t val
 	int rc = device_write(pt, offset, bytes, sizeof(bytes));
 	if (rc < 0)
 		log_limited(LOG_WARN, "%s: write %#x to its configuration at %#x: %s", pt->func.id, val,
-			    offset, strerror(-rc));
+			    offset, err_text(-rc));
 }
 
 // ---- capabilities -----------------------------------------------------------------------------------------------

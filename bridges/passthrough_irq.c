@@ -7,6 +7,7 @@
 // where it takes none, by the loop's thread.
 #include "bridges/passthrough_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/kvm.h"
@@ -22,7 +23,7 @@ static int device_irqs(struct passthrough *pt, unsigned index, unsigned start, u
 	int rc = pt->link->ops->irq_set(pt->link, index, VFIO_LINK_TRIGGER, start, count, fds);
 	if (rc < 0)
 		log_limited(LOG_WARN, "%s: interrupts %u to %u of kind %u: %s", pt->func.id, start,
-			    start + count - 1, index, strerror(-rc));
+			    start + count - 1, index, err_text(-rc));
 	return rc;
 }
 
@@ -227,7 +228,7 @@ static void intx_sync(struct passthrough *pt)
 	if (rc < 0)
 		log_limited(LOG_WARN,
 			    "%s: INTx: %s; its interrupts are lost (does it share a line of the host's?)",
-			    pt->func.id, strerror(-rc));
+			    pt->func.id, err_text(-rc));
 }
 
 // The loop's thread, without the lock.
@@ -314,7 +315,7 @@ static int notice_init(struct passthrough *pt, struct loop_source *s, unsigned i
 	rc = pt->link->ops->irq_set(pt->link, index, VFIO_LINK_TRIGGER, 0, 1, &fd);
 	if (rc < 0) // it is to be had without: of a driver that unbinds the host then waits
 		log_info("%s: %s does not tell of errors or of being wanted back: %s", pt->func.id,
-			 pt->link->ops->kind, strerror(-rc));
+			 pt->link->ops->kind, err_text(-rc));
 	return 0;
 }
 

@@ -2,6 +2,7 @@
 // A VFIO device by its own node (Linux 6.6): no group, and guest memory in an address space of IOMMUFD that all of a machine's devices share.
 #include "bridges/vfio_impl.h"
 #include "bridges/vfio_iommufd.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/kvm.h"
@@ -68,7 +69,7 @@ static int bind_and_attach(struct vfio_device *d, const char *path, struct err *
 {
 	int rc = kvm_vfio_add(d->all->kvm, d->fd);
 	if (rc < 0)
-		log_info("%s: KVM is not told of it: %s", path, strerror(-rc));
+		log_info("%s: KVM is not told of it: %s", path, err_text(-rc));
 	struct cdev_bind bind = { .argsz = sizeof(bind), .iommufd = d->container->fd };
 	if (ioctl(d->fd, CDEV_BIND, &bind) < 0)
 		return err_sys(e, errno, "%s: VFIO_DEVICE_BIND_IOMMUFD%s", path,

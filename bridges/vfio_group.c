@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "bridges/vfio_impl.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/parse.h"
@@ -58,7 +59,7 @@ static int map_refused(const struct mem_region *r, int error, struct err *e)
 			e, error,
 			"map %llu MiB of guest memory for the device: %s; all of it is locked: raise ulimit -l, "
 			"now %llu KiB, by %llu KiB at least (LimitMEMLOCK= of systemd)",
-			mib, strerror(error), (unsigned long long)l.rlim_cur >> 10,
+			mib, err_text(error), (unsigned long long)l.rlim_cur >> 10,
 			(unsigned long long)r->size >> 10);
 	if (error == ENOSPC)
 		return err_set(
@@ -297,7 +298,7 @@ int vfio_group_take(struct vfio_group **out, struct vfio_containers *all, const 
 	g->users = 1;
 	rc = kvm_vfio_add(all->kvm, g->fd);
 	if (rc < 0)
-		log_info("group %u: KVM is not told of it: %s", number, strerror(-rc));
+		log_info("group %u: KVM is not told of it: %s", number, err_text(-rc));
 	*out = g;
 	return 0;
 }

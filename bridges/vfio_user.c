@@ -3,6 +3,7 @@
 
 #include "bridges/vfio_user_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/spawn.h"
@@ -36,7 +37,7 @@ static int call(struct vfio_user *v, uint16_t command, const void *head, size_t 
 static int refused(struct vfio_user *v, int rc, const char *what)
 {
 	if (rc != -EPIPE)
-		log_limited(LOG_WARN, "%s: the server refuses %s: %s", v->link.id, what, strerror(-rc));
+		log_limited(LOG_WARN, "%s: the server refuses %s: %s", v->link.id, what, err_text(-rc));
 	return rc;
 }
 
@@ -228,7 +229,7 @@ static int dma_map(struct vfio_link *l, const struct mem_region *r, struct err *
 	v->told |= rc == -EPIPE;
 	return err_set(e, -rc, "%s: map %#llx bytes of guest memory at %#llx: the server %s%s", l->id,
 		       (unsigned long long)r->size, (unsigned long long)r->gpa,
-		       rc == -EPIPE ? v->io.why : "refuses it: ", rc == -EPIPE ? "" : strerror(-rc));
+		       rc == -EPIPE ? v->io.why : "refuses it: ", rc == -EPIPE ? "" : err_text(-rc));
 }
 
 static int dma_unmap(struct vfio_link *l, uint64_t gpa, uint64_t size)

@@ -3,6 +3,7 @@
 #include "bridges/vfio_user_link.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -97,7 +98,7 @@ static void receive_failed(struct vfu_link *l, int rc)
 	else if (rc == -EPROTO)
 		die_locked(l, "sent out-of-band data");
 	else
-		die_locked(l, "%s: %s", during, strerror(-rc));
+		die_locked(l, "%s: %s", during, err_text(-rc));
 	pthread_mutex_unlock(&l->lock);
 }
 
@@ -128,7 +129,7 @@ static int send_command(struct vfu_link *l, const struct vfu_call *c, uint16_t i
 	else if (rc == -EPIPE)
 		vfu_broken(l, "closed its connection (during %s)", name_of(c->command));
 	else if (rc < 0)
-		vfu_broken(l, "%s: %s", name_of(c->command), strerror(-rc));
+		vfu_broken(l, "%s: %s", name_of(c->command), err_text(-rc));
 	return rc < 0 ? -EPIPE : 0;
 }
 
@@ -235,7 +236,7 @@ static void reply_store(struct vfu_link *l, struct vfu_pending *p, const struct 
 	if (p->posted) {
 		if (p->error)
 			log_limited(LOG_WARN, "%s: the server refuses %s: %s", l->id, name_of(p->command),
-				    strerror(-p->error));
+				    err_text(-p->error));
 		p->used = false;
 		return;
 	}

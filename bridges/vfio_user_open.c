@@ -2,6 +2,7 @@
 // The handshake: what the server is, and all that it says of itself once.
 #include "bridges/vfio_user_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/spawn.h"
@@ -180,7 +181,7 @@ static int handshake_failed(struct vfio_user *v, int rc, deadline_ns deadline, s
 		words += name_len + 2;
 	if (rc != -EPIPE)
 		return err_set(e, -rc, "%s: handshake with %s: the server refuses it: %s", v->link.id,
-			       v->peer, strerror(-rc));
+			       v->peer, err_text(-rc));
 	// What a sandbox kills says nothing itself.
 	if (v->child && spawn_ended(v->child, ENDED_WAIT_MS, how, sizeof(how)) &&
 	    strncmp(how, "killed", 6) == 0)

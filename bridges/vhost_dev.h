@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What every character device of the kernel's vhost family understands: owner, features, memory, virtqueues (linux/vhost.h).
 //
-// Used by vhost_kernel.c (queues by user address) ; queues by guest address are for vDPA.  Each function is an ioctl or a few, says
+// Used by vhost_kernel.c (queues by user address) and vhost_vdpa.c (queues by guest address).  Each function is an ioctl or a few, says
 // 0 or -errno, opens nothing after vhost_dev_open() and keeps no state.  Any thread of the process that owns the device.
 #ifndef MINIVMM_BRIDGES_VHOST_DEV_H
 #define MINIVMM_BRIDGES_VHOST_DEV_H

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "bridges/vhost_kernel_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -39,7 +40,7 @@ static int op_negotiate(struct backend *b, uint64_t features)
 		rc = vk->kind->negotiate(vk, features);
 	if (rc < 0)
 		log_limited(LOG_WARN, "%s: %s refuses the features that the driver took: %s", b->id,
-			    vk->kind->node, strerror(-rc));
+			    vk->kind->node, err_text(-rc));
 	return rc;
 }
 
@@ -64,7 +65,7 @@ static int op_memory(struct backend *b, const struct mem_table *t)
 	int rc = vhost_memory_set(vk->fd, t);
 	if (rc < 0)
 		log_limited(LOG_WARN, "%s: %s refuses the guest's memory (%u regions): %s", b->id,
-			    vk->kind->node, t->count, strerror(-rc));
+			    vk->kind->node, t->count, err_text(-rc));
 	else
 		vk->memory = *t;
 	return rc;
@@ -78,7 +79,7 @@ static int op_queue_start(struct backend *b, unsigned q, const struct vring_cfg 
 	int rc = vhost_queue_set(vk->fd, q, cfg, &vk->memory, vk->err_source.fd);
 	vk->set[q] = rc == 0;
 	if (rc < 0)
-		log_limited(LOG_WARN, "%s: %s refuses queue %u: %s", b->id, vk->kind->node, q, strerror(-rc));
+		log_limited(LOG_WARN, "%s: %s refuses queue %u: %s", b->id, vk->kind->node, q, err_text(-rc));
 	return rc;
 }
 
@@ -112,7 +113,7 @@ static int op_run(struct backend *b, bool on)
 	int rc = vk->kind->start(vk);
 	vk->running = rc == 0;
 	if (rc < 0)
-		log_limited(LOG_WARN, "%s: %s does not start: %s", b->id, vk->kind->node, strerror(-rc));
+		log_limited(LOG_WARN, "%s: %s does not start: %s", b->id, vk->kind->node, err_text(-rc));
 	return rc;
 }
 

@@ -5,6 +5,7 @@
 
 #include "bridges/vhost_user_wire.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/msg.h"
@@ -139,7 +140,7 @@ static void exchange_die(struct vu_exchange *x, uint32_t request, int rc)
 		link_die(x->link, "sent descriptors where none are due (%s)", name);
 		break;
 	default:
-		link_die(x->link, "%s: %s", name, strerror(-rc));
+		link_die(x->link, "%s: %s", name, err_text(-rc));
 	}
 }
 

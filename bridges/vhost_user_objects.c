@@ -3,6 +3,7 @@
 
 #include "bridges/vhost_user_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -80,7 +81,7 @@ int vu_object_request(struct vu_channel *c, uint32_t request, const struct vhost
 								      : object_look_up(vu, u);
 	if (rc < 0)
 		log_limited(LOG_INFO, "%s: the back-end's request for a shared object is refused (%s)",
-			    vu->backend.id, strerror(-rc));
+			    vu->backend.id, err_text(-rc));
 	return rc;
 }
 

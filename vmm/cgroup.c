@@ -4,6 +4,7 @@
 #include "vmm/base/aside.h"
 #include "vmm/base/check.h"
 #include "vmm/base/deadline.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/sandbox.h"
 
@@ -225,7 +226,7 @@ static int controllers_enable(int dir, struct tree *t, struct err *e)
 			       "limits: enable %s in %s: it is not given these controllers (" MEND ")", t->on,
 			       t->path);
 	return rc < 0 ? err_set(e, -rc, "limits: enable %s in %s: %s (" MEND ")", t->on, t->path,
-				strerror(-rc))
+				err_text(-rc))
 		      : 0;
 }
 
@@ -270,7 +271,7 @@ static int devices_make(struct cgroups *g, const struct tree *t, const struct vm
 			rc = -errno;
 		if (rc < 0)
 			return err_set(e, -rc, "%s: limits: make %s/%s%s%s: %s (" MEND ")", d->id, t->path,
-				       name, *what ? "/" : "", what, strerror(-rc));
+				       name, *what ? "/" : "", what, err_text(-rc));
 	}
 	return 0;
 }

@@ -36,8 +36,9 @@ struct cgroup_limits {	 // of a program and all that it starts; 0: none
 enum device_via {
 	VIA_BUILTIN, // no `via`: a device program of ours
 	VIA_VHOST_USER,
-	VIA_VHOST, // the kernel's
-	VIA_VFIO,  // a PCI function, or a mediated device
+	VIA_VHOST,	// the kernel's
+	VIA_VHOST_VDPA, // and VDUSE
+	VIA_VFIO,	// a PCI function, or a mediated device
 	VIA_VFIO_USER,
 	VIA_COUNT,
 };

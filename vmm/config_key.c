@@ -293,13 +293,6 @@ static void store_choice(struct config_reader *r, const struct config_key *k, co
 static void store_via(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 		      void *field)
 {
-	static const char *const later[] = { "vhost-vdpa" };
-	for (unsigned i = 0; v->type == TOML_STRING && i < ARRAY_LEN(later); i++) {
-		if (strcmp(v->string.bytes, later[i]) != 0)
-			continue;
-		config_complain_value(r, v, "this version of minivmm does not have via = \"%s\"", later[i]);
-		return;
-	}
 	if (v->type == TOML_STRING && v->string.len == 0)
 		config_complain_value(r, v, "via is empty; leave it out for a device of minivmm's own");
 	else
@@ -596,14 +589,20 @@ static void store_uuid(struct config_reader *r, const struct config_key *k, cons
 #define BUILTIN	   (1u << VIA_BUILTIN)
 #define VHOST_USER (1u << VIA_VHOST_USER)
 #define VHOST	   (1u << VIA_VHOST)
+#define VDPA	   (1u << VIA_VHOST_VDPA)
 #define VFIO	   (1u << VIA_VFIO)
 #define VFIO_USER  (1u << VIA_VFIO_USER)
-#define VIRTIO	   (BUILTIN | VHOST_USER | VHOST) // what virtio_pci.c has in front of it
+#define VIRTIO	   (BUILTIN | VHOST_USER | VHOST | VDPA) // what virtio_pci.c has in front of it
 #define ANY	   (VIRTIO | VFIO | VFIO_USER)
 
 const char *const config_via_names[] = {
-	[VIA_BUILTIN] = "",  [VIA_VHOST_USER] = "vhost-user", [VIA_VHOST] = "vhost",
-	[VIA_VFIO] = "vfio", [VIA_VFIO_USER] = "vfio-user",   NULL,
+	[VIA_BUILTIN] = "",
+	[VIA_VHOST_USER] = "vhost-user",
+	[VIA_VHOST] = "vhost",
+	[VIA_VHOST_VDPA] = "vhost-vdpa",
+	[VIA_VFIO] = "vfio",
+	[VIA_VFIO_USER] = "vfio-user",
+	NULL,
 };
 _Static_assert(ARRAY_LEN(config_via_names) == VIA_COUNT + 1, "one name for each via");
 
@@ -644,7 +643,7 @@ const struct config_key config_keys[] = {
 	  .store = store_virtio,
 	  DEVICE(virtio_type),
 	  .vias = VIRTIO,
-	  .needed_by = VIRTIO,
+	  .needed_by = BUILTIN | VHOST_USER | VHOST,
 	  .min = 1,
 	  .max = VIRTIO_TYPE_MAX },
 	{ .name = "queues",
@@ -787,10 +786,10 @@ const struct config_key config_keys[] = {
 	{ .name = "path",
 	  .store = store_path,
 	  DEVICE(path),
-	  .vias = BUILTIN | VHOST,
-	  .needed_by = BUILTIN,
+	  .vias = BUILTIN | VHOST | VDPA,
+	  .needed_by = BUILTIN | VDPA,
 	  .virtio = VIRTIO_VSOCK,
-	  .any_type = VHOST },
+	  .any_type = VHOST | VDPA },
 };
 const unsigned config_key_count = ARRAY_LEN(config_keys);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/doctor.h"
 
+#include "vmm/base/err.h"
 #include "vmm/doctor_impl.h"
 
 #include <errno.h>
@@ -146,7 +147,7 @@ bool doctor_node(struct doctor *d, const char *what, const char *path, const cha
 			   use);
 	else
 		doctor_say(d, ABSENT, what, "its rights by a udev rule, or minivmm in the group that owns it",
-			   "%s: %s: %s", path, use, strerror(error));
+			   "%s: %s: %s", path, use, err_text(error));
 	return error == 0;
 }
 

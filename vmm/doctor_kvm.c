@@ -130,7 +130,7 @@ void doctor_isolation(struct doctor *d)
 
 	if (prctl(PR_GET_SECCOMP) < 0)
 		doctor_say(d, LIMITED, "seccomp", "another kernel, or insecure = true", "%s",
-			   strerror(errno));
+			   err_text(errno));
 	else
 		doctor_say(d, GOOD, "seccomp", "", "system calls can be filtered");
 

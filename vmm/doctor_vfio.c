@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/doctor_impl.h"
+#include "vmm/base/err.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +67,7 @@ static void candidate(struct doctor *d, const char *name, void *arg)
 		snprintf(mend, sizeof(mend), "minivmm bind%s%s", g->others,
 			 f.driver[0] && !bound ? " (the host loses it)" : "");
 	else
-		snprintf(mend, sizeof(mend), "rights to %s by a udev rule: %s", node_path, strerror(error));
+		snprintf(mend, sizeof(mend), "rights to %s by a udev rule: %s", node_path, err_text(error));
 	doctor_say(d, *mend ? ABSENT : GOOD, "pci function", mend,
 		   "%s %04x:%04x class %04x, group %s%s, driver %s", name, f.vendor, f.device, f.class,
 		   g->number, g->count > 1 ? " with others" : "", f.driver[0] ? f.driver : "none");

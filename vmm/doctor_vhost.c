@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/doctor_impl.h"
+#include "vmm/base/err.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -65,7 +66,7 @@ static void vdpa_device(struct doctor *d, const char *name, void *arg)
 		int error = doctor_access(d, path);
 		doctor_say(d, error ? ABSENT : GOOD, "vdpa device", error ? "its rights by a udev rule" : "",
 			   "%s: via = \"vhost-vdpa\", path = \"%s\"%s%s", name, path, error ? ": " : "",
-			   error ? strerror(error) : "");
+			   error ? err_text(error) : "");
 	}
 }
 

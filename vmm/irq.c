@@ -2,6 +2,7 @@
 #include "vmm/irq.h"
 
 #include "arch/arch.h"
+#include "vmm/base/err.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>
@@ -113,7 +114,7 @@ void irq_pin_set(struct irq *q, uint32_t pin, bool high)
 {
 	struct kvm_irq_level line = { .irq = pin, .level = high };
 	if (ioctl(q->kvm->vm_fd, KVM_IRQ_LINE, &line) < 0)
-		log_limited(LOG_WARN, "interrupt pin %u: %s", pin, strerror(errno));
+		log_limited(LOG_WARN, "interrupt pin %u: %s", pin, err_text(errno));
 }
 
 void irq_pin_pulse(struct irq *q, uint32_t pin)

@@ -2,6 +2,7 @@
 #include "vmm/jail.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/config.h"
 #include "vmm/jail_elf.h"
 #include "vmm/spawn.h"
@@ -263,6 +264,6 @@ bool jail_failure_tell(const struct jail *j, const struct jail_failure *f, char 
 	const bool named = f->step == JAIL_SHOW && f->show >= 0 && f->show < (int)j->show_count;
 	assert(f->step >= 0 && f->step < (int)ARRAY_LEN(what));
 	snprintf(text, room, "%s%s%s: %s (%s)", what[f->step], named ? " " : "",
-		 named ? jail_text(j, j->show[f->show].to) : "", strerror(f->error), mend_of(f));
+		 named ? jail_text(j, j->show[f->show].to) : "", err_text(f->error), mend_of(f));
 	return f->step != JAIL_SHOW || f->error == EPERM || f->error == ENOSYS;
 }

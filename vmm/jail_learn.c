@@ -2,6 +2,7 @@
 #include "vmm/jail_learn.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/msg.h"
@@ -195,7 +196,7 @@ _Noreturn static void learner_run(int sock, int file, const char *path, const ch
 	if (f)
 		write_profile(f, &seen, program);
 	if (!f || fclose(f) != 0) {
-		log_error("learn: write %s: %s", path, strerror(errno));
+		log_error("learn: write %s: %s", path, err_text(errno));
 		_exit(1);
 	}
 	log_info("learned a profile: %s", path);

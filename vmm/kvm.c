@@ -2,6 +2,7 @@
 #include "vmm/kvm.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 
 #include <errno.h>
@@ -46,10 +47,10 @@ int kvm_open(struct kvm *k, const char *path, struct err *e)
 	*k = (struct kvm){ .fd = -1, .vm_fd = -1, .vfio_fd = -1 };
 	FD_AUTO fd = fd_open_path(path, O_RDWR, e);
 	if (fd < 0)
-		return err_set(e, -fd, "open %s: %s%s", path, strerror(-fd), kvm_mend(-fd));
+		return err_set(e, -fd, "open %s: %s%s", path, err_text(-fd), kvm_mend(-fd));
 	int version = ioctl(fd, KVM_GET_API_VERSION, 0);
 	if (version < 0)
-		return err_set(e, ENOTTY, "%s: it is not KVM: %s", path, strerror(errno));
+		return err_set(e, ENOTTY, "%s: it is not KVM: %s", path, err_text(errno));
 	if (version != KVM_API)
 		return err_set(e, ENOTSUP, "%s: its KVM API has version %d, this program is for %d", path,
 			       version, KVM_API);

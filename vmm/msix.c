@@ -2,6 +2,7 @@
 #include "vmm/msix.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -48,7 +49,7 @@ static void vector_bind(struct msix *m, unsigned i)
 		rc = kvm_irqfd(m->irq->kvm, v->eventfd, m->first_gsi + i, true);
 	if (rc < 0) {
 		log_limited(LOG_WARN, "%s: vector %u to address %#llx: interrupts dropped: %s", m->id, i,
-			    (unsigned long long)v->address, strerror(-rc));
+			    (unsigned long long)v->address, err_text(-rc));
 		vector_unbind(m, i);
 		if (rc != -EINVAL) // that is the guest's own mistake, and costs it this interrupt only
 			m->error = rc;

@@ -2,6 +2,7 @@
 #include "vmm/pci_func.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/log.h"
 #include "vmm/memmap.h"
 #include "vmm/pci_host.h"
@@ -93,7 +94,7 @@ static void bar_map(struct pci_func *f, unsigned index, uint64_t gpa)
 	if (rc < 0) {
 		log_limited(LOG_INFO, "%s: BAR %u not mapped at %#llx: %s", f->id, index,
 			    (unsigned long long)gpa,
-			    legal ? strerror(-rc) : "outside the host bridge's windows");
+			    legal ? err_text(-rc) : "outside the host bridge's windows");
 		return;
 	}
 	bar->mapped = true;

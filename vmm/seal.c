@@ -29,21 +29,28 @@
 #define OWN_PID 0
 
 // Back-ends in the kernel, as the driver sets them up, starts and stops them.
-#define VHOST_RULES                                                                        \
-	SANDBOX_RARE_IOCTL(VHOST_SET_FEATURES, "kernel vhost: what the driver took"),      \
-		SANDBOX_RARE_IOCTL(VHOST_SET_MEM_TABLE, "where guest RAM is"),             \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_NUM, "a ring"),                         \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_BASE, "where to begin"),                \
-		SANDBOX_RARE_IOCTL(VHOST_GET_VRING_BASE, "where it ended"),                \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_ADDR, "a ring's parts"),                \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_KICK, "its doorbell"),                  \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_CALL, "its interrupt"),                 \
-		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_ERR, "its errors"),                     \
-		SANDBOX_RARE_IOCTL(VHOST_NET_SET_BACKEND, "net: start, stop"),             \
-		SANDBOX_RARE_IOCTL(TUNSETOFFLOAD, "net: frames as the driver takes them"), \
-		SANDBOX_RARE_IOCTL(VHOST_VSOCK_SET_RUNNING, "vsock: start, stop"),         \
-		SANDBOX_RARE_IOCTL(VHOST_SCSI_SET_ENDPOINT, "scsi: start"),                \
-		SANDBOX_RARE_IOCTL(VHOST_SCSI_CLEAR_ENDPOINT, "scsi: stop")
+#define VHOST_RULES                                                                                 \
+	SANDBOX_RARE_IOCTL(VHOST_SET_FEATURES, "kernel vhost: what the driver took"),               \
+		SANDBOX_RARE_IOCTL(VHOST_SET_MEM_TABLE, "where guest RAM is"),                      \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_NUM, "a ring"),                                  \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_BASE, "where to begin"),                         \
+		SANDBOX_RARE_IOCTL(VHOST_GET_VRING_BASE, "where it ended"),                         \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_ADDR, "a ring's parts"),                         \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_KICK, "its doorbell"),                           \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_CALL, "its interrupt"),                          \
+		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_ERR, "its errors"),                              \
+		SANDBOX_RARE_IOCTL(VHOST_NET_SET_BACKEND, "net: start, stop"),                      \
+		SANDBOX_RARE_IOCTL(TUNSETOFFLOAD, "net: frames as the driver takes them"),          \
+		SANDBOX_RARE_IOCTL(VHOST_VSOCK_SET_RUNNING, "vsock: start, stop"),                  \
+		SANDBOX_RARE_IOCTL(VHOST_SCSI_SET_ENDPOINT, "scsi: start"),                         \
+		SANDBOX_RARE_IOCTL(VHOST_SCSI_CLEAR_ENDPOINT, "scsi: stop"),                        \
+		SANDBOX_RARE_IOCTL(VHOST_VDPA_SET_STATUS, "vDPA: what the driver has done so far"), \
+		SANDBOX_RARE_IOCTL(VHOST_VDPA_GET_STATUS, "whether the device took it"),            \
+		SANDBOX_RARE_IOCTL(VHOST_VDPA_GET_CONFIG, "configuration space"),                   \
+		SANDBOX_RARE_IOCTL(VHOST_VDPA_SET_CONFIG, "the same, written"),                     \
+		SANDBOX_RARE_IOCTL(VHOST_VDPA_SET_VRING_ENABLE, "a ring may be used"),              \
+		SANDBOX_RARE_IOCTL(VHOST_VDPA_SET_GROUP_ASID, "all rings see the same memory"),     \
+		SANDBOX_RARE_IOCTL(VHOST_VDPA_SUSPEND, "its rings stand still")
 
 // Devices of the kernel's VFIO, as the guest uses them.
 #define VFIO_RULES                                                                               \
@@ -184,6 +191,8 @@ static struct sandbox_rule wait_rules[] = {
 	SANDBOX_RARE(fstat, "kind and size of a descriptor that a back-end sent"),
 	SANDBOX_RARE(newfstatat, "fstat of newer C libraries"),
 	SANDBOX_RARE(close, "the connection before"),
+	SANDBOX_RARE(dup3, "a vDPA device that was removed is let go of, its number is not"),
+	SANDBOX_RARE_IF(mmap, "and so are its doorbell pages", 2, PROT_EXEC, 0),
 	SANDBOX_RARE(shutdown, "one that broke its protocol is cut off"),
 	SANDBOX_RARE(waitid, "a program that does not do"),
 	SANDBOX_RARE(pidfd_send_signal, "has to end"),

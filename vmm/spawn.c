@@ -5,6 +5,7 @@
 #include "vmm/spawn.h"
 
 #include "vmm/base/deadline.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/sandbox.h"
 #include "vmm/jail.h"
@@ -289,7 +290,7 @@ static int spawn_once(struct child *c, struct plan *p, bool *refused, struct err
 			   (error == EPERM || error == ENOSPC || error == EUSERS || error == EINVAL);
 		if (*refused)
 			return err_set(e, error, "start %s: make its name spaces: %s (%s)", rq->argv[0],
-				       strerror(error), sandbox_mend(error));
+				       err_text(error), sandbox_mend(error));
 		return err_sys(e, error, "start %s: make a process", rq->argv[0]);
 	}
 	fd_close(&report_write);
@@ -317,7 +318,7 @@ static int spawn_once(struct child *c, struct plan *p, bool *refused, struct err
 	*refused = r.step == STEP_IDS;
 	if (*refused)
 		return err_set(e, r.error, "start %s: %s: %s (%s)", rq->argv[0], step_names[r.step],
-			       strerror(r.error), sandbox_mend(r.error));
+			       err_text(r.error), sandbox_mend(r.error));
 	return err_sys(e, r.error, "start %s: %s", p->path, step_names[r.step]);
 }
 

@@ -3,6 +3,7 @@
 
 #include "vmm/base/check.h"
 #include "vmm/base/deadline.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/msg.h"
@@ -140,7 +141,7 @@ static bool post_connect(struct posts *all, struct post *p)
 	}
 	if (rc == -ENAMETOOLONG || rc == -EMFILE || rc == -ENFILE) {
 		wait_end(all, p);
-		return answer_error(p, -rc, strerror(-rc), -1);
+		return answer_error(p, -rc, err_text(-rc), -1);
 	}
 	// Between bind(2) and listen(2) of the one who comes back there is a moment; a file that is left behind stays.
 	p->next = deadline_in_ms(rc == -ENOENT ? SPAWNER_RETRY_MS : p->step_ms);
@@ -349,7 +350,7 @@ static void reap(int *pidfd)
 {
 	siginfo_t si = { 0 };
 	if (*pidfd >= 0 && waitid(P_PIDFD, (id_t)*pidfd, &si, WEXITED | WNOHANG) < 0)
-		log_debug("reap: %s", strerror(errno));
+		log_debug("reap: %s", err_text(errno));
 	fd_close(pidfd);
 }
 

@@ -2,6 +2,7 @@
 #include "vmm/vcpu.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/seal.h"
@@ -194,7 +195,7 @@ void vcpu_run(struct vcpu *c)
 			exit_unknown(c); // says more than the number
 		} else if (error != EINTR && error != EAGAIN) {
 			char why[64];
-			snprintf(why, sizeof(why), "KVM_RUN: %s", strerror(error));
+			snprintf(why, sizeof(why), "KVM_RUN: %s", err_text(error));
 			crash(c, why);
 		}
 		bool kicked = __atomic_load_n(&c->run->immediate_exit, __ATOMIC_SEQ_CST);

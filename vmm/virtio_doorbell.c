@@ -3,7 +3,9 @@
 //
 // The eventfd stays behind the page, so that a doorbell finds one or the other at any time; and because one may have been
 // written into a page that nobody looks at any more, the eventfd is signalled whenever a queue loses its page and runs on.
-// What a back-end may give is checked before it comes here (bridges/vhost_user_doorbell.c); the monitor never touches it.
+// What a back-end may give is checked before it comes here (bridges/vhost_user_doorbell.c), or is the kernel's (vhost-vdpa); the monitor
+// never touches it.
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/virtio_pci_impl.h"
@@ -55,7 +57,7 @@ static void page_show(struct virtio_pci *vp, unsigned index)
 	p->shown = rc == 0;
 	if (rc < 0)
 		log_limited(LOG_INFO, "%s: queue %u: KVM takes no doorbell page: %s", vp->func.id, index,
-			    strerror(-rc));
+			    err_text(-rc));
 }
 
 static void page_unmap(void *page)
@@ -67,7 +69,8 @@ static void page_unmap(void *page)
 static void page_drop(struct virtio_pci *vp, unsigned index)
 {
 	page_hide(vp, index, vp->func.bar[VP_BAR].range.start);
-	page_unmap(vp->page[index].mapped);
+	if (!vp->backend->doorbell_fixed)
+		page_unmap(vp->page[index].mapped);
 	vp->page[index].mapped = NULL;
 }
 
@@ -102,7 +105,8 @@ int vp_pages_init(struct virtio_pci *vp, struct err *e)
 	if (!vp->backend->doorbell_pages)
 		return 0;
 	if (vp_queue_count(vp) > VP_PAGED_QUEUES)
-		return err_set(e, EINVAL, "%s: host_notifier = true is for %d queues at most, it has %u",
+		return err_set(e, EINVAL,
+			       "%s: doorbell pages (host_notifier) are for %d queues at most, it has %u",
 			       vp->backend->id, VP_PAGED_QUEUES, vp_queue_count(vp));
 	vp->notify = VP_PAGES;
 	vp->notify_step = (uint32_t)page_size();
@@ -156,6 +160,8 @@ int vp_doorbells_add(struct virtio_pci *vp)
 		if (rc < 0)
 			return rc;
 		q->doorbell = true;
+		if (vp->backend->doorbell_fixed)
+			vp->page[i].mapped = vp->backend->doorbell_fixed[i];
 		if (vp->page)
 			page_show(vp, i);
 	}

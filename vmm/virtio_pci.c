@@ -2,6 +2,7 @@
 #include "vmm/virtio_pci.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/virtio_id.h"
@@ -121,7 +122,7 @@ static void vp_bar_moved(struct pci_func *f, unsigned bar, uint64_t gpa, bool ma
 	} else if (vp->regs.state == VIRTIO_RUNNING) {
 		int rc = vp_doorbells_add(vp);
 		if (rc < 0)
-			vp_break(vp, strerror(-rc));
+			vp_break(vp, err_text(-rc));
 	}
 }
 

@@ -5,6 +5,7 @@
 // monitor, as any other to nothing: ones are read, what is written is lost.  The monitor itself never touches the memory; that its owner
 // cannot take it away is checked before it comes here (bridges/vhost_user_shared.c).
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/log.h"
 #include "vmm/virtio_pci_impl.h"
 
@@ -45,7 +46,7 @@ static int part_show(struct virtio_pci *vp, unsigned index)
 	p->shown = rc == 0;
 	if (rc < 0)
 		log_limited(LOG_WARN, "%s: KVM takes no shared memory at %#llx: %s", vp->func.id,
-			    (unsigned long long)part_gpa(vp->shared, p), strerror(-rc));
+			    (unsigned long long)part_gpa(vp->shared, p), err_text(-rc));
 	return rc;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/base/check.h"
 #include "vmm/base/deadline.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/virtio_pci_impl.h"
@@ -64,7 +65,7 @@ void vp_interrupts_check(struct virtio_pci *vp)
 {
 	int rc = msix_take_error(&vp->msix);
 	if (rc < 0 && vp->regs.state == VIRTIO_RUNNING)
-		vp_break(vp, strerror(-rc));
+		vp_break(vp, err_text(-rc));
 }
 
 static int queue_start(struct virtio_pci *vp, unsigned index)
@@ -130,7 +131,7 @@ static void on_start(struct virtio_regs *r)
 		rc = vp_doorbells_add(vp);
 	if (rc < 0) {
 		vp_stop(vp);
-		vp_break(vp, strerror(-rc));
+		vp_break(vp, err_text(-rc));
 		return;
 	}
 	r->state = VIRTIO_RUNNING;
@@ -152,7 +153,7 @@ static void on_queue_start(struct virtio_regs *r, unsigned index)
 	if (rc == 0)
 		rc = vp_doorbells_add(vp);
 	if (rc < 0)
-		vp_break(vp, strerror(-rc));
+		vp_break(vp, err_text(-rc));
 	vp_interrupts_check(vp);
 }
 

@@ -2,6 +2,7 @@
 #include "vmm/vm.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/seal.h"
@@ -228,7 +229,7 @@ enum vm_event vm_run(struct vm *vm)
 		vcpus_resume(vm);
 		int rc = loop_run(&vm->loop);
 		if (rc < 0) {
-			log_error("event loop: %s", strerror(-rc));
+			log_error("event loop: %s", err_text(-rc));
 			vm_post_event(vm, VM_CRASH);
 		}
 		enum vm_event event = (enum vm_event)atomic_load(&vm->event);

@@ -2,6 +2,7 @@
 #include "devices/block/engine.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>
@@ -247,7 +248,7 @@ void blk_engine_run(struct blk_engine *en, bool wait)
 	do {
 		int rc = uring_enter(&en->ring, wait);
 		if (rc < 0)
-			log_limited(LOG_ERROR, "io_uring_enter: %s", strerror(-rc));
+			log_limited(LOG_ERROR, "io_uring_enter: %s", err_text(-rc));
 		uint64_t data;
 		int32_t res;
 		while (uring_reap(&en->ring, &data, &res)) {
@@ -290,7 +291,7 @@ int blk_engine_open(struct blk_engine *en, const struct blk_image *img, enum blk
 		return err_sys(e, -rc, "io_uring");
 	en->use_uring = rc == 0;
 	log_info("engine: %s%s",
-		 rc == 0 ? "io_uring" : "plain system calls; io_uring: ", rc == 0 ? "" : strerror(-rc));
+		 rc == 0 ? "io_uring" : "plain system calls; io_uring: ", rc == 0 ? "" : err_text(-rc));
 	return 0;
 }
 

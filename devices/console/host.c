@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/console/virtio_console.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/socket_file.h"
@@ -41,7 +42,7 @@ void vcon_host_watch(struct vcon_port *p, bool readable)
 		rc = loop_modify(l, &p->in, events);
 	p->in_events = events;
 	if (rc < 0)
-		log_limited(LOG_ERROR, "port %s: epoll: %s", p->name, strerror(-rc));
+		log_limited(LOG_ERROR, "port %s: epoll: %s", p->name, err_text(-rc));
 }
 
 void vcon_host_wait(struct vcon_port *p)
@@ -50,7 +51,7 @@ void vcon_host_wait(struct vcon_port *p)
 		return;
 	int rc = loop_add(&p->c->d->loop, &p->wait, EPOLLIN);
 	if (rc < 0)
-		log_limited(LOG_ERROR, "port %s: epoll: %s", p->name, strerror(-rc));
+		log_limited(LOG_ERROR, "port %s: epoll: %s", p->name, err_text(-rc));
 }
 
 static void connected(struct vcon_port *p)
@@ -109,7 +110,7 @@ static void client_comes(struct vcon_port *p)
 	loop_remove(&p->c->d->loop, &p->wait);
 	int other = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	if (other < 0) {
-		log_limited(LOG_WARN, "port %s: accept: %s", p->name, strerror(errno));
+		log_limited(LOG_WARN, "port %s: accept: %s", p->name, err_text(errno));
 		fd_close(&fd);
 		return;
 	}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/console/virtio_console.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>
@@ -38,7 +39,7 @@ static enum sent refused(struct vcon_port *p, int error, uint64_t len)
 {
 	if (error == EAGAIN || error == EINTR)
 		return p->out_plain ? PART : BLOCKED;
-	log_limited(LOG_WARN, "port %s: %s", p->name, strerror(error));
+	log_limited(LOG_WARN, "port %s: %s", p->name, err_text(error));
 	p->dropped += len;
 	if (!p->out_plain) // a full disk may have room again, a reader that left does not come back
 		vcon_host_hangup(p);
@@ -76,7 +77,7 @@ static void watch_out(struct vcon_port *p, bool on)
 	else if (!on)
 		loop_remove(l, &p->out);
 	if (rc < 0) {
-		log_limited(LOG_ERROR, "port %s: epoll: %s", p->name, strerror(-rc));
+		log_limited(LOG_ERROR, "port %s: epoll: %s", p->name, err_text(-rc));
 		vcon_host_hangup(p);
 	}
 }

@@ -2,6 +2,7 @@
 #include "devices/entropy/virtio_rng.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -23,7 +24,7 @@ static uint32_t fill(const struct iovec *iov, unsigned count, uint64_t most)
 		size_t want = (size_t)MIN((uint64_t)iov[i].iov_len, most - done);
 		ssize_t n = getrandom(iov[i].iov_base, want, 0);
 		if (n < 0)
-			log_limited(LOG_WARN, "getrandom: %s", strerror(errno));
+			log_limited(LOG_WARN, "getrandom: %s", err_text(errno));
 		if (n > 0)
 			done += (uint64_t)n;
 		if (n != (ssize_t)want)
@@ -81,7 +82,7 @@ static void period_ends(struct loop_source *s, uint32_t events)
 	struct vrng *r = CONTAINER_OF(s, struct vrng, timer);
 	uint64_t times;
 	if (read(s->fd, &times, sizeof(times)) < 0 && errno != EAGAIN)
-		log_limited(LOG_WARN, "timer: %s", strerror(errno));
+		log_limited(LOG_WARN, "timer: %s", err_text(errno));
 	r->waiting = false;
 	vdev_again(r->d, &r->d->queues[0]);
 }

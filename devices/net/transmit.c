@@ -2,6 +2,7 @@
 #include "devices/net/scatter.h"
 #include "devices/net/virtio_net.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>
@@ -34,7 +35,7 @@ static bool send_one(struct vnet_pair *p, const struct vq_chain *c)
 		return false;
 	n->counts.tx_dropped++;
 	if (!vnet_tap_gone(p, errno))
-		log_limited(LOG_DEBUG, "packet refused by the kernel: %s", strerror(errno));
+		log_limited(LOG_DEBUG, "packet refused by the kernel: %s", err_text(errno));
 	return true;
 }
 

@@ -3,6 +3,7 @@
 
 #include "devices/net/scatter.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -31,7 +32,7 @@ void vnet_pair_watch(struct vnet_pair *p, uint32_t event, bool on)
 	else
 		rc = p->events ? loop_modify(l, &p->source, events) : loop_add(l, &p->source, events);
 	if (rc < 0)
-		log_limited(LOG_ERROR, "tap %s: epoll: %s", p->tap.name, strerror(-rc));
+		log_limited(LOG_ERROR, "tap %s: epoll: %s", p->tap.name, err_text(-rc));
 	else
 		p->events = events;
 }
@@ -63,7 +64,7 @@ static int pair_attach(struct vnet_pair *p, bool attach)
 		p->attached = attach;
 	else
 		log_limited(LOG_WARN, "tap %s: %s a queue: %s", p->tap.name, attach ? "attach" : "detach",
-			    strerror(-rc));
+			    err_text(-rc));
 	if (!attach)
 		vnet_pair_watch(p, EPOLLIN | EPOLLOUT, false);
 	return rc;
@@ -215,7 +216,7 @@ int vnet_start(struct vnet *n, uint64_t features)
 	if (rc == 0)
 		rc = tap_set_offload(t, net_offload_tap(n->offloads));
 	if (rc < 0)
-		log_limited(LOG_WARN, "tap %s: what the driver negotiated: %s", t->name, strerror(-rc));
+		log_limited(LOG_WARN, "tap %s: what the driver negotiated: %s", t->name, err_text(-rc));
 	return rc;
 }
 

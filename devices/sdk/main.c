@@ -7,6 +7,7 @@
 #include "devices/sdk/pdev_impl.h"
 #include "devices/sdk/vduse.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/landlock.h"
 #include "vmm/base/log.h"
@@ -405,7 +406,7 @@ static void client_waits(struct loop_source *src, uint32_t events)
 	struct listener *l = CONTAINER_OF(src, struct listener, source);
 	l->accepted = accept4(src->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (l->accepted < 0 && errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
-		log_limited(LOG_WARN, "accept: %s", strerror(errno));
+		log_limited(LOG_WARN, "accept: %s", err_text(errno));
 		poll(NULL, 0,
 		     ACCEPT_PAUSE_MS); // there is no front-end to keep waiting, only a loop to keep from spinning
 	}
@@ -420,7 +421,7 @@ int carrier_serve(const struct carrier *c, struct vdev *d, int fd, const bool *s
 	while (rc >= 0 && c->alive(s, &wake_ms) && !*stop)
 		rc = vdev_turn(d, wake_ms);
 	if (rc < 0)
-		log_error("event loop: %s", strerror(-rc));
+		log_error("event loop: %s", err_text(-rc));
 	return c->close(s);
 }
 

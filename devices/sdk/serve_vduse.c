@@ -5,6 +5,7 @@
 // there is checked where it is used, by the virtqueues' code as for any carrier.  Answers a message when it is acted on.
 #include "devices/sdk/vduse_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -95,7 +96,7 @@ static int start_due(struct vduse *s)
 	if (rc == 0)
 		rc = device_start(s, features);
 	if (rc < 0) {
-		log_limited(LOG_WARN, "%s: cannot be started: %s", s->name, strerror(-rc));
+		log_limited(LOG_WARN, "%s: cannot be started: %s", s->name, err_text(-rc));
 		device_stop(s);
 		vduse_record_status(&s->record, 0);
 	}
@@ -164,12 +165,12 @@ static void node_ready(struct loop_source *src, uint32_t events)
 	int rc = act(s, &rq, &re);
 	if (rc < 0) {
 		log_limited(LOG_WARN, "%s: message %u of the kernel refused: %s", s->name, rq.type,
-			    strerror(-rc));
+			    err_text(-rc));
 		re.result = VDUSE_REQ_RESULT_FAILED;
 	}
 	// ENOENT: who asked was killed meanwhile.
 	if (write(src->fd, &re, sizeof(re)) != (ssize_t)sizeof(re) && errno != ENOENT) {
-		log_error("%s: answer to the kernel: %s", s->name, strerror(errno));
+		log_error("%s: answer to the kernel: %s", s->name, err_text(errno));
 		s->broken = true;
 		end(s, EIO);
 		return;
@@ -198,7 +199,7 @@ static void config_changed(struct vdev *d)
 	const struct vduse *s = d->session;
 	int rc = config_set(s);
 	if (rc < 0)
-		log_limited(LOG_WARN, "%s: new configuration: %s", s->name, strerror(-rc));
+		log_limited(LOG_WARN, "%s: new configuration: %s", s->name, err_text(-rc));
 	else
 		ioctl(s->node.fd,
 		      VDUSE_DEV_INJECT_CONFIG_IRQ); // EINVAL: no driver yet, which will read it anyway
@@ -227,7 +228,7 @@ static void keeper_ready(struct loop_source *src, uint32_t events)
 	}
 	s->answer = answer;
 	if (s->ask == VDUSE_SERVING && answer > 0) {
-		log_error("--vdpa-add: vDPA device %s: %s%s", s->name, strerror(answer),
+		log_error("--vdpa-add: vDPA device %s: %s%s", s->name, err_text(answer),
 			  answer == EPERM ? " (needs CAP_NET_ADMIN)" : "");
 		end(s, answer);
 	}
@@ -305,7 +306,7 @@ static struct session *vduse_session_open(struct vdev *d, int fd)
 	if (rc == 0 && s->found)
 		rc = take_over(s);
 	if (rc < 0) {
-		log_error("%s: %s", s->name, strerror(-rc));
+		log_error("%s: %s", s->name, err_text(-rc));
 		device_stop(s);
 		session_free(s);
 		return NULL;
@@ -344,7 +345,7 @@ static void leave(struct vduse *s)
 	if (rc == EBUSY)
 		log_warn("%s stays, for it is in use: start this program again to go on with it", s->name);
 	else if (rc > 0)
-		log_warn("%s stays: %s", s->name, strerror(rc));
+		log_warn("%s stays: %s", s->name, err_text(rc));
 }
 
 static int vduse_session_close(struct session *session)

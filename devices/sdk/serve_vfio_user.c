@@ -6,6 +6,7 @@
 // connection, what asks for something impossible is answered so.  The function outlives its client (vfio-user.rst, "Client
 // Disconnection").  Source: docs/interop/vfio-user.rst of QEMU.
 #include "devices/sdk/vfio_user_impl.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -90,7 +91,7 @@ static int request_do(struct vfs *s)
 	int result = handler ? handler(s, rq) : -EOPNOTSUPP;
 	msg_fds_close(&rq->fds);
 	if (result < 0)
-		log_limited(LOG_WARN, "%s refused: %s", name, strerror(-result));
+		log_limited(LOG_WARN, "%s refused: %s", name, err_text(-result));
 	int rc = quiet ? 0 : reply_send(s, result);
 	// With whom we share no version there is nothing more to say.
 	return rq->h.command == VFIO_USER_VERSION && result < 0 ? -EPROTO : rc;
@@ -113,7 +114,7 @@ static void message_ready(struct loop_source *src, uint32_t events)
 	else if (rc == -ETIMEDOUT)
 		log_limited(LOG_WARN, "client dropped: it does not read its replies");
 	else
-		log_limited(LOG_WARN, "client dropped: %s", why ? why : strerror(-rc));
+		log_limited(LOG_WARN, "client dropped: %s", why ? why : err_text(-rc));
 	s->closing = true;
 }
 
@@ -147,12 +148,12 @@ static struct session *server_open(struct vdev *d, int sock)
 	s->sock = (struct loop_source){ .fd = sock, .ready = message_ready };
 	rc = pdev_attach(s->p);
 	if (rc < 0) {
-		log_limited(LOG_ERROR, "a client's doorbells: %s", strerror(-rc));
+		log_limited(LOG_ERROR, "a client's doorbells: %s", err_text(-rc));
 		goto fail_function;
 	}
 	rc = loop_add(&d->loop, &s->sock, (uint32_t)EPOLLIN | (uint32_t)EPOLLRDHUP);
 	if (rc < 0) {
-		log_limited(LOG_ERROR, "epoll: %s", strerror(-rc));
+		log_limited(LOG_ERROR, "epoll: %s", err_text(-rc));
 		goto fail_attached;
 	}
 	return (struct session *)s;

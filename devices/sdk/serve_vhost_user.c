@@ -5,6 +5,7 @@
 // payload is read, and each handler checks what the numbers in it say about each other; a front-end that breaks the protocol loses
 // its connection, nothing else.  Never touches a device's insides.  Source: vhost-user.rst.
 #include "devices/sdk/vhost_user_impl.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -80,7 +81,7 @@ static int request_do(struct server *s, const struct vhost_user_row *row)
 	bool acked = (s->protocol_features & VHOST_USER_PF_BIT(REPLY_ACK)) &&
 		     (rq->h.flags & VHOST_USER_NEED_REPLY);
 	if (result < 0) {
-		log_limited(LOG_WARN, "%s refused: %s", row->name, strerror(-result));
+		log_limited(LOG_WARN, "%s refused: %s", row->name, err_text(-result));
 		if (row->reply == VHOST_USER_REPLY_DEFINED || !acked) {
 			fd_close(&rq->reply_fd);
 			return result;
@@ -115,7 +116,7 @@ static void message_ready(struct loop_source *src, uint32_t events)
 	else if (rc == -ETIMEDOUT)
 		log_limited(LOG_WARN, "front-end dropped: it does not read its replies");
 	else
-		log_limited(LOG_WARN, "front-end dropped: %s", why ? why : strerror(-rc));
+		log_limited(LOG_WARN, "front-end dropped: %s", why ? why : err_text(-rc));
 	s->closing = true;
 }
 
@@ -141,7 +142,7 @@ static struct session *server_open(struct vdev *d, int sock)
 	vu_channel_init(s);
 	int rc = loop_add(&d->loop, &s->sock, EPOLLIN | EPOLLRDHUP);
 	if (rc < 0) {
-		log_limited(LOG_ERROR, "epoll: %s", strerror(-rc));
+		log_limited(LOG_ERROR, "epoll: %s", err_text(-rc));
 		close(sock);
 		free(s);
 		return NULL;

@@ -4,6 +4,7 @@
 // memory files of a VMM, or of the kernel itself where the host is the driver (bounce pages, and its rings).
 #include "devices/sdk/vduse_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -25,7 +26,7 @@ bool vduse_iova_missing(struct guest_mem *m, uint64_t at)
 					en.perm == VDUSE_ACCESS_RO);
 	if (rc < 0)
 		log_limited(LOG_WARN, "%s: memory %#llx to %#llx cannot be mapped: %s", s->name,
-			    (unsigned long long)en.start, (unsigned long long)en.last, strerror(-rc));
+			    (unsigned long long)en.start, (unsigned long long)en.last, err_text(-rc));
 	return rc == 0;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/sdk/vduse_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>
@@ -107,7 +108,7 @@ int vduse_ring_start(struct vduse_ring *r)
 	int rc = place_read(r, &info) ? vq_start(r->vq, &s->d->mem, &r->at, s->features) : -EINVAL;
 	if (rc < 0) {
 		log_limited(LOG_WARN, "%s: queue %u of %u entries: %s", s->name, r->vq->index, info.num,
-			    rc == -EFAULT ? "its rings are not in mapped memory" : strerror(-rc));
+			    rc == -EFAULT ? "its rings are not in mapped memory" : err_text(-rc));
 		return rc;
 	}
 	r->vq->enabled = true;

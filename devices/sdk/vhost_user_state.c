@@ -7,6 +7,7 @@
 // killed: behind the queues' parts of that memory lie two places for a state, written by turns, so that one is always whole.
 // Nothing here waits; what comes from the record is copied once and checked like anything from a peer.
 #include "devices/sdk/vhost_user_impl.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -144,7 +145,7 @@ int vu_on_set_device_state_fd(struct server *s, struct request *rq)
 	}
 	t->failed |= rc < 0;
 	if (rc < 0)
-		log_limited(LOG_WARN, "the device's state: %s", strerror(-rc));
+		log_limited(LOG_WARN, "the device's state: %s", err_text(-rc));
 	vu_reply_u64(rq, VHOST_USER_STATE_NO_FD | (rc < 0));
 	return 0;
 }
@@ -163,7 +164,7 @@ int vu_on_check_device_state(struct server *s, struct request *rq)
 	}
 	if (rc < 0)
 		log_limited(LOG_WARN, "the device's state: %s",
-			    rc == -EINVAL ? "it is no state of this device" : strerror(-rc));
+			    rc == -EINVAL ? "it is no state of this device" : err_text(-rc));
 	vu_reply_u64(rq, rc < 0);
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include "devices/sdk/dev.h"
 #include "devices/sdk/pdev_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/log.h"
 #include "vmm/base/virtio_id.h"
 #include "vmm/base/virtio_regs.h"
@@ -148,7 +149,7 @@ static void queues_resume(struct virtio_fn *f)
 	const bool again = !f->started;
 	int rc = device_start(f);
 	if (rc < 0) {
-		device_broken(&f->regs, strerror(-rc));
+		device_broken(&f->regs, err_text(-rc));
 		return;
 	}
 	for (unsigned i = 0; i < f->regs.queue_count; i++)
@@ -185,7 +186,7 @@ static void on_queue_start(struct virtio_regs *r, unsigned index)
 		(struct fn_queue){ .live = true, .base = r->taken & VF_RING_PACKED ? BASE_PACKED : 0 };
 	int rc = queue_run(f, index, false);
 	if (rc < 0)
-		device_broken(r, strerror(-rc));
+		device_broken(r, err_text(-rc));
 }
 
 static void on_start(struct virtio_regs *r)
@@ -193,7 +194,7 @@ static void on_start(struct virtio_regs *r)
 	struct virtio_fn *f = fn_of(r);
 	int rc = device_start(f);
 	if (rc < 0) {
-		device_broken(r, strerror(-rc));
+		device_broken(r, err_text(-rc));
 		return;
 	}
 	r->state = VIRTIO_RUNNING;

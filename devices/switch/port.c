@@ -3,6 +3,7 @@
 #include "devices/switch/offload.h"
 #include "devices/switch/switch.h"
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -295,7 +296,7 @@ struct port *port_open(struct vswitch *sw, int sock)
 	if (rc == 0)
 		rc = loop_add(&sw->d->loop, &p->events, EPOLLIN);
 	if (rc < 0) {
-		log_limited(LOG_ERROR, "port %u: epoll: %s", n, strerror(-rc));
+		log_limited(LOG_ERROR, "port %u: epoll: %s", n, err_text(-rc));
 		close(sock);
 	} else {
 		p->session = sw->carrier->open(&p->d, sock);

@@ -2,6 +2,7 @@
 #include "devices/switch/switch.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>
@@ -54,7 +55,7 @@ static void somebody_knocks(struct loop_source *s, uint32_t events)
 	}
 	if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR)
 		return;
-	log_limited(LOG_WARN, "accept: %s", strerror(errno));
+	log_limited(LOG_WARN, "accept: %s", err_text(errno));
 	loop_remove(&door->sw->d->loop, s);
 	door->closed_until = deadline_in_ms(ACCEPT_PAUSE_MS);
 }

@@ -4,6 +4,7 @@
 #include "devices/vsock/virtio_vsock.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
@@ -113,7 +114,7 @@ static void watch_out(struct vsock_conn *c, bool on)
 	c->blocked = on;
 	int rc = loop_modify(&c->v->d->loop, &c->host, events);
 	if (rc < 0)
-		log_limited(LOG_ERROR, "epoll: %s", strerror(-rc));
+		log_limited(LOG_ERROR, "epoll: %s", err_text(-rc));
 }
 
 // The host's end reads no more: what the guest sends from now on is dropped.

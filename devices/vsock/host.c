@@ -2,6 +2,7 @@
 #include "devices/vsock/virtio_vsock.h"
 
 #include "vmm/base/check.h"
+#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/msg.h"
@@ -34,7 +35,7 @@ void vsock_host_arm(struct vsock *v)
 		sooner(&at, v->ask_again);
 	const struct itimerspec when = { .it_value = { .tv_sec = at / NS_PER_S, .tv_nsec = at % NS_PER_S } };
 	if (timerfd_settime(v->timer.fd, TFD_TIMER_ABSTIME, &when, NULL) < 0)
-		log_limited(LOG_ERROR, "timer: %s", strerror(errno));
+		log_limited(LOG_ERROR, "timer: %s", err_text(errno));
 }
 
 static void accept_start(struct vsock *v)
@@ -45,7 +46,7 @@ static void accept_start(struct vsock *v)
 	int rc = loop_add(&v->d->loop, &v->listener, EPOLLIN);
 	v->accepts = rc == 0;
 	if (rc < 0)
-		log_limited(LOG_ERROR, "epoll: %s", strerror(-rc));
+		log_limited(LOG_ERROR, "epoll: %s", err_text(-rc));
 }
 
 static void accept_stop(struct vsock *v)
@@ -67,7 +68,7 @@ static void timer_ready(struct loop_source *s, uint32_t events)
 	const deadline_ns now = deadline_now();
 	uint64_t times;
 	if (read(s->fd, &times, sizeof(times)) < 0 && errno != EAGAIN)
-		log_limited(LOG_WARN, "timer: %s", strerror(errno));
+		log_limited(LOG_WARN, "timer: %s", err_text(errno));
 	struct vsock_conn *c;
 	while ((c = vsock_list_first(v, &v->timed)) && c->deadline <= now)
 		vsock_conn_late(c);
@@ -97,7 +98,7 @@ static void client_comes(struct loop_source *s, uint32_t events)
 		if (fd < 0 && (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR))
 			return;
 		if (fd < 0) {
-			log_limited(LOG_WARN, "accept: %s", strerror(errno));
+			log_limited(LOG_WARN, "accept: %s", err_text(errno));
 			accept_stop(v);
 			v->accept_again = deadline_in_ms(ACCEPT_PAUSE_MS);
 			vsock_host_arm(v);
@@ -211,7 +212,7 @@ static void connector_answers(struct loop_source *s, uint32_t events)
 	if (n == -EAGAIN)
 		return;
 	if (n != (int)sizeof(a)) {
-		connector_lost(v, n < 0 ? strerror(-n) : "it said half of something");
+		connector_lost(v, n < 0 ? err_text(-n) : "it said half of something");
 		msg_fds_close(&fds);
 		return;
 	}
@@ -227,7 +228,7 @@ static void connector_answers(struct loop_source *s, uint32_t events)
 			vsock_host_arm(v);
 		} else {
 			log_limited(LOG_INFO, "no host program at port %u: %s", c->host_port,
-				    strerror(a.error));
+				    err_text(a.error));
 			vsock_conn_reset(c);
 		}
 	}

@@ -44,3 +44,9 @@ TEST(kernels)
 	d.virtio_type = VIRTIO_VSOCK;
 	CHECK_STR(line(&d), "host kernel; host kernel; 1, socket; host dead; no");
 }
+
+TEST(vdpa)
+{
+	struct device_config d = { .via = VIA_VHOST_VDPA, .path = "/dev/vhost-vdpa-0" };
+	CHECK_STR(line(&d), "that device; device or VDUSE process; its affair; device dead; no");
+}

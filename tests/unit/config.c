@@ -543,13 +543,15 @@ TEST(devices_of_the_kernel)
 {
 	static const char text[] = BOOT
 		"[[device]]\nid = \"n\"\nvia = \"vhost\"\nvirtio = \"net\"\ntap = \"tap0\"\nmtu = 1400\n"
-		"[[device]]\nid = \"v\"\nvia = \"vhost\"\nvirtio = \"vsock\"\ncid = 42\npath = \"fd:7\"\n";
+		"[[device]]\nid = \"v\"\nvia = \"vhost\"\nvirtio = \"vsock\"\ncid = 42\npath = \"fd:7\"\n"
+		"[[device]]\nid = \"d\"\nvia = \"vhost-vdpa\"\npath = \"/dev/vhost-vdpa-0\"\n";
 	struct vm_config c;
 	int r;
 	free(read_text(text, strlen(text), NULL, &c, &r));
 	CHECK_EQ(r, 0);
 	CHECK(c.devices[0].via == VIA_VHOST && c.devices[0].mtu == 1400 && !c.devices[0].path);
 	CHECK(c.devices[1].cid == 42 && strcmp(c.devices[1].path, "fd:7") == 0);
+	CHECK(c.devices[2].via == VIA_VHOST_VDPA && c.devices[2].virtio_type == 0);
 	config_free(&c);
 	CHECK_BAD({ BOOT "[[device]]\nid = \"v\"\nvia = \"vhost\"\nvirtio = \"vsock\"\n",
 		    { 0 },
@@ -558,7 +560,10 @@ TEST(devices_of_the_kernel)
 		    "[[device]]\nid = \"v\"\nvia = \"vhost\"\nvirtio = \"vsock\"\ncid = 2\ntap = \"t\"\n",
 		    { 0 },
 		    "7:7: [device] \"v\": cid = 2 is not in the range from 3 to 4294967294\n"
-		    "8:1: [device] \"v\": key \"tap\" goes with virtio = \"net\" only\n" });
+		    "8:1: [device] \"v\": key \"tap\" goes with virtio = \"net\" only\n" },
+		  { BOOT "[[device]]\nid = \"d\"\nvia = \"vhost-vdpa\"\npath = \"p\"\ncid = 7\n",
+		    { 0 },
+		    "7:1: [device] \"d\": key \"cid\" does not go with via = \"vhost-vdpa\"\n" });
 }
 
 #define VFIO  "[[device]]\nid = \"p\"\nvia = \"vfio\"\n"
@@ -586,15 +591,17 @@ TEST(keys_that_do_not_fit_the_interface)
 		  "13:10: [device] \"r\": queues = 2: a \"rng\" of ours has at most 1\n" },
 		{ BOOT "[[device]]\nid = \"n\"\nvia = \"vhost-vdpa\"\nsocket = \"s\"\nimgae = 1\n",
 		  { 0 },
-		  "5:7: [device] \"n\": this version of minivmm does not have via = \"vhost-vdpa\"\n"
-		  "7:1: [device] \"n\": key \"imgae\" is not known (did you mean \"image\"?)\n" },
+		  "6:1: [device] \"n\": key \"socket\" does not go with via = \"vhost-vdpa\"\n"
+		  "7:1: [device] \"n\": key \"imgae\" is not known (did you mean \"image\"?)\n"
+		  "3:1: [device] \"n\": key \"path\" is missing\n" },
 		{ BOOT DISK "via = \"vhost\"\n",
 		  { 0 },
 		  "6:1: [device] \"d\": key \"image\" does not go with via = \"vhost\"\n"
 		  "5:10: [device] \"d\": kernel vhost has no \"blk\"; net, scsi and vsock are possible\n" },
 		{ BOOT DISK "via = \"vhost-vdpa\"\n",
 		  { 0 },
-		  "7:7: [device] \"d\": this version of minivmm does not have via = \"vhost-vdpa\"\n" },
+		  "6:1: [device] \"d\": key \"image\" does not go with via = \"vhost-vdpa\"\n"
+		  "3:1: [device] \"d\": key \"path\" is missing\n" },
 		{ BOOT NET "via = \"vhost\"\nqueues = 2\nrestart = \"never\"\n",
 		  { 0 },
 		  "9:1: [device] \"n\": key \"restart\" does not go with via = \"vhost\"\n"

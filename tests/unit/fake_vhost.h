@@ -17,10 +17,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef VHOST_VDPA_RESUME
-#define VHOST_VDPA_RESUME _IO(VHOST_VIRTIO, 0x7E)
-#endif
-
 static struct fake_vhost {
 	char log[8192];		   // names with spaces between
 	unsigned calls, fail_call; // the n-th fails, from 1
@@ -34,7 +30,7 @@ static struct fake_vhost {
 	int header, abi;
 	int backend[2];
 	uint8_t status;
-	uint32_t type, queues, config_len;
+	uint32_t type, queues, config_len, spaces, groups;
 	uint16_t ring;
 	uint64_t iova_last;
 	uint8_t status_lost; // bits that the device never shows
@@ -56,6 +52,8 @@ static void fake_reset(void)
 	fake.backend[0] = fake.backend[1] = -2;
 	fake.type = 2;
 	fake.queues = 1;
+	fake.spaces = 2;
+	fake.groups = 1;
 	fake.config_len = 60;
 	fake.ring = 128;
 	fake.iova_last = UINT64_MAX;
@@ -169,13 +167,14 @@ static int fake_answer(unsigned long request, void *arg)
 		memcpy(arg, &fake.queues, 4);
 		break;
 		CASE(VHOST_VDPA_GET_GROUP_NUM)
-		memcpy(arg, &(uint32_t){ 1 }, 4);
+		memcpy(arg, &fake.groups, 4);
+		break;
+		CASE(VHOST_VDPA_GET_AS_NUM)
+		memcpy(arg, &fake.spaces, 4);
 		break;
 		CASE(VHOST_VDPA_SET_GROUP_ASID)
 		break;
 		CASE(VHOST_VDPA_SUSPEND)
-		break;
-		CASE(VHOST_VDPA_RESUME)
 		break;
 		CASE(TUNGETIFF)
 		memset(ifr, 0, sizeof(*ifr));

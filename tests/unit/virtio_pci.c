@@ -31,7 +31,8 @@ static struct fake_backend fb;
 static struct err err;
 static uint64_t fds_before;
 static int hush_null, hush_saved;
-static uint64_t features_wanted; // by negotiate(), beside VERSION_1 and a bit of the device's
+static void *const *doorbell_fixed; // of the back-end, at start_with()
+static uint64_t features_wanted;    // by negotiate(), beside VERSION_1 and a bit of the device's
 
 __attribute__((constructor)) static void hush_prepare(void)
 {
@@ -66,6 +67,8 @@ static int start_with(unsigned queues, uint32_t config_len, uint64_t features)
 		return -1;
 	fb_init(&fb, &memory, queues, config_len);
 	fb.features = features;
+	fb.b.doorbell_fixed = doorbell_fixed;
+	fb.b.doorbell_pages = doorbell_fixed != NULL;
 	int rc = create(&f);
 	return rc < 0 ? rc : pci_host_plug(&host, f, 1, &err);
 }
@@ -449,6 +452,33 @@ TEST(reset_order)
 	CHECK_EQ(rd(VC_QUEUE_DESC, 8), 0);
 	CHECK_EQ(rd(VC_QUEUE_MSIX_VECTOR, 2), MSIX_NO_VECTOR);
 	CHECK(finish());
+}
+
+TEST(pages_that_a_back_end_has_from_the_beginning_are_doorbells_of_queues_that_run)
+{
+	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	void *pages[4];
+	for (unsigned i = 0; i < 4; i++)
+		pages[i] = mmap(NULL, page, PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	doorbell_fixed = pages;
+	CHECK_EQ(start(), 0);
+	doorbell_fixed = NULL;
+	const unsigned before = fake.slot_count;
+	for (unsigned again = 0; again < 2; again++) {
+		run();
+		CHECK_EQ(status(), RUNNING);
+		CHECK_EQ(fake.slot_count, before + 2);
+		CHECK_EQ(fake.slot[before].where, WIN32 + VP_PAGES);
+		CHECK_EQ(fake.slot[before + 1].where, WIN32 + VP_PAGES + 2 * page);
+		CHECK_EQ(fake.doorbell_count, 2); // behind them
+		status_set(0);
+		CHECK_EQ(fake.slot_count, before);
+	}
+	CHECK(finish());
+	for (unsigned i = 0; i < 4; i++) {
+		*(volatile uint16_t *)pages[i] = 0; // still its own
+		munmap(pages[i], page);
+	}
 }
 
 // G14

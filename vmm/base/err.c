@@ -6,13 +6,23 @@
 #include <stdio.h>
 #include <string.h>
 
+const char *err_text(int error)
+{
+#ifdef __GLIBC__
+	const char *text = strerrordesc_np(error);
+	return text ? text : "unknown error";
+#else
+	return strerror(error);
+#endif
+}
+
 __attribute__((format(printf, 3, 0))) static void err_write(struct err *e, int error, const char *fmt,
 							    va_list ap)
 {
 	int n = vsnprintf(e->text, sizeof(e->text), fmt, ap);
 	if (error == 0 || n < 0 || (size_t)n >= sizeof(e->text))
 		return;
-	snprintf(e->text + n, sizeof(e->text) - (size_t)n, ": %s%s", strerror(error),
+	snprintf(e->text + n, sizeof(e->text) - (size_t)n, ": %s%s", err_text(error),
 		 error == EMFILE ? " (raise ulimit -n)" : "");
 }
 

@@ -15,8 +15,11 @@ struct err {
 // `e` may be NULL.  Returns -error, so that `return err_set(e, EINVAL, ...)` reads well.
 __attribute__((format(printf, 3, 4))) int err_set(struct err *e, int error, const char *fmt, ...);
 
-// The same, with ": " and strerror(error) appended.
+// The same, with ": " and err_text(error) appended.
 __attribute__((format(printf, 3, 4))) int err_sys(struct err *e, int error, const char *fmt, ...);
+
+// What an errno value means, for a person.  strerror() of newer C libraries allocates memory in threads, which the seal does not let them.
+const char *err_text(int error);
 
 // Puts "prefix: " before a sentence that is already there.  Does nothing for NULL.
 __attribute__((format(printf, 2, 3))) void err_prefix(struct err *e, const char *fmt, ...);

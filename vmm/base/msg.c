@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
+#include "vmm/base/err.h"
 #include "vmm/base/msg.h"
 
 #include "vmm/base/fd.h"
@@ -247,7 +248,7 @@ static int connect_refused(const char *path, int error, struct err *e)
 		mend = " (has the program that listens there been started?)";
 	else if (error == ECONNREFUSED && stat(path, &st) == 0)
 		mend = S_ISSOCK(st.st_mode) ? " (nobody listens there any more)" : " (it is not a socket)";
-	return err_set(e, error, "connect to %s: %s%s", path, strerror(error), mend);
+	return err_set(e, error, "connect to %s: %s%s", path, err_text(error), mend);
 }
 
 int msg_connect(const char *path, deadline_ns deadline, struct err *e)

@@ -2,6 +2,7 @@
 //
 // Name spaces, empty root, limits, capabilities and Landlock; the order in which a program puts them up.  The seccomp part is
 // seccomp.c.  Called once, early, by one thread; never undoes anything and never runs another program.
+#include "vmm/base/err.h"
 #include "vmm/base/sandbox.h"
 
 #include "vmm/base/fd.h"
@@ -110,12 +111,12 @@ static int own_namespaces(struct err *e)
 	if (unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |
 		    CLONE_NEWCGROUP) < 0) {
 		int error = errno;
-		return err_set(e, error, "sandbox: make name spaces: %s (%s)", strerror(error),
+		return err_set(e, error, "sandbox: make name spaces: %s (%s)", err_text(error),
 			       sandbox_mend(error));
 	}
 	int rc = sandbox_map_ids(uid, gid);
 	if (rc < 0)
-		return err_set(e, -rc, "sandbox: map user id: %s (%s)", strerror(-rc), sandbox_mend(-rc));
+		return err_set(e, -rc, "sandbox: map user id: %s (%s)", err_text(-rc), sandbox_mend(-rc));
 	return 0;
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
+#include "vmm/base/err.h"
 #include "vmm/base/tap.h"
 
 #include "vmm/base/fd.h"
@@ -63,7 +64,7 @@ static int inspect(struct tap *t, const char *name, bool multi_queue, struct err
 	struct ifreq ifr;
 	memset(&ifr, 0, sizeof(ifr));
 	if (ioctl(t->fd, TUNGETIFF, &ifr) < 0)
-		return err_set(e, EINVAL, "tap %s: the descriptor is not a tap's: %s", name, strerror(errno));
+		return err_set(e, EINVAL, "tap %s: the descriptor is not a tap's: %s", name, err_text(errno));
 	memcpy(t->name, ifr.ifr_name, sizeof(t->name));
 	t->name[sizeof(t->name) - 1] = '\0';
 	t->multi_queue = ifr.ifr_flags & IFF_MULTI_QUEUE;
