@@ -20,13 +20,12 @@ static struct vhost_vdpa *vdpa_of(struct backend *b)
 	return CONTAINER_OF(b, struct vhost_vdpa, backend);
 }
 
-// The device is there.  Otherwise it has said so already (events->died).
 static int alive(const struct vhost_vdpa *v)
 {
 	return atomic_load(&v->gone.is) ? -EPIPE : 0;
 }
 
-// What failed, once in a while, with what an administrator has to know about it.
+// What failed, once in a while; a device that is gone has said so.
 static int told(const struct vhost_vdpa *v, const char *what, int rc)
 {
 	if (rc < 0 && alive(v) == 0)
@@ -178,10 +177,12 @@ static int op_queue_stop(struct backend *b, unsigned q, uint32_t *base)
 	struct vhost_vdpa *v = vdpa_of(b);
 	*base = 0;
 	int rc = alive(v);
-	if (rc == 0)
-		rc = stand_still(v);
-	if (rc == 0 && v->set & VDPA_BIT(q)) {
-		rc = vhost_queue_clear(v->fd, q, base);
+	if (rc < 0)
+		return rc;
+	rc = stand_still(v);
+	if (v->set & VDPA_BIT(q)) {
+		int one = vhost_queue_clear(v->fd, q, base);
+		rc = rc < 0 ? rc : one;
 	}
 	v->set &= ~VDPA_BIT(q);
 	return rc;
