@@ -7,11 +7,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -80,23 +83,48 @@ static int pair_listening(int pair[2], struct err *e)
 	return rc;
 }
 
-// The program's root is to be seen through /proc, by its parent.
+// Connects to the socket that the program made: 0 or -errno.  Its root is to be seen through /proc, by its parent; but what lies there is
+// the program's, so that no link of it is followed, which would lead to a socket of the host's.
+static int connect_to_child(int sock, pid_t pid)
+{
+	const struct open_how how = {
+		.flags = O_PATH | O_CLOEXEC | O_NOFOLLOW,
+		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS,
+	};
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	struct stat st;
+	char root_path[64];
+	snprintf(root_path, sizeof(root_path), "/proc/%d/root", (int)pid);
+	FD_AUTO root = open(root_path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return -errno;
+	FD_AUTO fd = (int)syscall(SYS_openat2, root, SOCKET_PATH, &how, sizeof(how));
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st) < 0 || !S_ISSOCK(st.st_mode))
+		return -ENOTSOCK;
+	snprintf(at.sun_path, sizeof(at.sun_path), "/proc/self/fd/%d", fd);
+	return connect(sock, (const struct sockaddr *)&at, sizeof(at)) < 0 ? -errno : 0;
+}
+
 static int connect_inside(const struct launch *l, const struct child *c, int *sock, struct err *e)
 {
 	const deadline_ns deadline = l->deadline ? l->deadline : deadline_in_ms(DEADLINE_START_MS);
-	struct sockaddr_un at = { .sun_family = AF_UNIX };
-	snprintf(at.sun_path, sizeof(at.sun_path), "/proc/%d/root" SOCKET_PATH, (int)c->pid);
+	int rc = 0;
 	FD_AUTO fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	for (int step = 1; fd >= 0; step = MIN(step * 2, LISTEN_STEPS)) {
-		if (connect(fd, (const struct sockaddr *)&at, sizeof(at)) == 0) {
+		rc = connect_to_child(fd, c->pid);
+		if (rc == 0) {
 			*sock = fd_steal(&fd);
 			return 0;
 		}
 		struct pollfd gone = { .fd = c->pidfd, .events = POLLIN };
-		if ((errno != ENOENT && errno != ECONNREFUSED && errno != EINTR) ||
+		if ((rc != -ENOENT && rc != -ECONNREFUSED && rc != -EINTR) ||
 		    deadline_left_ms(deadline) == 0 || poll(&gone, 1, step) == 1)
 			break;
 	}
+	if (rc == -ELOOP || rc == -ENOTSOCK)
+		return err_set(e, -rc, "start %s: what it made at its {socket} is no socket", l->program);
 	return err_set(e, ETIMEDOUT, "start %s: it does not listen at its {socket}", l->program);
 }
 

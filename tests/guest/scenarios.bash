@@ -742,6 +742,19 @@ scenario_listens_in_its_jail() {
     check 'the machine ends well' [ "$rc" = 0 ]
 }
 
+# What it makes there is its own, but does not lead the monitor to a socket of the host's.
+scenario_jail_link_at_its_socket() {
+    machine machine do=wait
+    giving_back_end doorbell-back-end
+    printf '[[device]]\nid = "bad0"\nvia = "vhost-user"\nvirtio = "blk"\nexec = ["/usr/bin/python3", "-c", "%s"]\n' \
+        "import os, time; os.symlink('$T/bad.sock', '/run/vhost-user/socket'); time.sleep(60) # {socket}" >> "$T/vm.toml"
+    start
+    finish 15
+    check 'exit status 1' [ "$rc" = 1 ]
+    check 'the sentence says what it is' log_has 'bad0: start /usr/bin/python3: what it made at its {socket} is no socket'
+    bad_end
+}
+
 # What a jail kills at its start is a machine that does not start, and says why.
 scenario_jail_kills_P08() {
     machine machine do=wait
