@@ -100,17 +100,16 @@ allocated_kb() { stat -c '%b %B' "$1" | awk '{ print int($1 * $2 / 1024) }'; }
         read_bad() { forget; dd if=/dev/$1 of=/run/out bs=4k count=1 skip=512 iflag=direct 2>&1 | grep -o "Input/output error\|I/O error"; }
         around() { forget; (dd if=/dev/$1 bs=1M count=2; dd if=/dev/$1 bs=4k skip=514 count=200) 2> /dev/null | sha256sum; }
         for disk in vda vdb; do
-            read_bad $disk
+            i=0; while [ $i -lt 40 ]; do read_bad $disk; i=$((i + 1)); done | sort | uniq -c | tr -s " "
             around $disk
             dd if=/dev/zero of=/dev/$disk bs=4k count=1 seek=512 conv=fsync 2>&1 | grep -o "Input/output error\|I/O error"
         done
         dd if=/dev/zero of=/dev/vdb bs=4k count=1 seek=700 conv=fsync 2> /dev/null && echo written
-        i=0; while [ $i -lt 40 ]; do read_bad vdb; i=$((i + 1)); done | sort | uniq -c | tr -s " "
         around vdb'
     before=$( (head -c 2M "$D/before"; dd if="$D/before" bs=4k skip=514 count=200) 2> /dev/null | sha256sum)
     after=$( (head -c 2M "$D/before"; dd if="$D/before" bs=4k skip=514 count=186; head -c 4096 /dev/zero; dd if="$D/before" bs=4k skip=701 count=13) 2> /dev/null | sha256sum)
     e='Input/output error'
-    [ "$output" = "$e"$'\n'"$before"$'\n'"$e"$'\n'"$e"$'\n'"$before"$'\n'"$e"$'\nwritten\n'" 40 $e"$'\n'"$after" ] || fail "$output"
+    [ "$output" = " 40 $e"$'\n'"$before"$'\n'"$e"$'\n'" 40 $e"$'\n'"$before"$'\n'"$e"$'\nwritten\n'"$after" ] || fail "$output"
     [ "$(pgrep -P "$(vm_pid a)" -f -- --serial=disk1)" = "$pid" ]
     vm_stop a
     dmsetup remove mini-bad mini-bad-too
