@@ -38,28 +38,7 @@ static const struct vdev_option options[] = {
 	{ NULL, NULL, NULL },
 };
 
-static const struct sandbox_rule rules[] = {
-	SANDBOX_CALL(io_uring_enter, "I/O on the image and nothing else: the ring is restricted"),
-	SANDBOX_CALL(pread64, "I/O without io_uring: one buffer read"),
-	SANDBOX_CALL(preadv, "I/O without io_uring: several buffers read"),
-	SANDBOX_CALL(pwrite64, "I/O without io_uring: one buffer written"),
-	SANDBOX_CALL(pwritev2, "I/O without io_uring: several buffers written, or durably"),
-	SANDBOX_CALL(fdatasync, "I/O without io_uring: flush"),
-	SANDBOX_CALL(fallocate, "I/O without io_uring: discard and write zeros"),
-	SANDBOX_CALL(fcntl, "the lock on the image is given back"),
-};
-
-static int set_engine(const char *value, struct err *e)
-{
-	static const char *const names[] = { "auto", "uring", "sync" };
-	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
-		if (strcmp(value, names[i]) == 0) {
-			blk.engine = (enum blk_engine_kind)i;
-			return 0;
-		}
-	}
-	return err_set(e, EINVAL, "--engine: \"%s\" is none of auto, uring, sync", value);
-}
+static const struct sandbox_rule rules[] = { BLK_ENGINE_RULES };
 
 static int set_serial(const char *value, struct err *e)
 {
@@ -93,7 +72,7 @@ static int blk_option(struct vdev *d, const char *name, const char *value, struc
 	else if (strcmp(name, "direct") == 0)
 		blk.image.direct = true;
 	else if (strcmp(name, "engine") == 0)
-		return set_engine(value, e);
+		return blk_engine_by_name(value, &blk.engine, e);
 	else if (strcmp(name, "serial") == 0)
 		return set_serial(value, e);
 	else if (strcmp(name, "queues") == 0)

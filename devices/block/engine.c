@@ -270,6 +270,18 @@ int blk_engine_fd(const struct blk_engine *en)
 	return en->use_uring ? en->ring.fd : -1;
 }
 
+int blk_engine_by_name(const char *name, enum blk_engine_kind *out, struct err *e)
+{
+	static const char *const names[] = { "auto", "uring", "sync" };
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+		if (strcmp(name, names[i]) == 0) {
+			*out = (enum blk_engine_kind)i;
+			return 0;
+		}
+	}
+	return err_set(e, EINVAL, "--engine: \"%s\" is none of auto, uring, sync", name);
+}
+
 int blk_engine_open(struct blk_engine *en, const struct blk_image *img, enum blk_engine_kind kind,
 		    unsigned depth, struct err *e)
 {

@@ -20,6 +20,20 @@ enum blk_op { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_DISCARD, BLK_ZERO };
 
 enum blk_engine_kind { BLK_ENGINE_AUTO, BLK_ENGINE_URING, BLK_ENGINE_SYNC };
 
+// System calls of a program that has an engine (vmm/base/sandbox.h).
+#define BLK_ENGINE_RULES                                                                             \
+	SANDBOX_CALL(io_uring_enter, "I/O on the image and nothing else: the ring is restricted"),   \
+		SANDBOX_CALL(pread64, "I/O without io_uring: one buffer read"),                      \
+		SANDBOX_CALL(preadv, "I/O without io_uring: several buffers read"),                  \
+		SANDBOX_CALL(pwrite64, "I/O without io_uring: one buffer written"),                  \
+		SANDBOX_CALL(pwritev2, "I/O without io_uring: several buffers written, or durably"), \
+		SANDBOX_CALL(fdatasync, "I/O without io_uring: flush"),                              \
+		SANDBOX_CALL(fallocate, "I/O without io_uring: discard and write zeros"),            \
+		SANDBOX_CALL(fcntl, "the lock on the image is given back")
+
+// What follows "--engine": auto, uring or sync.  0, or -EINVAL and the sentence.
+int blk_engine_by_name(const char *name, enum blk_engine_kind *out, struct err *e);
+
 struct blk_io {
 	enum blk_op op;
 	bool durable;	   // writes, discards, zeros: on stable storage when done

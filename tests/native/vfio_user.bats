@@ -48,10 +48,10 @@ needs_qemu() {
 
 vfio_user() { printf '{"driver": "vfio-user-pci", "socket": {"type": "unix", "path": "%s"}}' "$1"; }
 
-# A guest that runs COMMAND; its console is $D/console.  Words behind it: the kernel's command line; then, after --, QEMU's.
+# A guest that runs COMMAND (if not empty); its console is $D/console.  Words behind it: the kernel's command line; then, after --, QEMU's.
 boot() { # COMMAND [WORD...] [-- ARG...]
     local append
-    append="console=ttyS0 quiet minivmm.run64=$(printf '%s' "$1" | base64 -w 0)"
+    append="console=ttyS0 quiet${1:+ minivmm.run64=$(printf '%s' "$1" | base64 -w 0)}"
     shift
     while [ $# -gt 0 ] && [ "$1" != -- ]; do
         append+=" $1"
@@ -238,5 +238,92 @@ over() { # SCRIPT ARG...
     grep -q 'status 0x00000001 page 0x1122334455667788' "$D/console"
     grep -q 'status 0x00000001 memory 0x0102030405060708' "$D/console"
     grep -q 'status 0x00000002' "$D/console"
+    finish
+}
+
+@test "minivmm-nvme: a driver of ours, with MSI-X and the pin; commands, lists and queues that are wrong" {
+    local engine
+    for engine in auto sync; do
+        head -c 8M /dev/urandom > "$D/img"
+        truncate -s 1M "$D/img2"
+        serve minivmm-nvme --image "$D/img" --image "$D/img2" --engine "$engine"
+        timeout 60 "$NATIVE/nvme-client" "$D/sock" "$D/img"
+        finish
+    done
+    [ "$(stat -c %s "$D/img")" = 8388608 ]
+    run -2 timeout 10 "$BIN/minivmm-nvme" --vfio-user "$D/sock" --queues 0
+    run -1 timeout 10 "$BIN/minivmm-nvme" --vfio-user "$D/sock"
+    [[ $output == *"--image is missing"* ]]
+}
+
+@test "minivmm-nvme calls nothing but what its table has" {
+    command -v strace > /dev/null || skip "strace is not installed"
+    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    local engine
+    for engine in uring sync; do
+        head -c 8M /dev/urandom > "$D/img"
+        timeout 100 strace -f -e raw=all -o "$D/$engine.strace" "$BIN/minivmm-nvme" --engine "$engine" --vfio-user "$D/sock" \
+            --image "$D/img" 3>&- &
+        device=$!
+        listening "$D/sock" || { [ "$engine" = uring ] && skip "no io_uring on this host"; }
+        timeout 60 "$NATIVE/nvme-client" "$D/sock" "$D/img"
+        pkill -TERM -P "$(pgrep -P "$device")"
+        wait "$device" || true
+        device=
+    done
+    "$BIN/minivmm-nvme" --print-syscalls > "$D/table"
+    "$NATIVE/unused-rules" "$D/table" "$D/uring.strace" "$D/sync.strace"
+}
+
+@test "QEMU: Linux's nvme driver on minivmm-nvme, two processors: reads, writes, discards; the same by the pin" {
+    needs_qemu
+    local word
+    for word in quiet pci=nomsi; do
+        head -c 8M /dev/urandom > "$D/img"
+        truncate -s 2M "$D/img2"
+        cp "$D/img" "$D/want"
+        serve minivmm-nvme --image "$D/img" --image "$D/img2" --serial tester
+        boot 'grep nvme /proc/interrupts; cat /sys/class/nvme/nvme0/serial /sys/block/nvme0n2/size; sha256sum /dev/nvme0n1
+            head -c 1048576 /dev/urandom > /tmp/new; dd if=/tmp/new of=/dev/nvme0n1 bs=256k seek=3 conv=fsync,notrunc 2> /dev/null
+            dd if=/dev/nvme0n1 bs=256k skip=3 count=4 iflag=direct 2> /dev/null | cmp - /tmp/new && echo same
+            for i in 1 2 3 4; do dd if=/dev/nvme0n1 of=/dev/null bs=4k iflag=direct 2> /dev/null & done; wait; echo four
+            blkdiscard -o 0 -l 131072 /dev/nvme0n1; echo end' "$word" -- -smp 2
+        cat "$D/console"
+        if [ "$word" = quiet ]; then
+            grep -q 'PCI-MSIX.*nvme0q2' "$D/console"
+        else
+            grep -q 'IO-APIC.*nvme' "$D/console"
+        fi
+        grep -q '^tester' "$D/console"
+        grep -q '^4096' "$D/console"
+        grep -q "$(sha256sum < "$D/want" | cut -d ' ' -f 1)" "$D/console"
+        grep -q '^same' "$D/console"
+        grep -q '^four' "$D/console"
+        grep -q '^end' "$D/console"
+        cmp -n 131072 "$D/img" /dev/zero
+        cmp -i 2097152 "$D/img" "$D/want" # behind all that was written
+        ! grep -qE 'nvme.*(timeout|error|failed)' "$D/console"
+        finish
+    done
+}
+
+# No program is run from that disk: QEMU's TCG does not see what another process writes into the guest's memory, and may run what it
+# translated of a page before.
+@test "QEMU: a file system on minivmm-nvme over three boots" {
+    needs_qemu
+    local tree=$CACHE/rig/root
+    truncate -s 32M "$D/img"
+    "$tree/lib64/ld-linux-x86-64.so.2" --library-path "$tree/usr/lib/x86_64-linux-gnu" "$tree/usr/sbin/mke2fs" -q -t ext4 "$D/img" > "$D/mke2fs" 2>&1 ||
+        { cat "$D/mke2fs"; false; }
+    serve minivmm-nvme --image "$D/img"
+    boot 'mount -t ext4 /dev/nvme0n1 /mnt; cd /mnt; [ ! -e sums ] || sha256sum -c sums > /tmp/check || echo wrong; wc -l < /tmp/check
+        n=$(cat count 2> /dev/null); n=$((${n:-0} + 1)); echo $n > count; mkdir $n
+        for i in $(seq 40); do head -c $((i * 3000)) /dev/urandom > $n/$i; done
+        sha256sum $n/* >> sums; cd /; umount /mnt; echo "boot $n"; [ $n -ge 3 ] || echo reboot > /run/after'
+    cat "$D/console"
+    grep -q '^boot 3' "$D/console"
+    grep -q '^80' "$D/console"
+    ! grep -q 'wrong' "$D/console"
+    "$tree/lib64/ld-linux-x86-64.so.2" --library-path "$tree/usr/lib/x86_64-linux-gnu" "$tree/usr/sbin/e2fsck" -fn "$D/img"
     finish
 }

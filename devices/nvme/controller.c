@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: BSD-2-Clause
+#include "devices/nvme/nvme.h"
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define BAR	   0
+#define BAR_SIZE   0x4000u
+#define MSIX_TABLE 0x2000u
+#define MSIX_PBA   0x3000u
+#define BATCH	   64 // commands taken from a queue before others get their turn
+#define TIMEOUT	   20 // CAP.TO: 10 s
+
+static void fatal(struct nvme *n, const char *why)
+{
+	log_limited(LOG_WARN, "%s; the controller needs a reset by its driver", why);
+	n->csts |= NVME_CSTS_CFS;
+}
+
+static bool works(const struct nvme *n)
+{
+	return (n->csts & (NVME_CSTS_RDY | NVME_CSTS_CFS)) == NVME_CSTS_RDY;
+}
+
+// ---- completions ----------------------------------------------------------------------------------------------------
+
+static uint16_t entries_held(const struct nvme_cq *q)
+{
+	return (uint16_t)(q->tail >= q->head ? q->tail - q->head : q->tail + q->size - q->head);
+}
+
+void nvme_complete(struct nvme *n, uint16_t sqid, uint16_t cid, unsigned status, uint32_t dw0)
+{
+	const struct nvme_sq *sq = &n->sq[sqid];
+	struct nvme_cq *q = &n->cq[sq->cqid];
+	const struct nvme_completion c = {
+		.dw0 = dw0,
+		.sq_head = sq->head,
+		.sqid = sqid,
+		.cid = cid,
+		.status = (uint16_t)(status << 1),
+	};
+	const uint64_t at = q->base + q->tail * sizeof(c);
+	const uint16_t status_phase = (uint16_t)(c.status | q->phase);
+	q->due--;
+	// The phase last: it is what makes the entry the driver's.
+	struct nvme_completion *there = pdev_memory(n->p, at, sizeof(c));
+	if (!there) {
+		fatal(n, "a completion queue outside memory");
+		return;
+	}
+	memcpy(there, &c, offsetof(struct nvme_completion, status));
+	__atomic_store_n(&there->status, status_phase, __ATOMIC_RELEASE);
+	q->fresh = true;
+	if (++q->tail == q->size) {
+		q->tail = 0;
+		q->phase = !q->phase;
+	}
+}
+
+// The pin is up as long as a queue has entries that the driver has not taken.
+static void pin_update(struct nvme *n)
+{
+	bool level = false;
+	for (unsigned i = 0; i <= n->io_queues; i++)
+		level |= n->cq[i].size && n->cq[i].interrupts && entries_held(&n->cq[i]) > 0;
+	pdev_set_intx(n->p, level && !(n->int_mask & 1) && !pdev_msix_on(n->p));
+}
+
+static void announce(struct nvme *n)
+{
+	for (unsigned i = 0; i <= n->io_queues; i++) {
+		struct nvme_cq *q = &n->cq[i];
+		if (q->fresh && q->interrupts && pdev_msix_on(n->p))
+			pdev_interrupt(n->p, q->vector);
+		q->fresh = false;
+	}
+	pin_update(n);
+}
+
+// ---- commands -------------------------------------------------------------------------------------------------------
+
+static struct nvme_request *request_take(struct nvme *n)
+{
+	struct nvme_request *r = n->free;
+	if (r)
+		n->free = r->next_free;
+	else if (n->request_made < NVME_REQUESTS)
+		r = &n->request[n->request_made++];
+	return r;
+}
+
+static void request_give_back(struct nvme *n, struct nvme_request *r)
+{
+	r->next_free = n->free;
+	n->free = r;
+}
+
+// There is always room for the completion of what was taken.
+static bool room_for_one(const struct nvme *n, const struct nvme_sq *sq)
+{
+	const struct nvme_cq *q = &n->cq[sq->cqid];
+	return entries_held(q) + q->due + 1 < q->size;
+}
+
+static void command_do(struct nvme *n, unsigned sqid, struct nvme_request *r, const struct nvme_command *c)
+{
+	unsigned status;
+	uint32_t dw0;
+	struct nvme_cq *q = &n->cq[n->sq[sqid].cqid];
+	q->due++;
+	if (sqid > 0) {
+		r->sqid = (uint16_t)sqid;
+		r->cid = c->cid;
+		nvme_io(n, r, c);
+	} else if (nvme_admin(n, c, &status, &dw0)) {
+		nvme_complete(n, 0, c->cid, status, dw0);
+	} else {
+		q->due--;
+	}
+}
+
+// Takes what it may from one queue.  True: there is more.
+static bool queue_work(struct nvme *n, unsigned sqid)
+{
+	struct nvme_sq *sq = &n->sq[sqid];
+	for (unsigned left = BATCH; works(n) && sq->size && sq->head != sq->tail && room_for_one(n, sq);
+	     left--) {
+		struct nvme_command c;
+		struct nvme_request *r = sqid ? request_take(n) : NULL;
+		if (left == 0 || (sqid && !r)) {
+			if (r)
+				request_give_back(n, r);
+			return left == 0;
+		}
+		if (pdev_dma_read(n->p, sq->base + sq->head * sizeof(c), &c, sizeof(c)) < 0) {
+			if (r)
+				request_give_back(n, r);
+			return false; // until memory changes: a client may be about to map it again
+		}
+		sq->head = (uint16_t)(sq->head + 1 == sq->size ? 0 : sq->head + 1);
+		command_do(n, sqid, r, &c);
+	}
+	return false;
+}
+
+static void work(struct nvme *n)
+{
+	bool more = false;
+	for (unsigned i = 0; i <= n->io_queues; i++)
+		more |= queue_work(n, i);
+	for (unsigned i = 0; i < n->ns_count; i++)
+		blk_engine_run(&n->ns[i].engine, false);
+	announce(n);
+	if (more)
+		fd_event_signal(n->again.fd);
+}
+
+static void work_again(struct loop_source *s, uint32_t events)
+{
+	(void)events;
+	fd_event_take(s->fd);
+	work(CONTAINER_OF(s, struct nvme, again));
+}
+
+static void completed(struct loop_source *s, uint32_t events)
+{
+	struct nvme_namespace *ns = CONTAINER_OF(s, struct nvme_namespace, completions);
+	(void)events;
+	blk_engine_run(&ns->engine, false);
+	work(ns->nvme); // commands may have waited for room
+}
+
+static void nvme_drain(struct pdev *p)
+{
+	struct nvme *n = p->priv;
+	for (unsigned i = 0; i < n->ns_count; i++)
+		while (n->ns[i].engine.in_flight)
+			blk_engine_run(&n->ns[i].engine, true);
+	announce(n);
+}
+
+static void nvme_memory_changed(struct pdev *p)
+{
+	work(p->priv);
+}
+
+// ---- registers ------------------------------------------------------------------------------------------------------
+
+static void queues_forget(struct nvme *n)
+{
+	nvme_drain(n->p);
+	memset(n->sq, 0, sizeof(n->sq));
+	memset(n->cq, 0, sizeof(n->cq));
+	n->event_count = 0;
+	nvme_features_reset(n);
+	pin_update(n);
+}
+
+static const char *enable_check(const struct nvme *n)
+{
+	if (n->cc & NVME_CC_FIXED)
+		return "a command set, page size or arbitration that there is not";
+	if ((n->aqa & 0xfff) == 0 || (n->aqa >> 16 & 0xfff) == 0)
+		return "admin queues of one entry";
+	return (n->asq | n->acq) % NVME_PAGE ? "admin queues that are not page-aligned" : NULL;
+}
+
+static void enable(struct nvme *n)
+{
+	const char *wrong = enable_check(n);
+	n->csts = 0;
+	if (wrong) {
+		fatal(n, wrong);
+		return;
+	}
+	n->sq[0] = (struct nvme_sq){ .base = n->asq, .size = (uint16_t)((n->aqa & 0xfff) + 1) };
+	n->cq[0] = (struct nvme_cq){ .base = n->acq,
+				     .size = (uint16_t)((n->aqa >> 16 & 0xfff) + 1),
+				     .phase = true,
+				     .interrupts = true };
+	n->csts = NVME_CSTS_RDY;
+}
+
+static void config_write(struct nvme *n, uint32_t val)
+{
+	const uint32_t changed = n->cc ^ val;
+	n->cc = val;
+	if (changed & NVME_CC_EN) {
+		queues_forget(n);
+		n->csts = 0;
+		if (val & NVME_CC_EN)
+			enable(n);
+	}
+	if (val & NVME_CC_SHN && changed & NVME_CC_SHN) {
+		nvme_drain(n->p);
+		n->csts |= NVME_CSTS_SHST;
+	}
+}
+
+static void doorbell_write(struct nvme *n, unsigned index, uint32_t val)
+{
+	const unsigned qid = index / 2;
+	const bool is_cq = index % 2;
+	const uint16_t size = qid > n->io_queues ? 0 : is_cq ? n->cq[qid].size : n->sq[qid].size;
+	if (val >= size) {
+		log_limited(LOG_INFO, "doorbell %u: %u is not within its queue", index, val);
+		return;
+	}
+	if (is_cq) {
+		struct nvme_cq *q = &n->cq[qid];
+		const uint16_t taken = (uint16_t)(val >= q->head ? val - q->head : val + q->size - q->head);
+		if (taken > entries_held(q))
+			return; // more than there is
+		q->head = (uint16_t)val;
+	} else {
+		n->sq[qid].tail = (uint16_t)val;
+	}
+	work(n);
+}
+
+static uint32_t register_read(const struct nvme *n, uint64_t offset)
+{
+	const uint64_t cap = (NVME_ENTRIES_MAX - 1) | NVME_CAP_CQR | NVME_CAP_TO(TIMEOUT) | NVME_CAP_CSS_NVM;
+	switch (offset) {
+	case NVME_CAP:
+		return (uint32_t)cap;
+	case NVME_CAP + 4:
+		return (uint32_t)(cap >> 32);
+	case NVME_VS:
+		return NVME_VERSION_1_4;
+	case NVME_INTMS:
+	case NVME_INTMC:
+		return n->int_mask;
+	case NVME_CC:
+		return n->cc;
+	case NVME_CSTS:
+		return n->csts;
+	case NVME_AQA:
+		return n->aqa;
+	case NVME_ASQ:
+		return (uint32_t)n->asq;
+	case NVME_ASQ + 4:
+		return (uint32_t)(n->asq >> 32);
+	case NVME_ACQ:
+		return (uint32_t)n->acq;
+	case NVME_ACQ + 4:
+		return (uint32_t)(n->acq >> 32);
+	default:
+		return 0;
+	}
+}
+
+static void half_write(uint64_t *reg, bool high, uint32_t val)
+{
+	*reg = high ? (uint32_t)*reg | (uint64_t)val << 32 : (*reg & ~(uint64_t)UINT32_MAX) | val;
+}
+
+static void register_write(struct nvme *n, uint64_t offset, uint32_t val)
+{
+	const bool enabled = n->cc & NVME_CC_EN;
+	switch (offset) {
+	case NVME_INTMS:
+		n->int_mask |= val;
+		pin_update(n);
+		return;
+	case NVME_INTMC:
+		n->int_mask &= ~val;
+		pin_update(n);
+		return;
+	case NVME_CC:
+		config_write(n, val);
+		return;
+	case NVME_AQA:
+		n->aqa = enabled ? n->aqa : val & 0x0fff0fff;
+		return;
+	case NVME_ASQ:
+	case NVME_ASQ + 4:
+		if (!enabled)
+			half_write(&n->asq, offset == NVME_ASQ + 4, val);
+		return;
+	case NVME_ACQ:
+	case NVME_ACQ + 4:
+		if (!enabled)
+			half_write(&n->acq, offset == NVME_ACQ + 4, val);
+		return;
+	default:
+		break;
+	}
+	if (offset >= NVME_DOORBELLS && offset < MSIX_TABLE && works(n))
+		doorbell_write(n, (unsigned)(offset - NVME_DOORBELLS) / 4, val);
+}
+
+static uint64_t nvme_bar_read(struct pdev *p, unsigned bar, uint64_t offset, unsigned size)
+{
+	(void)bar;
+	if (size == 8)
+		return register_read(p->priv, offset) | (uint64_t)register_read(p->priv, offset + 4) << 32;
+	return size == 4 ? register_read(p->priv, offset) : 0;
+}
+
+static void nvme_bar_write(struct pdev *p, unsigned bar, uint64_t offset, unsigned size, uint64_t val)
+{
+	(void)bar;
+	if (size == 4 || (size == 8 && offset < NVME_REGS_LEN))
+		register_write(p->priv, offset, (uint32_t)val);
+	if (size == 8 && offset < NVME_REGS_LEN)
+		register_write(p->priv, offset + 4, (uint32_t)(val >> 32));
+}
+
+static void nvme_reset(struct pdev *p)
+{
+	struct nvme *n = p->priv;
+	queues_forget(n);
+	n->cc = n->csts = n->aqa = n->int_mask = 0;
+	n->asq = n->acq = 0;
+}
+
+const struct pdev_ops nvme_pci_ops = {
+	.bar_read = nvme_bar_read,
+	.bar_write = nvme_bar_write,
+	.drain = nvme_drain,
+	.memory_changed = nvme_memory_changed,
+	.reset = nvme_reset,
+};
+
+// ---- life -----------------------------------------------------------------------------------------------------------
+
+static int namespace_open(struct nvme *n, unsigned i, struct err *e)
+{
+	struct nvme_namespace *ns = &n->ns[i];
+	ns->nvme = n;
+	ns->nsid = i + 1;
+	int rc = blk_image_open(&ns->img, &ns->options, e);
+	if (rc == 0)
+		rc = blk_engine_open(&ns->engine, &ns->img, n->engine, NVME_REQUESTS, e);
+	if (rc < 0)
+		return rc;
+	ns->completions = (struct loop_source){ .fd = blk_engine_fd(&ns->engine), .ready = completed };
+	rc = ns->completions.fd < 0 ? 0 : loop_add(&n->d->loop, &ns->completions, EPOLLIN);
+	return rc < 0 ? err_sys(e, -rc, "watch io_uring") : 0;
+}
+
+int nvme_open(struct nvme *n, struct vdev *d, struct err *e)
+{
+	struct pdev *p = d->pci;
+	int rc = 0;
+	n->d = d;
+	n->p = p;
+	p->priv = n;
+	for (unsigned i = 0; i < n->ns_count; i++) {
+		n->ns[i].img.fd = n->ns[i].img.direct_fd = -1;
+		n->ns[i].engine.ring.fd = -1; // until they are open
+	}
+	n->again = (struct loop_source){ .fd = fd_eventfd(), .ready = work_again };
+	rc = n->again.fd < 0 ? n->again.fd : loop_add(&d->loop, &n->again, EPOLLIN);
+	if (rc < 0)
+		err_sys(e, -rc, "eventfd");
+	for (unsigned i = 0; i < n->ns_count && rc == 0; i++)
+		rc = namespace_open(n, i, e);
+	if (rc < 0) {
+		nvme_close(n);
+		return rc;
+	}
+	pdev_set_identity(p, 0x1af4, 0x10f1, 0x010802, 1);
+	pdev_set_subsystem(p, 0x1af4, 0x10f1);
+	pdev_add_bar(p, BAR, BAR_SIZE, true);
+	pdev_add_intx(p);
+	pdev_add_msix(p, n->io_queues + 1, BAR, MSIX_TABLE, MSIX_PBA);
+	nvme_features_reset(n);
+	return 0;
+}
+
+void nvme_close(struct nvme *n)
+{
+	for (unsigned i = 0; i < n->ns_count; i++) {
+		blk_engine_close(&n->ns[i].engine);
+		blk_image_close(&n->ns[i].img);
+	}
+	loop_remove(&n->d->loop, &n->again);
+	fd_close(&n->again.fd);
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// An NVM Express 1.4 controller with one or more namespaces, each an image.
+//
+// devices/nvme.c is the program; controller.c has registers, queues and completions, admin.c the admin commands, io.c those of
+// the NVM command set on the block engine.  What lies in guest memory (commands, PRP lists, ranges) is copied once and then
+// checked.  One thread; nothing is allocated once the device is open.
+#ifndef MINIVMM_NVME_NVME_H
+#define MINIVMM_NVME_NVME_H
+
+#include "devices/block/engine.h"
+#include "devices/block/image.h"
+#include "devices/nvme/nvme_wire.h"
+#include "devices/sdk/dev.h"
+#include "devices/sdk/pdev.h"
+
+#define NVME_PAGE	    4096u
+#define NVME_NAMESPACES_MAX 8
+#define NVME_QUEUES_MAX	    33 // the admin queue's, and of I/O 32
+#define NVME_ENTRIES_MAX    1024u
+#define NVME_REQUESTS	    256 // in flight
+#define NVME_MDTS	    5	// log2 of pages that one command transfers at most
+#define NVME_IOVECS	    ((1u << NVME_MDTS) + 1)
+#define NVME_EVENTS_MAX	    4
+
+struct nvme;
+
+struct nvme_namespace {
+	struct nvme *nvme;
+	uint32_t nsid;
+	struct blk_image_options options;
+	struct blk_image img;
+	struct blk_engine engine;
+	struct loop_source completions;
+};
+
+struct nvme_sq {
+	uint64_t base; // gpa
+	uint16_t size; // 0: there is none
+	uint16_t head, tail;
+	uint16_t cqid;
+};
+
+struct nvme_cq {
+	uint64_t base;
+	uint16_t size; // 0: there is none
+	uint16_t head, tail;
+	uint16_t vector;
+	uint16_t due;		       // commands whose completion it is to take
+	bool phase, interrupts, fresh; // fresh: entries that were not announced
+};
+
+struct nvme_request {
+	struct blk_io io;
+	struct nvme_namespace *ns;
+	struct nvme_request *next_free;
+	uint16_t sqid, cid;
+	unsigned range, ranges; // of a DSM: the next one, and how many
+	unsigned iov_count;
+	struct iovec iov[NVME_IOVECS];
+};
+
+struct nvme {
+	struct vdev *d;
+	struct pdev *p;
+	// By the command line.
+	unsigned ns_count, io_queues;
+	enum blk_engine_kind engine;
+	char serial[20];
+	struct nvme_namespace ns[NVME_NAMESPACES_MAX];
+	// As the driver set it.
+	uint32_t cc, csts, aqa, int_mask;
+	uint64_t asq, acq;
+	uint32_t feature[NVME_FEATURES];
+	unsigned event_count; // asynchronous event requests that wait, for ever
+	struct nvme_sq sq[NVME_QUEUES_MAX];
+	struct nvme_cq cq[NVME_QUEUES_MAX];
+	struct loop_source again; // an eventfd: there is more to be taken from a queue
+	struct nvme_request *free;
+	unsigned request_made; // those behind it were never used
+	struct nvme_request request[NVME_REQUESTS];
+};
+
+// ---- controller.c
+
+extern const struct pdev_ops nvme_pci_ops;
+// With ns and options filled in: opens images and describes the function.  0 or -errno and the sentence.
+int nvme_open(struct nvme *n, struct vdev *d, struct err *e);
+void nvme_close(struct nvme *n);
+// One command is done, of the queue that it came from.
+void nvme_complete(struct nvme *n, uint16_t sqid, uint16_t cid, unsigned status, uint32_t dw0);
+
+// ---- admin.c: does one command.  True: it is done, with *status and *dw0; false: it stays.
+
+bool nvme_admin(struct nvme *n, const struct nvme_command *c, unsigned *status, uint32_t *dw0);
+void nvme_features_reset(struct nvme *n);
+
+// ---- io.c
+
+// Begins one command, which nvme_complete() ends; `r` is the request's from here on.
+void nvme_io(struct nvme *n, struct nvme_request *r, const struct nvme_command *c);
+// What the two PRP entries of a command say about `len` bytes, as at most NVME_IOVECS pieces.  0 (*count set) or a status.
+unsigned nvme_prp(struct nvme *n, const struct nvme_command *c, uint64_t len, struct iovec *iov,
+		  unsigned *count);
+
+#endif
