@@ -90,9 +90,9 @@ over() { # SCRIPT ARG...
     over console-front-end "$BIN/minivmm-console" "$D/c" sockets plain streams control everything
 }
 
-@test "minivmm-vsock: connections both ways, credit, 1024 of them, packets that make no sense" {
+@test "minivmm-vsock: connections both ways, credit, 1024 of them" {
     mkdir "$D/v"
-    over vsock-front-end "$BIN/minivmm-vsock" "$D/v" both nobody credit many senseless
+    over vsock-front-end "$BIN/minivmm-vsock" "$D/v" both nobody credit many
 }
 
 @test "minivmm-net: packets, offloads, the control queue, wrong headers, rings that break the rules" {

@@ -257,6 +257,11 @@ class FrontEnd(vhost_user.FrontEnd):
         assert request == vhost_user.GET_STATUS, request
         return self.status()
 
+    def ask(self, request, payload=b"", fds=(), flags=0):
+        """A queue's addresses are taken as they are; that it cannot be so is seen when it is enabled."""
+        assert request == vhost_user.SET_VRING_ADDR, request
+        return bytes(8)
+
     def start(self, wanted, queues, size=256, config=60, enable=True, **_):
         if self.msix:
             self.config_call = os.eventfd(0, os.EFD_NONBLOCK)
