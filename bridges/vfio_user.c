@@ -104,7 +104,7 @@ static int region_write(struct vfio_link *l, unsigned index, uint64_t offset, co
 	const struct vfio_user_region_access ask = { .offset = offset,
 						     .region = index,
 						     .count = (uint32_t)len };
-	struct vfio_user_region_access done;
+	struct vfio_user_region_access done = { 0 };
 	int rc = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_REGION_WRITE,
 						      .head = &ask,
 						      .head_len = sizeof(ask),
@@ -236,7 +236,7 @@ static int dma_unmap(struct vfio_link *l, uint64_t gpa, uint64_t size)
 {
 	struct vfio_user *v = of(l);
 	const struct vfio_user_dma_unmap unmap = { .argsz = sizeof(unmap), .iova = gpa, .size = size };
-	struct vfio_user_dma_unmap done;
+	struct vfio_user_dma_unmap done = { 0 };
 	int rc = call(v, VFIO_USER_DMA_UNMAP, &unmap, sizeof(unmap), &done, sizeof(done));
 	if (rc < 0)
 		return refused(v, rc, "DMA_UNMAP");

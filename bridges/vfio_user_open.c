@@ -54,9 +54,9 @@ static const char *read_version(struct vfio_user *v, const uint8_t *bytes, size_
 int vfu_negotiate(struct vfio_user *v, deadline_ns deadline)
 {
 	const struct vfio_user_version ours = { .major = VFIO_USER_MAJOR, .minor = VFIO_USER_MINOR };
-	uint8_t bytes[VFIO_USER_VERSION_LEN + VFIO_USER_JSON_MAX];
+	uint8_t bytes[VFIO_USER_VERSION_LEN + VFIO_USER_JSON_MAX] = { 0 };
 	char json[256];
-	struct msg_fds fds;
+	struct msg_fds fds = { .count = 0 };
 	const int text_len = snprintf(json, sizeof(json),
 				      "{\"capabilities\":{\"max_msg_fds\":%d,\"max_data_xfer_size\":%u,"
 				      "\"twin_socket\":{\"supported\":true},\"write_multiple\":true}}",
@@ -86,7 +86,7 @@ int vfu_negotiate(struct vfio_user *v, deadline_ns deadline)
 static int ask_irq(struct vfio_user *v, unsigned index, deadline_ns deadline)
 {
 	const struct vfio_user_irq_info ask = { .argsz = sizeof(ask), .index = index };
-	struct vfio_user_irq_info i;
+	struct vfio_user_irq_info i = { 0 };
 	int len = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DEVICE_GET_IRQ_INFO,
 						       .head = &ask,
 						       .head_len = sizeof(ask),
@@ -141,7 +141,7 @@ static int ask_device(struct vfio_user *v, struct vfio_user_device_info *d, dead
 
 int vfu_ask_all(struct vfio_user *v, deadline_ns deadline)
 {
-	struct vfio_user_device_info d;
+	struct vfio_user_device_info d = { 0 };
 	int rc = ask_device(v, &d, deadline);
 	if (rc < 0)
 		return rc;

@@ -146,9 +146,9 @@ static const char *read_info(struct vfio_region *r, const struct answer *a, unsi
 int vfu_ask_region(struct vfio_user *v, unsigned index, deadline_ns deadline)
 {
 	const struct vfio_user_region_info ask = { .argsz = VFIO_USER_REGION_INFO_MAX, .index = index };
-	uint8_t bytes[VFIO_USER_REGION_INFO_MAX];
+	uint8_t bytes[VFIO_USER_REGION_INFO_MAX] = { 0 };
 	struct vfio_region *r = &v->region[index];
-	struct msg_fds fds;
+	struct msg_fds fds = { .count = 0 };
 	int len = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DEVICE_GET_REGION_INFO,
 						       .head = &ask,
 						       .head_len = sizeof(ask),
@@ -223,7 +223,7 @@ int vfu_ask_doorbells(struct vfio_user *v, unsigned index, deadline_ns deadline)
 	};
 	const struct vfio_user_region_io_fds ask = { .argsz = LEN, .index = index };
 	struct vfu_doorbells *to = &v->doorbells[index];
-	uint8_t bytes[LEN];
+	uint8_t bytes[LEN] = { 0 };
 	int len = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DEVICE_GET_REGION_IO_FDS,
 						       .head = &ask,
 						       .head_len = sizeof(ask),

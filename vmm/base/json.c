@@ -9,6 +9,7 @@ struct reader {
 	const unsigned char *at, *end;
 	const char *(*see)(void *arg, const struct json_value *v);
 	void *arg;
+	struct json_value shown;
 	unsigned depth;
 	size_t path_len;
 	char path[JSON_PATH_MAX];
@@ -167,10 +168,11 @@ static void path_cut(struct reader *r, size_t len)
 
 // ---- values ----
 
-static const char *show(struct reader *r, struct json_value v)
+static const char *show(struct reader *r, const struct json_value *v)
 {
-	v.path = r->path;
-	return r->see(r->arg, &v);
+	r->shown = *v;
+	r->shown.path = r->path;
+	return r->see(r->arg, &r->shown);
 }
 
 static bool skip_digits(struct reader *r)
@@ -204,7 +206,7 @@ static const char *read_number(struct reader *r)
 		if (!skip_digits(r))
 			return "a number that is not one";
 	}
-	return show(r, v);
+	return show(r, &v);
 }
 
 static const char *read_word(struct reader *r)
@@ -222,7 +224,7 @@ static const char *read_word(struct reader *r)
 		if ((size_t)(r->end - r->at) < len || memcmp(r->at, words[i].text, len) != 0)
 			continue;
 		r->at += len;
-		return show(r, words[i].v);
+		return show(r, &words[i].v);
 	}
 	return r->at < r->end ? "something that is no value" : "ends where a value is due";
 }
@@ -261,7 +263,7 @@ static const char *read_element(struct reader *r)
 static const char *read_container(struct reader *r, bool object)
 {
 	const char close = object ? '}' : ']';
-	const char *wrong = show(r, (struct json_value){ .kind = object ? JSON_OBJECT : JSON_ARRAY });
+	const char *wrong = show(r, &(struct json_value){ .kind = object ? JSON_OBJECT : JSON_ARRAY });
 	if (wrong)
 		return wrong;
 	if (++r->depth > JSON_DEPTH_MAX)
@@ -294,7 +296,7 @@ static const char *read_value(struct reader *r)
 	if (!take(r, '"'))
 		return read_word(r);
 	const char *wrong = read_string(r);
-	return wrong ? wrong : show(r, (struct json_value){ .kind = JSON_STRING });
+	return wrong ? wrong : show(r, &(struct json_value){ .kind = JSON_STRING });
 }
 
 const char *json_read(const char *text, size_t len, const char *(*see)(void *arg, const struct json_value *v),
