@@ -273,7 +273,7 @@ written() { [ "$(stat -c %b "$D/disk.img")" -gt 0 ]; }
     exec {held}<> "/dev/$(ls "$SYS" | grep '^vhost-vdpa-')"
     peer_stop serve
     grep -q 'mini0 stays, for it is in use' "$D/serve.log"
-    serve --vdpa-add
+    eval "serve --vdpa-add $held<&-" # the program is not to inherit it
     wait_for 10 grep -q ready "$D/serve.log"
     exec {held}<&- # which resets the device: somebody has to answer that
     peer_stop serve
