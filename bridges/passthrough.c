@@ -139,12 +139,20 @@ static void pt_destroy(struct pci_func *f)
 	free(pt);
 }
 
+// By its owner's truncation, its unplugging, an error of its bus: a vCPU met a hole where a BAR is mapped (faults B20).
+static void pt_bar_lost(struct pci_func *f, unsigned bar)
+{
+	(void)bar;
+	pt_die(pt_of(f), "memory of its BARs is gone");
+}
+
 static const struct pci_func_ops pt_ops = {
 	.config_read = pt_config_read,
 	.config_write = pt_config_write,
 	.bar_read = pt_bar_read,
 	.bar_write = pt_bar_write,
 	.bar_moved = pt_bar_moved,
+	.bar_lost = pt_bar_lost,
 	.event = pt_event,
 	.reset = pt_reset,
 	.destroy = pt_destroy,

@@ -105,3 +105,10 @@ bool bus_write(struct bus *b, uint64_t addr, unsigned size, uint64_t val)
 	r->write(r, offset, size, val & size_mask(size));
 	return true;
 }
+
+bool bus_fault(struct bus *b, uint64_t addr)
+{
+	uint64_t offset;
+	struct bus_range *r = bus_find(b, addr, 1, &offset);
+	return r && r->fault && r->fault(r);
+}

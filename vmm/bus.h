@@ -17,6 +17,9 @@ struct bus_range {
 	// offset + size lies within the range; size is 1 to 8.  read: the value goes to *val, upper bytes are ignored.
 	void (*read)(struct bus_range *r, uint64_t offset, unsigned size, uint64_t *val);
 	void (*write)(struct bus_range *r, uint64_t offset, unsigned size, uint64_t val);
+	// Memory that is shown in the range's place (a KVM memory slot) cannot be had any more; true if it is shown no more, so that
+	// the access may be done again and come here.  NULL: there is none.
+	bool (*fault)(struct bus_range *r);
 };
 
 #define BUS_RANGES_MAX 512 // 31 functions with 6 BARs and a ROM each, the platform's own, and room
@@ -39,5 +42,8 @@ void bus_remove(struct bus *b, struct bus_range *r);
 // An access that no single range covers reads as all ones and is not written: false then.
 bool bus_read(struct bus *b, uint64_t addr, unsigned size, uint64_t *val);
 bool bus_write(struct bus *b, uint64_t addr, unsigned size, uint64_t val);
+
+// Whoever answers at the address takes its memory away (bus_range's fault); false if nobody does.
+bool bus_fault(struct bus *b, uint64_t addr);
 
 #endif

@@ -135,14 +135,28 @@ static void bar_range_write(struct bus_range *r, uint64_t offset, unsigned size,
 	pci_func_unlock(f);
 }
 
+static bool bar_range_fault(struct bus_range *r)
+{
+	struct pci_bar *bar = CONTAINER_OF(r, struct pci_bar, range);
+	struct pci_func *f = bar->func;
+	if (!f->ops->bar_lost)
+		return false;
+	pci_func_lock(f);
+	f->ops->bar_lost(f, (unsigned)(bar - f->bar));
+	pci_func_unlock(f);
+	return true;
+}
+
 static void add_bar(struct pci_func *f, unsigned index, struct pci_bar bar, uint32_t flags)
 {
 	const unsigned offset = pci_bar_register(index);
 	const uint64_t mask = ~(bar.size - 1) | (bar.is_rom ? PCI_ROM_ADDRESS_ENABLE : 0u);
 	bar.func = f;
-	bar.range = (struct bus_range){
-		.size = bar.size, .name = f->id, .read = bar_range_read, .write = bar_range_write
-	};
+	bar.range = (struct bus_range){ .size = bar.size,
+					.name = f->id,
+					.read = bar_range_read,
+					.write = bar_range_write,
+					.fault = bar_range_fault };
 	f->bar[index] = bar;
 	pci_config_set32(f, offset, flags);
 	for (unsigned i = 0; i < (bar.is_64bit ? 8u : 4u); i++)

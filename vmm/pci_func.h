@@ -35,6 +35,8 @@ struct pci_func_ops {
 	void (*bar_write)(struct pci_func *f, unsigned bar, uint64_t offset, unsigned size, uint64_t val);
 	// The BAR is about to leave `gpa` (mapped false) or has just come to it (true).
 	void (*bar_moved)(struct pci_func *f, unsigned bar, uint64_t gpa, bool mapped);
+	// Memory that the function shows in the BAR's place cannot be had any more: it is to be hidden.  NULL for one that shows none.
+	void (*bar_lost)(struct pci_func *f, unsigned bar);
 	// The bits that were posted since the last call.
 	void (*event)(struct pci_func *f, unsigned bits);
 	// NULL, or: begins, without waiting, what takes time in the reset or the destroy that comes next, and has to be over by `deadline`.

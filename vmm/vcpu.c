@@ -138,6 +138,17 @@ static void exit_unknown(struct vcpu *c)
 	crash(c, why);
 }
 
+// Of a device's memory it is the device's end; of RAM the machine's.
+static void exit_memory_fault(struct vcpu *c)
+{
+	struct {
+		uint64_t flags, gpa, size;
+	} fault; // kvm_run.memory_fault, Linux 6.8
+	memcpy(&fault, &c->run->hw, sizeof(fault));
+	if (!bus_fault(&c->vm->mmio, fault.gpa))
+		exit_unknown(c);
+}
+
 static void vcpu_exit(struct vcpu *c)
 {
 	switch (c->run->exit_reason) {
@@ -192,7 +203,7 @@ void vcpu_run(struct vcpu *c)
 			vcpu_exit(c);
 		} else if ((error == EFAULT || error == EHWPOISON) &&
 			   c->run->exit_reason == KVM_EXIT_MEMORY_FAULT) {
-			exit_unknown(c); // says more than the number
+			exit_memory_fault(c);
 		} else if (error != EINTR && error != EAGAIN) {
 			char why[64];
 			snprintf(why, sizeof(why), "KVM_RUN: %s", err_text(error));

@@ -539,6 +539,44 @@ TEST(every_way_out_of_kvm_run)
 	}
 }
 
+static unsigned lost;
+
+static bool lose(struct bus_range *r)
+{
+	(void)r;
+	return ++lost == 1;
+}
+
+static int lost_run(unsigned index, struct kvm_run *r)
+{
+	const uint64_t fault[] = { 0, UINT64_C(0xc0001234), 0x1000 };
+	if (index != 0)
+		return fake_wait(r);
+	atomic_fetch_add(&runs, 1);
+	r->exit_reason = KVM_EXIT_MEMORY_FAULT;
+	memcpy(&r->hw, fault, sizeof(fault));
+	return fake_no(EFAULT);
+}
+
+// Memory of a device's that is gone is that device's matter once; if it is met again, nobody took it away.
+TEST(memory_of_a_device_that_is_lost)
+{
+	struct bus_range r = { .start = 0xc0001000, .size = 0x1000, .name = "lost", .fault = lose };
+	hush(true);
+	uint64_t fds = fds_open();
+	CHECK_EQ(build(), 0);
+	CHECK_EQ(bus_add(&vm.mmio, &r), 0);
+	atomic_store(&runs, 0);
+	lost = 0;
+	fake.run = lost_run;
+	CHECK_EQ(vm_run(&vm), VM_CRASH);
+	CHECK_EQ(atomic_load(&runs), 2);
+	CHECK_EQ(lost, 2);
+	bus_remove(&vm.mmio, &r);
+	CHECK(gone(fds));
+	hush(false);
+}
+
 // A KVM that says EAGAIN for ever costs its own CPU, and still stops when told to.
 static int again_run(unsigned index, struct kvm_run *r)
 {

@@ -817,6 +817,20 @@ TEST(request_interrupt_gives_the_device_back)
 	CHECK_EQ(dev.closes, 1);
 }
 
+// B20: the page behind a mapped BAR is gone when a vCPU touches it.
+TEST(memory_of_a_bar_that_is_lost)
+{
+	prepare();
+	CHECK_EQ(start(), 0);
+	command(ON);
+	CHECK_EQ(fv_slots(), 3);
+	CHECK(!bus_fault(&mmio, 0x1000)); // not this function's
+	CHECK(!bus_fault(&mmio, ECAM));
+	CHECK(bus_fault(&mmio, bar_gpa(3) + 0x3004));
+	CHECK(is_dead());
+	CHECK(finish());
+}
+
 TEST(carrier_that_dies_and_returns)
 {
 	for (unsigned kept = 0; kept < 2; kept++) {
