@@ -42,8 +42,8 @@ void pt_die(struct passthrough *pt, const char *why)
 	if (pt->dead)
 		return;
 	log_limited(LOG_WARN, "%s: %s; the guest sees it no more", pt->func.id, why);
-	pt_bars_hide(pt);
 	pt_irqs_reset(pt);
+	pt_bars_hide(pt);
 	pt->dead = true;
 }
 
@@ -104,8 +104,8 @@ static void pt_event(struct pci_func *f, unsigned bits)
 		pt_die(pt, "the device reports an error that it cannot recover from");
 	if (bits & PT_EVENT_WANTED)
 		give_back(pt);
-	if (bits & PT_EVENT_INTX_DONE)
-		pt_irqs_intx_done(pt);
+	if (bits & PT_EVENT_INTX)
+		pt_irqs_intx_raised(pt);
 }
 
 // The configuration space has been reset and the BARs are unmapped: the device ends its DMA first.

@@ -198,7 +198,7 @@ static void doorbell_set(struct passthrough *pt, struct pt_doorbell *d, uint64_t
 
 static void bar_show(struct passthrough *pt, unsigned index, uint64_t gpa, bool on)
 {
-	if (on && (!pt_alive(pt) || pt->asleep))
+	if (on && (!pt_alive(pt) || pt->asleep || pt->intx_raised))
 		return;
 	for (unsigned i = 0; i < pt->map.bar[index].count; i++)
 		area_slot(pt, index, i, gpa, on);
@@ -307,6 +307,7 @@ void pt_bar_read(struct pci_func *f, unsigned bar, uint64_t offset, unsigned siz
 		 !region_read(pt, bar, offset, size, val))
 		log_limited(LOG_INFO, "%s: BAR %u: read of %u bytes at %#llx failed", f->id, bar, size,
 			    (unsigned long long)offset);
+	pt_irqs_touched(pt);
 }
 
 // What came here although KVM has a doorbell for it: before the doorbell was there, or between two places of the BAR.
@@ -335,6 +336,7 @@ void pt_bar_write(struct pci_func *f, unsigned bar, uint64_t offset, unsigned si
 	else if (!in_pba(pt, bar, offset, size, &within, &pba) && !table && !pba &&
 		 range_in(offset, size, pt->bar_size[bar]) && !doorbell_rings(pt, bar, offset, size, val))
 		region_write(pt, bar, offset, size, val);
+	pt_irqs_touched(pt);
 }
 
 // ---- set-up -----------------------------------------------------------------------------------------------------

@@ -13,11 +13,10 @@
 #include <linux/vfio.h>
 
 // Posted to the function (pci_func_post).
-#define PT_EVENT_DIED	1u
-#define PT_EVENT_FAILED 2u // the device's error interrupt
-#define PT_EVENT_WANTED 4u // its host wants it back
-#define PT_EVENT_INTX_DONE \
-	8u // the guest ended an INTx interrupt, and the device does not hear that by itself
+#define PT_EVENT_DIED	  1u
+#define PT_EVENT_FAILED	  2u // the device's error interrupt
+#define PT_EVENT_WANTED	  4u // its host wants it back
+#define PT_EVENT_INTX	  8u // INTx was raised, and is passed on by hand
 #define PT_EVENT_RETURNED 16u
 #define PT_EVENT_RENEWED  32u // the same, and it still has its state
 
@@ -93,9 +92,11 @@ struct passthrough {
 	// ---- passthrough_irq.c
 	struct pt_vectors msi, msix;
 	int *fds; // room for a call's
-	bool has_intx, intx_on, intx_unmask_fd;
-	int intx_fd;
-	struct loop_source intx_done, failed, wanted; // eventfds; -1: none
+	bool has_intx, intx_on;
+	bool intx_by_hand;			 // the device takes no eventfd to unmask
+	bool intx_raised;			 // by hand, and the guest has not touched the device since
+	int intx_done;				 // eventfd: the guest ended the interrupt
+	struct loop_source intx, failed, wanted; // eventfds; -1: none
 };
 
 static inline struct passthrough *pt_of(struct pci_func *f)
@@ -152,7 +153,9 @@ uint64_t pt_irqs_pba_read(struct passthrough *pt, uint64_t offset, unsigned size
 // The guest wrote to the MSI capability, or to Message Control of MSI-X.
 void pt_irqs_msi_write(struct passthrough *pt);
 void pt_irqs_msix_write(struct passthrough *pt);
-void pt_irqs_intx_done(struct passthrough *pt);
+void pt_irqs_intx_raised(struct passthrough *pt);
+// The guest reached the device through a BAR.
+void pt_irqs_touched(struct passthrough *pt);
 // As after power-on; the device has given up its eventfds, or gives them up here.
 void pt_irqs_reset(struct passthrough *pt);
 

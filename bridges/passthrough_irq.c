@@ -3,8 +3,8 @@
 //
 // MSI-X and MSI are tables of vectors (vmm/msix.h); an MSI capability is one whose rows differ in the low bits of their data.  The device
 // is told of a vector's eventfd when the guest first unmasks it, and keeps it: what is masked later stays pending in the eventfd.
-// INTx is a level that KVM holds until the guest ends the interrupt; then the device may raise it again, told by an eventfd or,
-// where it takes none, by the loop's thread.
+// INTx is a level that KVM holds until the guest ends the interrupt; then the device may raise it again, told by an eventfd.  A device
+// that takes none has its pin driven by hand.
 #include "bridges/passthrough_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/err.h"
@@ -183,35 +183,85 @@ static bool intx_wanted(const struct passthrough *pt)
 	       !(command & PCI_COMMAND_INTX_DISABLE);
 }
 
+static int intx_set(struct passthrough *pt, enum vfio_irq_action action, unsigned count, const int *fds)
+{
+	return pt->link->ops->irq_set(pt->link, VFIO_PCI_INTX_IRQ_INDEX, action, 0, count, fds);
+}
+
+static int intx_irqfd(struct passthrough *pt, bool on)
+{
+	return kvm_irqfd_level(pt->host.kvm, pt->intx.fd, pci_func_intx_gsi(&pt->func), pt->intx_done, on);
+}
+
 static int intx_start(struct passthrough *pt)
 {
-	const struct vfio_link_ops *ops = pt->link->ops;
-	const int done = pt->intx_done.fd;
-	fd_event_take(pt->intx_fd);
-	fd_event_take(done);
-	int rc = kvm_irqfd_level(pt->host.kvm, pt->intx_fd, pci_func_intx_gsi(&pt->func), done, true);
+	fd_event_take(pt->intx.fd);
+	fd_event_take(pt->intx_done);
+	int rc = intx_irqfd(pt, true);
 	if (rc < 0)
 		return rc;
-	rc = ops->irq_set(pt->link, VFIO_PCI_INTX_IRQ_INDEX, VFIO_LINK_TRIGGER, 0, 1, &pt->intx_fd);
+	rc = intx_set(pt, VFIO_LINK_TRIGGER, 1, &pt->intx.fd);
 	if (rc < 0) {
-		kvm_irqfd_level(pt->host.kvm, pt->intx_fd, pci_func_intx_gsi(&pt->func), done, false);
+		intx_irqfd(pt, false);
 		return rc;
 	}
-	pt->intx_unmask_fd =
-		ops->irq_set(pt->link, VFIO_PCI_INTX_IRQ_INDEX, VFIO_LINK_UNMASK, 0, 1, &done) == 0;
-	if (!pt->intx_unmask_fd)
-		loop_modify(pt->host.loop, &pt->intx_done, EPOLLIN);
+	pt->intx_by_hand = intx_set(pt, VFIO_LINK_UNMASK, 1, &pt->intx_done) < 0;
+	if (pt->intx_by_hand) {
+		intx_irqfd(pt, false);
+		loop_modify(pt->host.loop, &pt->intx, EPOLLIN);
+	}
 	return 0;
+}
+
+// The loop's thread, without the lock.
+static void intx_ready(struct loop_source *s, uint32_t events)
+{
+	struct passthrough *pt = CONTAINER_OF(s, struct passthrough, intx);
+	(void)events;
+	if (fd_event_take(s->fd))
+		pci_func_post(&pt->func, PT_EVENT_INTX);
+}
+
+// By hand: the pin is held until the guest touches the device, as its handler does first, and is raised again if the device still has
+// something to say.  Nothing is mapped meanwhile, so that the touch is seen.  Such a device has its pin for itself.
+void pt_irqs_intx_raised(struct passthrough *pt)
+{
+	if (!pt->intx_on || !pt->intx_by_hand || pt->intx_raised)
+		return;
+	pt_bars_hide(pt);
+	pt->intx_raised = true;
+	irq_pin_set(pt->host.irq, pci_func_intx_gsi(&pt->func), true);
+}
+
+static void intx_lower(struct passthrough *pt)
+{
+	pt->intx_raised = false;
+	irq_pin_set(pt->host.irq, pci_func_intx_gsi(&pt->func), false);
+}
+
+void pt_irqs_touched(struct passthrough *pt)
+{
+	if (!pt->intx_raised)
+		return;
+	intx_lower(pt);
+	intx_set(pt, VFIO_LINK_UNMASK, 1, NULL);
+	pt_bars_show(pt);
 }
 
 static void intx_stop(struct passthrough *pt, bool tell)
 {
-	if (!pt->intx_unmask_fd)
-		loop_modify(pt->host.loop, &pt->intx_done, 0);
-	if (tell)
-		pt->link->ops->irq_set(pt->link, VFIO_PCI_INTX_IRQ_INDEX, VFIO_LINK_TRIGGER, 0, 0, NULL);
-	kvm_irqfd_level(pt->host.kvm, pt->intx_fd, pci_func_intx_gsi(&pt->func), pt->intx_done.fd, false);
 	pt->intx_on = false;
+	if (tell)
+		intx_set(pt, VFIO_LINK_TRIGGER, 0, NULL);
+	if (!pt->intx_by_hand) {
+		intx_irqfd(pt, false);
+		return;
+	}
+	loop_modify(pt->host.loop, &pt->intx, 0);
+	if (pt->intx_raised) {
+		intx_lower(pt);
+		pt_bars_show(pt);
+	}
 }
 
 static void intx_sync(struct passthrough *pt)
@@ -229,21 +279,6 @@ static void intx_sync(struct passthrough *pt)
 		log_limited(LOG_WARN,
 			    "%s: INTx: %s; its interrupts are lost (does it share a line of the host's?)",
 			    pt->func.id, err_text(-rc));
-}
-
-// The loop's thread, without the lock.
-static void intx_done_ready(struct loop_source *s, uint32_t events)
-{
-	struct passthrough *pt = CONTAINER_OF(s, struct passthrough, intx_done);
-	(void)events;
-	if (fd_event_take(s->fd))
-		pci_func_post(&pt->func, PT_EVENT_INTX_DONE);
-}
-
-void pt_irqs_intx_done(struct passthrough *pt)
-{
-	if (pt->intx_on && pt_alive(pt))
-		pt->link->ops->irq_set(pt->link, VFIO_PCI_INTX_IRQ_INDEX, VFIO_LINK_UNMASK, 0, 1, NULL);
 }
 
 // ---- all of them ------------------------------------------------------------------------------------------------
@@ -324,14 +359,11 @@ static int intx_init(struct passthrough *pt, struct err *e)
 	struct vfio_irq irq;
 	if (irq_ask(pt, VFIO_PCI_INTX_IRQ_INDEX, &irq) == 0)
 		return 0;
-	pt->intx_fd = fd_eventfd();
-	int done = fd_eventfd();
-	if (pt->intx_fd < 0 || done < 0) {
-		fd_close(&done);
+	pt->intx_done = fd_eventfd();
+	pt->intx = (struct loop_source){ .fd = fd_eventfd(), .ready = intx_ready };
+	if (pt->intx_done < 0 || pt->intx.fd < 0)
 		return err_sys(e, EMFILE, "%s: eventfd", pt->func.id);
-	}
-	pt->intx_done = (struct loop_source){ .fd = done, .ready = intx_done_ready };
-	int rc = loop_add(pt->host.loop, &pt->intx_done, 0);
+	int rc = loop_add(pt->host.loop, &pt->intx, 0);
 	if (rc < 0)
 		return err_sys(e, -rc, "%s: epoll", pt->func.id);
 	pci_func_add_intx(&pt->func);
@@ -361,7 +393,7 @@ static int vectors_init(struct passthrough *pt, struct pt_vectors *v, unsigned i
 int pt_irqs_init(struct passthrough *pt, struct err *e)
 {
 	const struct pci_func *f = &pt->func;
-	pt->intx_fd = pt->intx_done.fd = pt->failed.fd = pt->wanted.fd = -1;
+	pt->intx_done = pt->intx.fd = pt->failed.fd = pt->wanted.fd = -1;
 	unsigned msi = 0, msix = 0;
 	if (pt->msi.cap)
 		msi = 1u << MIN((pci_config_get16(f, pt->msi.cap + PCI_MSI_FLAGS) & PCI_MSI_FLAGS_QMASK) >> 1,
@@ -385,7 +417,7 @@ int pt_irqs_init(struct passthrough *pt, struct err *e)
 
 void pt_irqs_free(struct passthrough *pt)
 {
-	struct loop_source *sources[] = { &pt->intx_done, &pt->failed, &pt->wanted };
+	struct loop_source *sources[] = { &pt->intx, &pt->failed, &pt->wanted };
 	struct pt_vectors *both[] = { &pt->msi, &pt->msix };
 	for (unsigned i = 0; i < ARRAY_LEN(sources); i++) {
 		loop_remove(pt->host.loop, sources[i]);
@@ -397,7 +429,7 @@ void pt_irqs_free(struct passthrough *pt)
 		free(both[i]->given);
 		both[i]->given = NULL;
 	}
-	fd_close(&pt->intx_fd);
+	fd_close(&pt->intx_done);
 	free(pt->fds);
 	pt->fds = NULL;
 }

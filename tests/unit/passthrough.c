@@ -753,19 +753,30 @@ TEST(intx_is_a_level_of_the_slots_pin)
 
 TEST(intx_of_a_device_that_takes_no_eventfd_to_unmask)
 {
+	uint64_t val;
 	prepare();
 	dev.refuses_unmask_fd = true;
 	CHECK_EQ(start(), 0);
 	command(ON);
-	CHECK_EQ(fake.irqfd_count, 1);
-	// The guest ends its interrupt: KVM signals what it was given; here that is the other eventfd of the function.
+	CHECK_EQ(fake.irqfd_count, 0); // not KVM's, but the loop's
+	CHECK_EQ(fv_slots(), 3);
 	const int level = dev.fd[VFIO_PCI_INTX_IRQ_INDEX][0];
-	CHECK(level >= 0);
-	fd_event_signal(level + 1); // made right after it
+	fd_event_signal(level);
 	CHECK(loop_once(&loop, 1000) > 0);
+	CHECK_EQ(fake.pin[PINS + 1], 1);
+	CHECK_EQ(fv_slots(), 0); // so that the handler's first access is seen
+	CHECK_EQ(dev.unmasks, 0);
+	bus_read(&mmio, bar_gpa(0), 4, &val);
+	CHECK_EQ(fake.pin[PINS + 1], 0);
 	CHECK_EQ(dev.unmasks, 1);
-	command(0);
-	fd_event_signal(level + 1);
+	CHECK_EQ(fv_slots(), 3);
+	// Raised when it is switched off: the pin does not stay.
+	fd_event_signal(level);
+	CHECK(loop_once(&loop, 1000) > 0);
+	command(ON | PCI_COMMAND_INTX_DISABLE);
+	CHECK_EQ(fake.pin[PINS + 1], 0);
+	CHECK_EQ(fv_slots(), 3);
+	fd_event_signal(level);
 	CHECK_EQ(loop_once(&loop, 0), 0);
 	CHECK_EQ(dev.unmasks, 1);
 	CHECK(finish());
@@ -787,12 +798,17 @@ static bool is_dead(void)
 TEST(error_interrupt)
 {
 	prepare();
+	dev.refuses_unmask_fd = true;
 	CHECK_EQ(start(), 0);
 	command(ON);
+	fd_event_signal(dev.fd[VFIO_PCI_INTX_IRQ_INDEX][0]); // with its pin held
+	CHECK(loop_once(&loop, 1000) > 0);
+	CHECK_EQ(fake.pin[PINS + 1], 1);
 	CHECK(dev.fd[VFIO_PCI_ERR_IRQ_INDEX][0] >= 0);
 	fd_event_signal(dev.fd[VFIO_PCI_ERR_IRQ_INDEX][0]);
 	CHECK(loop_once(&loop, 1000) > 0);
 	CHECK(is_dead());
+	CHECK_EQ(fake.pin[PINS + 1], 0);
 	CHECK_EQ(dev.closes, 0);
 	pci_host_reset(&host);
 	CHECK(is_dead()); // for good
