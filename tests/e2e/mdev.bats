@@ -12,12 +12,14 @@ mdev_make() { # MODULE TYPE UUID
     echo "$3" > "/sys/class/mdev_bus/$1/mdev_supported_types/$2/create"
 }
 
+# Its machine first: a device that somebody has is not removed before.
 teardown() {
-    local u
+    local u rc=0
+    e2e_teardown || rc=$?
     for u in $TTY $FRAMES; do
-        [ ! -e "/sys/bus/mdev/devices/$u" ] || echo 1 > "/sys/bus/mdev/devices/$u/remove"
+        [ ! -e "/sys/bus/mdev/devices/$u" ] || timeout 10 sh -c "echo 1 > /sys/bus/mdev/devices/$u/remove"
     done
-    e2e_teardown
+    return $rc
 }
 
 mdev_device() { # ID UUID
