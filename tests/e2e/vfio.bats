@@ -19,14 +19,6 @@
 # rig: -q user,id=n2,guestfwd=tcp:10.0.2.100:5000-cmd:cat %G/rig-bzImage
 # rig: -q -device
 # rig: -q igb,bus=rp3,netdev=n2
-# rig: -q -device
-# rig: -q pcie-root-port,id=rp4,chassis=4,slot=4
-# rig: -q -device
-# rig: -q pcie-pci-bridge,id=old,bus=rp4
-# rig: -q -device
-# rig: -q e1000,bus=old,addr=1
-# rig: -q -device
-# rig: -q e1000,bus=old,addr=2
 load lib/helpers
 load lib/vfio
 
@@ -175,62 +167,4 @@ load lib/vfio
     [ -e "$PCI/devices/$BDF/driver" ] || echo "$BDF" > "$PCI/drivers_probe"
     { vm_boot rig; vfio_device nic0 "$BDF"; } | vm_start b
     refused "$BDF has the driver e1000e; give it to vfio-pci: minivmm bind $BDF"
-}
-
-@test "a group of two behind an old bridge: given whole or not at all" {
-    local two=() d
-    [ -n "${IN_RIG:-}" ] || skip "devices of this host are its own"
-    modprobe -a vfio-pci e1000
-    for d in "$PCI"/devices/*; do
-        [ "$(cat "$d/device")" != 0x100e ] || two+=("${d##*/}")
-    done
-    [ ${#two[@]} = 2 ]
-    run -1 "$MINIVMM" bind "${two[0]}"
-    [[ $output == *"${two[1]}"*"driver e1000  loses network interface"* ]] || fail "$output"
-    [[ $output == *"is given whole or not at all; these have to come along, if they may: ${two[1]}"* ]] || fail "$output"
-    # By hand one goes alone; its group is of no use then.
-    echo vfio-pci > "$PCI/devices/${two[0]}/driver_override"
-    echo "${two[0]}" > "$PCI/devices/${two[0]}/driver/unbind"
-    echo "${two[0]}" > "$PCI/drivers_probe"
-    { vm_boot rig; vfio_device nic0 "${two[0]}"; } | vm_start b
-    run -1 vm_exit b
-    grep -q "^minivmm: nic0: group [0-9]* is not viable: ${two[1]} has e1000; all of a group" "$D/b/stderr" || fail "$(cat "$D/b/stderr")"
-    "$MINIVMM" bind "${two[@]}"
-    {
-        vm_boot rig minivmm.agent
-        vfio_device nic0 "${two[0]}"
-        vfio_device nic1 "${two[1]}"
-    } | vm_start a
-    run -0 vm_guest a 'cat /sys/bus/pci/devices/0000:00:01.0/device /sys/bus/pci/devices/0000:00:02.0/device'
-    [ "${lines[*]}" = "0x100e 0x100e" ] || fail "$output"
-    vm_stop a
-}
-
-@test "an ordinary user: the group's node is enough, and locked memory is asked for by its number" {
-    need_device $NIC
-    chown 1000 "/dev/vfio/$(basename "$(readlink "$PCI/devices/$BDF/iommu_group")")"
-    chmod 666 /dev/kvm
-    chmod 711 "$BATS_RUN_TMPDIR"
-    printf '#!/bin/sh\nulimit -l $(cat %q)\nexec setpriv --reuid=1000 --regid=1000 --clear-groups %q "$@"\n' "$D/memlock" "$MINIVMM" > "$D/as-user"
-    chmod 755 "$D/as-user"
-    echo 65536 > "$D/memlock"
-    { vm_boot rig; vfio_device nic0 "$BDF"; } | MINIVMM=$D/as-user vm_start b
-    run -1 vm_exit b
-    grep -q '^minivmm: nic0: map 256 MiB of guest memory for the device: .*: raise ulimit -l, now 65536 KiB, by 262144 KiB at least' "$D/b/stderr" ||
-        fail "$(cat "$D/b/stderr")"
-    echo 300000 > "$D/memlock"
-    {
-        vm_boot rig minivmm.agent
-        vfio_device nic0 "$BDF"
-    } | MINIVMM=$D/as-user vm_start a
-    guest_net a eth0
-    [ "$(stat -c %u "/proc/$(vm_pid a)")" = 1000 ] || grep -q '^Uid:.1000' "/proc/$(vm_pid a)/status"
-    vm_stop a
-
-    echo 0 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit
-    { vm_boot rig; vfio_device nic0 "$BDF"; } | vm_start b
-    run -1 vm_exit b
-    echo 65535 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit
-    grep -q '^minivmm: nic0: map 256 MiB of guest memory for the device: no entries left .*dma_entry_limit by 1 at least' "$D/b/stderr" ||
-        fail "$(cat "$D/b/stderr")"
 }
