@@ -10,10 +10,11 @@ switch_start() { # ARG...
     socket_wait "$D/net.sock"
 }
 
-guest_start() { # NAME
+guest_start() { # NAME [DISK]
     {
         MEMORY=${MEMORY:-96M} vm_boot rig minivmm.agent
         printf '[[device]]\nid = "net0"\nvia = "vhost-user"\nvirtio = "net"\nsocket = "%s"\n' "$D/net.sock"
+        [ $# = 1 ] || printf '[[device]]\nid = "s"\nvirtio = "blk"\nreadonly = true\nimage = "%s"\n' "$2"
     } | vm_start "$1"
 }
 
@@ -70,6 +71,29 @@ transfer() { # FROM TO NUMBER-OF-TO: a file over TCP, whose checksum is then the
     vm_stop c
     peer_stop switch
     cat "$D/switch.log"
+}
+
+@test "iperf3 between two guests: TCP each way, and datagrams" {
+    local iperf3 n
+    iperf3=$(on_disk iperf3)
+    need iperf3
+    switch_start
+    program_disk "$D/iperf3.img" iperf3
+    guest_start a "$D/iperf3.img"
+    guest_start b "$D/iperf3.img"
+    guest_up a 1
+    guest_up b 2
+    for n in a b; do run -0 vm_guest "$n" 'mkdir -p /s /tmp && mount -o ro /dev/vda /s && ip link set lo up'; done
+    run -0 vm_guest b "$iperf3 --server --daemon --logfile /run/iperf3.log; sleep 1"
+    # it counts what arrived; the sums of the other tests say that it is what was sent
+    run -0 vm_guest a -t 120 "$iperf3 --client 10.0.0.2 --bytes 16M --forceflush && $iperf3 --client 10.0.0.2 --bytes 16M --reverse"
+    [ "$(grep -Ec '16\.[0-9] MBytes .* receiver' <<< "$output")" = 2 ] || fail "$output"
+    run -0 vm_guest a -t 120 "$iperf3 --client 10.0.0.2 --udp --bitrate 10M --time 3"
+    [[ $output =~ (' '([0-9]+)/([0-9]+)' '.*receiver) ]] || fail "$output"
+    [ "${BASH_REMATCH[3]}" -gt 100 ] && [ $((BASH_REMATCH[2] * 10)) -lt "${BASH_REMATCH[3]}" ] || fail "$output"
+    vm_stop a
+    vm_stop b
+    peer_stop switch
 }
 
 @test "uplink: a guest and its host" {

@@ -107,12 +107,9 @@ download() { # a file of the host's comes whole
 
 @test "vhost-vsock: both directions; a CID that is in use is refused" {
     need_node /dev/vhost-vsock vhost_vsock
-    local socat='/s/lib/ld-linux-x86-64.so.2 --library-path /s/lib /s/socat' f
-    mkdir -p "$D/socat/lib"
-    cp -L "$(command -v socat)" "$D/socat/"
-    ldd "$D/socat/socat" | sed -n 's,^[^/]*\(/[^ ]*\) (.*,\1,p' | while read -r f; do cp -L "$f" "$D/socat/lib/"; done
-    truncate -s 16M "$D/socat.img"
-    mke2fs -q -t ext4 -O ^has_journal -d "$D/socat" "$D/socat.img"
+    local socat
+    socat=$(on_disk socat)
+    program_disk "$D/socat.img" socat
     head -c $SIZE /dev/urandom > "$D/file"
     {
         vm_boot rig minivmm.agent
@@ -125,7 +122,7 @@ download() { # a file of the host's comes whole
     [ "$output" = "$(sha256sum < "$D/file")" ] || fail "$output"
     peer_start serve socat VSOCK-LISTEN:6000,fork EXEC:sha256sum
     run -0 vm_guest a -t 60 "until $socat -t 60 - VSOCK-CONNECT:2:6000 < /s/socat > /run/sum 2> /dev/null; do sleep 0.2; done; cat /run/sum"
-    [ "$output" = "$(sha256sum < "$D/socat/socat")" ] || fail "$output"
+    [ "$output" = "$(sha256sum < "$D/program/socat")" ] || fail "$output"
 
     {
         MEMORY=64M vm_boot rig minivmm.agent
@@ -137,7 +134,7 @@ download() { # a file of the host's comes whole
     vm_guest a 'echo reboot > /run/after'
     vm_count a '^MINIVMM-AGENT' 2
     run -0 vm_guest a -t 60 "mkdir -p /s; mount -o ro /dev/vda /s; $socat -t 60 - VSOCK-CONNECT:2:6000 < /s/socat"
-    [ "$output" = "$(sha256sum < "$D/socat/socat")" ] || fail "$output"
+    [ "$output" = "$(sha256sum < "$D/program/socat")" ] || fail "$output"
     peer_stop serve
     vm_stop a
 }

@@ -21,6 +21,8 @@
 #   peer_stop NAME                   TERM, then wait for its end
 #   wait_for [SECS] COMMAND...       until COMMAND succeeds
 #   socket_wait PATH [SECS]          until someone listens there
+#   program_disk IMAGE PROGRAM       a disk with a program of this host and its libraries; in a guest that
+#                                    mounted it at /s, `on_disk PROGRAM` runs it
 #   tool NAME                        path of a program, or skip saying why
 #   guest_words TEXT                 minivmm.run64= for the kernel command line
 #
@@ -246,6 +248,17 @@ vm_stop() {
 }
 
 # ---- other programs -----------------------------------------------------------
+
+program_disk() { # IMAGE PROGRAM
+    local f dir=$D/program
+    mkdir -p "$dir/lib"
+    cp -L "$(command -v "$2")" "$dir/"
+    ldd "$dir/$2" | sed -n 's,^[^/]*\(/[^ ]*\) (.*,\1,p' | while read -r f; do cp -L "$f" "$dir/lib/"; done
+    cp -L "$(dirname "$(ldd "$dir/$2" | sed -n 's,.* => \(.*libc\.so\.6\) .*,\1,p')")/libgcc_s.so.1" "$dir/lib/" # libc loads it to end a thread
+    truncate -s 24M "$1"
+    mke2fs -q -t ext4 -O ^has_journal -d "$dir" "$1"
+}
+on_disk() { echo "/s/lib/ld-linux-x86-64.so.2 --library-path /s/lib /s/$1"; }
 
 peer_start() {
     local name=$1
