@@ -283,11 +283,14 @@ over() { # SCRIPT ARG...
         truncate -s 2M "$D/img2"
         cp "$D/img" "$D/want"
         serve minivmm-nvme --image "$D/img" --image "$D/img2" --serial tester
-        boot 'grep nvme /proc/interrupts; cat /sys/class/nvme/nvme0/serial /sys/block/nvme0n2/size; sha256sum /dev/nvme0n1
-            head -c 1048576 /dev/urandom > /tmp/new; dd if=/tmp/new of=/dev/nvme0n1 bs=256k seek=3 conv=fsync,notrunc 2> /dev/null
-            dd if=/dev/nvme0n1 bs=256k skip=3 count=4 iflag=direct 2> /dev/null | cmp - /tmp/new && echo same
-            for i in 1 2 3 4; do dd if=/dev/nvme0n1 of=/dev/null bs=4k iflag=direct 2> /dev/null & done; wait; echo four
-            blkdiscard -o 0 -l 131072 /dev/nvme0n1; echo end' "$word" -- -smp 2
+        boot 'grep nvme /proc/interrupts; cat /sys/class/nvme/nvme0/serial
+            # Linux looks for name spaces side by side, and numbers its disks as it finds them
+            for d in /sys/block/nvme0n*; do ln -s /dev/${d##*/} /tmp/ns$(cat $d/nsid); [ $(cat $d/nsid) = 1 ] || cat $d/size; done
+            sha256sum < /tmp/ns1
+            head -c 1048576 /dev/urandom > /tmp/new; dd if=/tmp/new of=/tmp/ns1 bs=256k seek=3 conv=fsync,notrunc 2> /dev/null
+            dd if=/tmp/ns1 bs=256k skip=3 count=4 iflag=direct 2> /dev/null | cmp - /tmp/new && echo same
+            for i in 1 2 3 4; do dd if=/tmp/ns1 of=/dev/null bs=4k iflag=direct 2> /dev/null & done; wait; echo four
+            blkdiscard -o 0 -l 131072 /tmp/ns1; echo end' "$word" -- -smp 2
         cat "$D/console"
         if [ "$word" = quiet ]; then
             grep -q 'PCI-MSIX.*nvme0q2' "$D/console"
