@@ -246,7 +246,10 @@ static int seal(const struct vm_config *c, struct err *e)
 	if (landlock_version() == 0)
 		log_warn("no Landlock in this kernel: for minivmm and its devices the other walls hold alone "
 			 "(minivmm explain)");
-	int rc = seal_process(e);
+	bool carries = false;
+	for (unsigned i = 0; i < c->device_count; i++)
+		carries |= c->devices[i].via == VIA_VFIO_USER;
+	int rc = seal_process(c->device_count > 0, carries, e);
 	if (rc < 0 && c->insecure) {
 		log_warn("the monitor is NOT sealed: %s", e->text);
 		return 0;

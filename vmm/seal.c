@@ -267,7 +267,7 @@ static void own_pid_set(struct sandbox_rule *rules, size_t count)
 			rules[i].value = (uint64_t)getpid();
 }
 
-int seal_process(struct err *e)
+int seal_process(bool waits, bool carries, struct err *e)
 {
 	const struct sandbox_spec asked = { .even_sanitized = seal_even_sanitized };
 	bool held_back = sandbox_held_back(&asked);
@@ -288,9 +288,9 @@ int seal_process(struct err *e)
 	rc2 = sandbox_compile(&loop_spec, &loop_program, rc < 0 ? &later : e);
 	if (rc2 == 0)
 		rc2 = sandbox_compile(&vcpu_spec, &vcpu_program, rc < 0 ? &later : e);
-	if (rc2 == 0)
+	if (rc2 == 0 && waits)
 		rc2 = sandbox_compile(&wait_spec, &wait_program, rc < 0 ? &later : e);
-	if (rc2 == 0)
+	if (rc2 == 0 && carries)
 		rc2 = sandbox_compile(&carrier_spec, &carrier_program, rc < 0 ? &later : e);
 	if (rc2 == 0)
 		state = SEAL_COMPILED;
@@ -301,6 +301,8 @@ static int seal_thread(struct sandbox_program *p, struct err *e)
 {
 	if (state == SEAL_NOT_CALLED)
 		return err_set(e, EINVAL, "a thread is sealed before its process");
+	if (state == SEAL_COMPILED && p->count == 0)
+		return err_set(e, EINVAL, "a thread is sealed that seal_process() was not told of");
 	return state == SEAL_COMPILED ? sandbox_load(p, e) : 0;
 }
 

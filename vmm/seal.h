@@ -17,11 +17,13 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-// Everything but the filters, which it compiles (the last allocation).  -errno with the sentence; a caller that goes on
-// nevertheless (vm.insecure) runs with what could be had and no seccomp.
-int seal_process(struct err *e);
+// Everything but the filters, which it compiles (the last allocation), those of `waits` and `carries` only if the machine will have such
+// threads: each costs a start about a millisecond.  -errno with the sentence; a caller that goes on nevertheless (vm.insecure) runs
+// with what could be had and no seccomp.
+int seal_process(bool waits, bool carries, struct err *e);
 
 // The calling thread's filter.  -errno with the sentence; 0 and no filter in a sanitizer build and after a failed seal_process().
+// -EINVAL: seal_process() was not told of such a thread.
 int seal_loop_thread(struct err *e);
 int seal_vcpu_thread(struct err *e);
 int seal_wait_thread(struct err *e);	// one that waits for a back-end that went away

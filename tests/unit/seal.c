@@ -84,7 +84,7 @@ static int monitor(void)
 	if (loop_init(&loop) < 0 || spawn_start(&child, &rq, &e) < 0 ||
 	    spawn_watch(&child, &loop, note_exit, NULL) < 0)
 		return 1;
-	if (seal_process(&e) < 0) {
+	if (seal_process(false, false, &e) < 0) {
 		printf("%s\n", e.text);
 		return 2;
 	}
@@ -92,6 +92,8 @@ static int monitor(void)
 		return 3;
 	if (vcpu_part && pthread_create(&thread, NULL, vcpu, NULL) != 0)
 		return 4;
+	if (seal_wait_thread(&e) != -EINVAL || seal_carrier_thread(&e) != -EINVAL) // there were to be none
+		return 5;
 	if (seal_loop_thread(&e) < 0)
 		return 5;
 	if (vcpu_part) {
