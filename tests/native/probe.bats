@@ -205,5 +205,5 @@ END
     wrong 'unexpected argument' "$S" "$S"
     wrong 'unknown option' --verbose "$S"
     run -0 "$BIN/minivmm" probe --help
-    [ "${#lines[@]}" -le 24 ]
+    [ "$(wc -l <<< "$output")" -le 24 ]
 }
