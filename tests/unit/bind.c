@@ -1,50 +1,20 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // minivmm bind and unbind on a host that is a folder: what is shown, what is written, what is refused.
 #include "vmm/bind.h"
+#include "tests/unit/host_folder.h"
 #include "tests/unit/test.h"
 
 #include <errno.h>
-#include <ftw.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-static char root[] = "/tmp/minivmm-bind-XXXXXX";
 static char report[4096];
 static struct err err;
-
-static int removed(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-	(void)st, (void)type, (void)at;
-	return remove(path);
-}
-
-static void end(void)
-{
-	nftw(root, removed, 16, FTW_DEPTH | FTW_PHYS);
-	strcpy(root + sizeof(root) - 7, "XXXXXX");
-}
-
-static const char *place(const char *path)
-{
-	static char full[512];
-	snprintf(full, sizeof(full), "%s%s", root, path);
-	for (char *p = full + strlen(root) + 1; (p = strchr(p, '/')); *p++ = '/') {
-		*p = '\0';
-		mkdir(full, 0755);
-	}
-	return full;
-}
-
-static bool file(const char *path, const char *text)
-{
-	FILE *f = fopen(place(path), "we");
-	return f && fputs(text, f) >= 0 && fclose(f) == 0;
-}
 
 static const char *content(const char *path)
 {
 	static char text[64];
-	FILE *f = fopen(place(path), "re");
+	FILE *f = fopen(host_place(path), "re");
 	size_t n = f ? fread(text, 1, sizeof(text) - 1, f) : 0;
 	text[n] = '\0';
 	if (f)
@@ -57,24 +27,24 @@ static bool function(const char *address, const char *class, const char *driver)
 {
 	char path[256], target[256];
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/class", address);
-	bool good = file(path, class);
+	bool good = host_file(path, class);
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/vendor", address);
-	good &= file(path, "0x8086\n");
+	good &= host_file(path, "0x8086\n");
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/device", address);
-	good &= file(path, "0x10d3\n");
+	good &= host_file(path, "0x10d3\n");
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/driver_override", address);
-	good &= file(path, "");
+	good &= host_file(path, "");
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/iommu_group", address);
-	good &= symlink("../../../../kernel/iommu_groups/7", place(path)) == 0;
+	good &= symlink("../../../../kernel/iommu_groups/7", host_place(path)) == 0;
 	snprintf(path, sizeof(path), "/sys/kernel/iommu_groups/7/devices/%s", address);
-	good &= file(path, "");
+	good &= host_file(path, "");
 	if (!driver)
 		return good;
 	snprintf(path, sizeof(path), "/sys/bus/pci/drivers/%s/unbind", driver);
-	good &= file(path, "");
+	good &= host_file(path, "");
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/driver", address);
 	snprintf(target, sizeof(target), "../../drivers/%s", driver);
-	return good && symlink(target, place(path)) == 0;
+	return good && symlink(target, host_place(path)) == 0;
 }
 
 static bool host(void)
@@ -82,8 +52,9 @@ static bool host(void)
 	err.text[0] = '\0';
 	return mkdtemp(root) && function("0000:01:00.0", "0x020000\n", "e1000e") &&
 	       function("0000:00:1c.0", "0x060400\n", "pcieport") &&
-	       file("/sys/bus/pci/devices/0000:01:00.0/net/eth3/mtu", "") &&
-	       file("/sys/bus/pci/drivers_probe", "") && file("/sys/bus/pci/drivers/vfio-pci/new_id", "");
+	       host_file("/sys/bus/pci/devices/0000:01:00.0/net/eth3/mtu", "") &&
+	       host_file("/sys/bus/pci/drivers_probe", "") &&
+	       host_file("/sys/bus/pci/drivers/vfio-pci/new_id", "");
 }
 
 static int run(bool bind, bool dry, const char *a, const char *b)
@@ -109,7 +80,7 @@ TEST(shown_with_its_group_and_what_is_lost)
 		  "  0000:01:00.0  8086:10d3  class 0200  driver e1000e  loses network interface eth3\n");
 	CHECK_STR(content("/sys/bus/pci/devices/0000:01:00.0/driver_override"), "");
 	CHECK_STR(content("/sys/bus/pci/drivers_probe"), "");
-	end();
+	host_end();
 }
 
 TEST(the_kernel_is_told)
@@ -121,7 +92,7 @@ TEST(the_kernel_is_told)
 	CHECK_STR(content("/sys/bus/pci/devices/0000:01:00.0/driver_override"), "vfio-pci");
 	CHECK_STR(content("/sys/bus/pci/drivers/e1000e/unbind"), "0000:01:00.0");
 	CHECK_STR(content("/sys/bus/pci/drivers_probe"), "0000:01:00.0");
-	end();
+	host_end();
 }
 
 TEST(a_group_is_given_whole)
@@ -136,30 +107,30 @@ TEST(a_group_is_given_whole)
 		  "may: 0000:01:00.1");
 	CHECK_STR(content("/sys/bus/pci/drivers/e1000e/unbind"), "");
 	CHECK_EQ(run(true, true, "0000:01:00.0", "01:00.1"), 0);
-	end();
+	host_end();
 }
 
 TEST(a_mounted_disk_stays)
 {
 	CHECK(host());
-	CHECK(file("/sys/bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1/size", "8"));
-	CHECK(file("/sys/bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1/nvme0n1p1/partition", "1"));
-	mkdir(place("/sys/class/block"), 0755);
-	mkdir(place("/sys/class/block/x"), 0755);
+	CHECK(host_file("/sys/bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1/size", "8"));
+	CHECK(host_file("/sys/bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1/nvme0n1p1/partition", "1"));
+	mkdir(host_place("/sys/class/block"), 0755);
+	mkdir(host_place("/sys/class/block/x"), 0755);
 	CHECK_EQ(symlink("../../bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1",
-			 place("/sys/class/block/nvme0n1")),
+			 host_place("/sys/class/block/nvme0n1")),
 		 0);
 	CHECK_EQ(symlink("../../bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1/nvme0n1p1",
-			 place("/sys/class/block/nvme0n1p1")),
+			 host_place("/sys/class/block/nvme0n1p1")),
 		 0);
-	CHECK(file("/proc/self/mounts", "/dev/sda1 / ext4 rw 0 0\n"));
+	CHECK(host_file("/proc/self/mounts", "/dev/sda1 / ext4 rw 0 0\n"));
 	CHECK_EQ(run(true, true, "0000:01:00.0", NULL), 0);
 	CHECK(strstr(report, "loses network interface eth3, disk nvme0n1\n"));
-	CHECK(file("/proc/self/mounts", "/dev/sda1 / ext4 rw 0 0\n/dev/nvme0n1p1 /srv ext4 rw 0 0\n"));
+	CHECK(host_file("/proc/self/mounts", "/dev/sda1 / ext4 rw 0 0\n/dev/nvme0n1p1 /srv ext4 rw 0 0\n"));
 	CHECK_EQ(run(true, false, "0000:01:00.0", NULL), -EBUSY);
 	CHECK_STR(err.text, "0000:01:00.0: the disk nvme0n1 is mounted: unmount it first");
 	CHECK(strstr(report, "disk nvme0n1 (MOUNTED)"));
-	end();
+	host_end();
 }
 
 TEST(refusals)
@@ -170,19 +141,19 @@ TEST(refusals)
 	CHECK_EQ(run(true, false, "../../../x", NULL), -ENODEV);
 	CHECK_EQ(run(true, false, "0000:00:1c.0", NULL), -EINVAL);
 	CHECK_STR(err.text, "0000:00:1c.0: it is a bridge");
-	unlink(place("/sys/bus/pci/devices/0000:01:00.0/iommu_group"));
+	unlink(host_place("/sys/bus/pci/devices/0000:01:00.0/iommu_group"));
 	CHECK_EQ(run(true, false, "0000:01:00.0", NULL), -ENODEV);
 	CHECK_STR(err.text,
 		  "0000:01:00.0: it is in no IOMMU group: there is no IOMMU, or it is off (minivmm doctor)");
 	CHECK_EQ(run(false, false, "0000:01:00.0", NULL), -EINVAL);
 	CHECK_STR(err.text, "0000:01:00.0: its driver is e1000e, not vfio-pci");
-	end();
+	host_end();
 	CHECK(host());
-	remove(place("/sys/bus/pci/drivers/vfio-pci/new_id"));
-	remove(place("/sys/bus/pci/drivers/vfio-pci"));
+	remove(host_place("/sys/bus/pci/drivers/vfio-pci/new_id"));
+	remove(host_place("/sys/bus/pci/drivers/vfio-pci"));
 	CHECK_EQ(run(true, false, "0000:01:00.0", NULL), -ENODEV);
 	CHECK_STR(err.text, "0000:01:00.0: the driver is not loaded: modprobe vfio-pci");
-	end();
+	host_end();
 }
 
 TEST(and_back)
@@ -194,5 +165,5 @@ TEST(and_back)
 	CHECK_EQ(run(false, false, "0000:01:00.3", NULL), 0);
 	CHECK_STR(content("/sys/bus/pci/drivers/vfio-pci/unbind"), "0000:01:00.3");
 	CHECK_STR(content("/sys/bus/pci/devices/0000:01:00.3/driver_override"), "\n");
-	end();
+	host_end();
 }

@@ -1,52 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The doctor's report about a host that is a folder: /sys, /dev, /proc and /lib/modules as kernels show them.
 #include "vmm/doctor.h"
+#include "tests/unit/host_folder.h"
 #include "tests/unit/test.h"
 
-#include <ftw.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
-static char root[] = "/tmp/minivmm-doctor-XXXXXX";
 static char report[16384];
-
-static int removed(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-	(void)st;
-	(void)type;
-	(void)at;
-	return remove(path);
-}
-
-static void end(void)
-{
-	nftw(root, removed, 16, FTW_DEPTH | FTW_PHYS);
-	strcpy(root + sizeof(root) - 7, "XXXXXX");
-}
-
-// The folders above it, and its path below the root.
-static const char *place(const char *path)
-{
-	static char full[512];
-	snprintf(full, sizeof(full), "%s%s", root, path);
-	for (char *p = full + strlen(root) + 1; (p = strchr(p, '/')); *p++ = '/') {
-		*p = '\0';
-		mkdir(full, 0755);
-	}
-	return full;
-}
-
-static bool file(const char *path, const char *text)
-{
-	FILE *f = fopen(place(path), "we");
-	return f && fputs(text, f) >= 0 && fclose(f) == 0;
-}
-
-static bool link_to(const char *path, const char *target)
-{
-	return symlink(target, place(path)) == 0;
-}
 
 static bool module_in(const char *list, const char *text)
 {
@@ -54,24 +16,24 @@ static bool module_in(const char *list, const char *text)
 	struct utsname u;
 	uname(&u);
 	snprintf(path, sizeof(path), "/lib/modules/%s/%s", u.release, list);
-	return file(path, text);
+	return host_file(path, text);
 }
 
 static bool function(const char *name, const char *class, const char *driver, const char *group)
 {
 	char path[256], target[256];
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/vendor", name);
-	bool good = file(path, "0x8086\n");
+	bool good = host_file(path, "0x8086\n");
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/device", name);
-	good &= file(path, "0x10d3\n");
+	good &= host_file(path, "0x10d3\n");
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/class", name);
-	good &= file(path, class);
+	good &= host_file(path, class);
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/driver", name);
 	snprintf(target, sizeof(target), "../../../bus/pci/drivers/%s", driver);
-	good &= !*driver || link_to(path, target);
+	good &= !*driver || host_link(path, target);
 	snprintf(path, sizeof(path), "/sys/kernel/iommu_groups/%s/devices/%s", group, name);
 	snprintf(target, sizeof(target), "../../../../bus/pci/devices/%s", name);
-	return good && link_to(path, target);
+	return good && host_link(path, target);
 }
 
 static bool run(void)
@@ -97,7 +59,7 @@ TEST(a_host_without_anything)
 {
 	CHECK(mkdtemp(root));
 	CHECK(!run());
-	CHECK(strncmp(report, "NO kvm            open /tmp/minivmm-doctor-", 42) == 0);
+	CHECK(strncmp(report, "NO kvm            open /tmp/minivmm-host-", 40) == 0);
 	CHECK(strstr(
 		report,
 		"/dev/kvm: No such file or directory (load kvm_intel or kvm_amd; is virtualization on in the firmware?)\n"));
@@ -110,23 +72,23 @@ TEST(a_host_without_anything)
 	CHECK(says(
 		"-  vdpa           no vDPA bus\n                  -> this kernel has no module vhost_vdpa: another kernel"));
 	CHECK(says("No machine can run here: see the lines that begin with NO."));
-	end();
+	host_end();
 }
 
 TEST(what_is_no_kvm)
 {
 	CHECK(mkdtemp(root));
-	CHECK(file("/dev/kvm", ""));
+	CHECK(host_file("/dev/kvm", ""));
 	CHECK(!run());
 	CHECK(strstr(report, "/dev/kvm: it is not KVM: Inappropriate ioctl for device\n"));
-	end();
+	host_end();
 }
 
 TEST(nodes_and_modules)
 {
 	CHECK(mkdtemp(root));
-	CHECK(file("/dev/net/tun", "") && file("/dev/vhost-net", ""));
-	CHECK(file("/proc/self/status", "Name:\tx\nCapEff:\t0000000000000000\n"));
+	CHECK(host_file("/dev/net/tun", "") && host_file("/dev/vhost-net", ""));
+	CHECK(host_file("/proc/self/status", "Name:\tx\nCapEff:\t0000000000000000\n"));
 	// A name within a longer one, one among what another needs, one with dashes, and compressed.
 	CHECK(module_in(
 		"modules.dep",
@@ -142,46 +104,46 @@ TEST(nodes_and_modules)
 		"                  -> vhost_vsock is in the kernel, its node is not in /dev: ask whoever made this /dev"));
 	CHECK(says("                  -> this kernel has no module vduse: another kernel"));
 	CHECK(says("                  -> modprobe vfio-pci"));
-	end();
+	host_end();
 }
 
 TEST(hugepages_and_namespaces)
 {
 	CHECK(mkdtemp(root));
-	CHECK(file("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "8\n"));
-	CHECK(file("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "3\n"));
-	CHECK(file("/proc/self/ns/user", ""));
-	CHECK(file("/proc/sys/user/max_user_namespaces", "0\n"));
+	CHECK(host_file("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "8\n"));
+	CHECK(host_file("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "3\n"));
+	CHECK(host_file("/proc/self/ns/user", ""));
+	CHECK(host_file("/proc/sys/user/max_user_namespaces", "0\n"));
 	run();
 	CHECK(says("ok hugepages 2M   3 of 8 are free"));
 	CHECK(says("!  namespaces     users may not make any: devices of ours cannot be isolated\n"
 		   "                  -> sysctl user.max_user_namespaces=10000"));
-	CHECK(file("/proc/sys/user/max_user_namespaces", "63000\n"));
-	CHECK(file("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "0\n"));
+	CHECK(host_file("/proc/sys/user/max_user_namespaces", "63000\n"));
+	CHECK(host_file("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "0\n"));
 	run();
 	CHECK(says("ok namespaces     each device gets its own"));
 	CHECK(says("-  hugepages 2M   0 of 8 are free\n"
 		   "                  -> for backing = \"hugetlb-2M\": echo COUNT > "
 		   "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"));
-	end();
+	host_end();
 }
 
 TEST(vdpa_devices)
 {
 	CHECK(mkdtemp(root));
-	CHECK(file("/sys/bus/vdpa/devices/.keep", ""));
+	CHECK(host_file("/sys/bus/vdpa/devices/.keep", ""));
 	run();
 	CHECK(says("-  vdpa           a vDPA bus without vhost_vdpa\n"
 		   "                  -> this kernel has no module vhost_vdpa: another kernel"));
-	CHECK(file("/sys/bus/vdpa/drivers/vhost_vdpa/bind", ""));
+	CHECK(host_file("/sys/bus/vdpa/drivers/vhost_vdpa/bind", ""));
 	run();
 	CHECK(says("-  vdpa           no vDPA device yet\n"
 		   "                  -> vdpa mgmtdev show; vdpa dev add name NAME mgmtdev ..."));
-	CHECK(link_to("/sys/bus/vdpa/devices/a0/driver", "../../../bus/vdpa/drivers/vhost_vdpa"));
-	CHECK(file("/sys/bus/vdpa/devices/a0/vhost-vdpa-12/dev", ""));
-	CHECK(file("/dev/vhost-vdpa-12", ""));
-	CHECK(link_to("/sys/bus/vdpa/devices/b1/driver", "../../../bus/vdpa/drivers/virtio_vdpa"));
-	CHECK(file("/sys/bus/vdpa/devices/c2/x", ""));
+	CHECK(host_link("/sys/bus/vdpa/devices/a0/driver", "../../../bus/vdpa/drivers/vhost_vdpa"));
+	CHECK(host_file("/sys/bus/vdpa/devices/a0/vhost-vdpa-12/dev", ""));
+	CHECK(host_file("/dev/vhost-vdpa-12", ""));
+	CHECK(host_link("/sys/bus/vdpa/devices/b1/driver", "../../../bus/vdpa/drivers/virtio_vdpa"));
+	CHECK(host_file("/sys/bus/vdpa/devices/c2/x", ""));
 	run();
 	CHECK(says("ok vdpa device    a0: via = \"vhost-vdpa\", path = \"/dev/vhost-vdpa-12\""));
 	CHECK(says(
@@ -190,7 +152,7 @@ TEST(vdpa_devices)
 	CHECK(says(
 		"-  vdpa device    c2 has no driver\n"
 		"                  -> modprobe vhost_vdpa; echo c2 > /sys/bus/vdpa/drivers/vhost_vdpa/bind"));
-	end();
+	host_end();
 }
 
 TEST(iommu_groups)
@@ -202,9 +164,9 @@ TEST(iommu_groups)
 	CHECK(function("0000:02:00.1", "0x010802\n", "", "2"));
 	CHECK(function("0000:03:00.0", "0x020000\n", "vfio-pci", "10"));
 	CHECK(function("0000:04:00.0", "0x020000\n", "vfio-pci", "11"));
-	CHECK(file("/dev/vfio/10", "") && file("/dev/iommu", ""));
-	CHECK(file("/sys/class/mdev_bus/mtty/x", ""));
-	CHECK(file("/sys/bus/mdev/devices/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001/x", ""));
+	CHECK(host_file("/dev/vfio/10", "") && host_file("/dev/iommu", ""));
+	CHECK(host_file("/sys/class/mdev_bus/mtty/x", ""));
+	CHECK(host_file("/sys/bus/mdev/devices/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001/x", ""));
 	run();
 	CHECK(says("ok iommu          4 groups"));
 	CHECK(says("ok iommufd        /dev/iommu: via = \"vfio\", cdev = ..."));
@@ -220,5 +182,5 @@ TEST(iommu_groups)
 	CHECK(strstr(report, "group 2 with others") < strstr(report, "group 10"));
 	CHECK(says("ok mdev parent    mtty: its types are in /sys/class/mdev_bus/mtty/mdev_supported_types"));
 	CHECK(says("ok mdev           via = \"vfio\", mdev = \"83b8f4f2-509f-382f-3c1e-e6bfe0fa1001\""));
-	end();
+	host_end();
 }

@@ -180,7 +180,7 @@ TEST(start_and_stop_in_order)
 	CHECK_EQ(m->h.size, 8 + 2 * 32);
 	CHECK_EQ(t.count, 2);
 	CHECK_EQ(t.region[1].gpa, 0x100000000);
-	CHECK_EQ(t.region[1].fd_offset, 0x100000);
+	CHECK_EQ(t.region[1].fd_offset, FRONT_REGION);
 	CHECK(t.region[0].user != 0 && t.region[0].user % 4096 == 0);
 	const uint64_t made_up = t.region[0].user;
 	CHECK_EQ(t.region[1].user, made_up + 0x100000000);
