@@ -4,6 +4,7 @@
 #define MINIVMM_TESTS_FUZZ_DISK_H
 
 #include "devices/block/virtio_blk.h"
+#include "vmm/base/check.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,6 +64,54 @@ static inline void disk_fresh(struct disk *k, const uint8_t *data, size_t size)
 	for (unsigned i = 0; i < 2; i++)
 		k->q[i] = (struct vq){ .index = (uint16_t)i, .enabled = true, .call_fd = -1, .err_fd = -1 };
 	k->d.again = 0;
+}
+
+// disk_fresh() with one good request waiting in queue 0.
+static inline void disk_with_request(struct disk *k)
+{
+	disk_fresh(k, (const uint8_t *)"", 0);
+	struct vring_desc desc[] = {
+		{ .addr = 0x1000, .len = 16, .flags = VRING_DESC_F_NEXT, .next = 1 },
+		{ .addr = 0x2000, .len = 512, .flags = VRING_DESC_F_NEXT | VRING_DESC_F_WRITE, .next = 2 },
+		{ .addr = 0x3000, .len = 1, .flags = VRING_DESC_F_WRITE },
+	};
+	memcpy(k->ram, desc, sizeof(desc));
+	k->ram[GUEST_AVAIL + 2] = 1;
+}
+
+// ---- what the SDK calls: the operations of struct vdev_ops -----------------------------------------------------------
+
+static inline struct vblk *disk_of(struct vdev *d)
+{
+	return &CONTAINER_OF(d, struct disk, d)->b;
+}
+
+static inline int disk_dev_start(struct vdev *d, uint64_t features)
+{
+	vblk_start(disk_of(d), features);
+	return 0;
+}
+
+static inline void disk_dev_kick(struct vdev *d, struct vq *q)
+{
+	vdev_config_changed(d);
+	vblk_kick(disk_of(d), q);
+}
+
+static inline void disk_dev_drain(struct vdev *d, struct vq *q)
+{
+	vblk_drain(disk_of(d), q);
+}
+
+static inline void disk_dev_stop(struct vdev *d)
+{
+	(void)d;
+}
+
+static inline int disk_dev_config_write(struct vdev *d, uint32_t off, const void *p, uint32_t len)
+{
+	(void)d;
+	return vblk_config_write(disk_of(d), off, p, len);
 }
 
 static inline void disk_check(const struct disk *k)

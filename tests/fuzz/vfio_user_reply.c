@@ -5,24 +5,12 @@
 // For each reply that is due, one byte says how it is made (low two bits: 0 right frame, fuzzed payload; 1 a good reply; 2 raw bytes; 3
 // fuzzed header), bit 2 adds descriptors, bit 3 sends a command of the server's first.  After the last byte the server closes.
 #include "tests/fault/vfu_peer.h"
+#include "tests/fuzz/input.h"
 
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static const uint8_t *input;
-static size_t left;
-
-static size_t take(void *to, size_t len)
-{
-	size_t n = len < left ? len : left;
-	memset(to, 0, len);
-	memcpy(to, input, n);
-	input += n;
-	left -= n;
-	return n;
-}
 
 static void send_command(struct peer *p)
 {

@@ -6,25 +6,13 @@
 // good answer; 2 raw bytes; 3 fuzzed header), bit 2 adds descriptors, bit 3 sends bytes on the request
 // channel first.  After the last byte the back-end closes.
 #include "tests/fault/vu_peer.h"
+#include "tests/fuzz/input.h"
 
 #include "bridges/backend.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static const uint8_t *input;
-static size_t left;
-
-static size_t take(void *to, size_t len)
-{
-	size_t n = len < left ? len : left;
-	memset(to, 0, len);
-	memcpy(to, input, n);
-	input += n;
-	left -= n;
-	return n;
-}
 
 static void send_on_channel(struct peer *p)
 {

@@ -21,36 +21,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct disk k;
 
-static int dev_start(struct vdev *d, uint64_t features)
-{
-	(void)d;
-	vblk_start(&k.b, features);
-	return 0;
-}
-
-static void dev_kick(struct vdev *d, struct vq *q)
-{
-	vdev_config_changed(d);
-	vblk_kick(&k.b, q);
-}
-
-static void dev_drain(struct vdev *d, struct vq *q)
-{
-	(void)d;
-	vblk_drain(&k.b, q);
-}
-
-static void dev_stop(struct vdev *d)
-{
-	(void)d;
-}
-
-static int dev_config_write(struct vdev *d, uint32_t off, const void *p, uint32_t len)
-{
-	(void)d;
-	return vblk_config_write(&k.b, off, p, len);
-}
-
 static size_t dev_state_save(struct vdev *d, void *to)
 {
 	(void)d;
@@ -85,25 +55,12 @@ static const struct vdev_ops ops = {
 	.state_load = dev_state_load,
 	.announce = dev_announce,
 	.set_mtu = dev_set_mtu,
-	.start = dev_start,
-	.kick = dev_kick,
-	.drain = dev_drain,
-	.stop = dev_stop,
-	.config_write = dev_config_write,
+	.start = disk_dev_start,
+	.kick = disk_dev_kick,
+	.drain = disk_dev_drain,
+	.stop = disk_dev_stop,
+	.config_write = disk_dev_config_write,
 };
-
-// A disk with one good request waiting in queue 0.
-static void guest_prepare(void)
-{
-	disk_fresh(&k, (const uint8_t *)"", 0);
-	struct vring_desc desc[] = {
-		{ .addr = 0x1000, .len = 16, .flags = VRING_DESC_F_NEXT, .next = 1 },
-		{ .addr = 0x2000, .len = 512, .flags = VRING_DESC_F_NEXT | VRING_DESC_F_WRITE, .next = 2 },
-		{ .addr = 0x3000, .len = 1, .flags = VRING_DESC_F_WRITE },
-	};
-	memcpy(k.ram, desc, sizeof(desc));
-	k.ram[GUEST_AVAIL + 2] = 1;
-}
 
 // A pipe that holds the head of a good state and has no writer; the whole of one is what a save gives.
 static void fill_pipe(int pipes[2])
@@ -150,7 +107,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		signal(SIGPIPE,
 		       SIG_IGN); // as vdev_main() does: what is called a call eventfd may be a socket
 	}
-	guest_prepare();
+	disk_with_request(&k);
 	int pair[2], lowest = dup(k.guest_fd);
 	close(lowest);
 	int kick = fd_eventfd(), call = fd_eventfd();
