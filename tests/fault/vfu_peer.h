@@ -9,11 +9,11 @@
 
 #include "bridges/vfio_user.h"
 #include "bridges/vfio_user_wire.h"
+#include "tests/fault/peer.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/loop.h"
 #include "vmm/memmap.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -25,7 +25,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -83,52 +82,7 @@ struct peer {
 	pthread_t thread;
 };
 
-// ---- the test's side of counting ----------------------------------------------------------------
-
-static inline unsigned count_fds(void)
-{
-	unsigned n = 0;
-	DIR *d = opendir("/proc/self/fd");
-	while (d && readdir(d))
-		n++;
-	if (d)
-		closedir(d);
-	return n;
-}
-
-static inline int64_t ms_since(deadline_ns start)
-{
-	return (deadline_now() - start) / NS_PER_MS;
-}
-
 // ---- wire ---------------------------------------------------------------------------------------
-
-static inline void peer_send_to(int sock, const void *buf, size_t len, const int *fds, unsigned fd_count)
-{
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int) * 253)];
-	} c;
-	memset(&c, 0, sizeof(c));
-	char *copy = malloc(len ? len : 1);
-	if (!copy)
-		abort();
-	if (len)
-		memcpy(copy, buf, len);
-	struct iovec iov = { .iov_base = copy, .iov_len = len };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
-	if (fd_count) {
-		m.msg_control = c.bytes;
-		m.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
-		c.align.cmsg_level = SOL_SOCKET;
-		c.align.cmsg_type = SCM_RIGHTS;
-		c.align.cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
-		memcpy(CMSG_DATA(&c.align), fds, sizeof(int) * fd_count);
-	}
-	ssize_t n = sendmsg(sock, &m, MSG_NOSIGNAL);
-	(void)n; // one that is gone is seen by the test by other means
-	free(copy);
-}
 
 static inline void peer_send_fds(struct peer *p, const void *buf, size_t len, const int *fds,
 				 unsigned fd_count)
@@ -517,7 +471,7 @@ static const struct vfio_link_events front_events = { .died = front_died };
 
 // Long, for a busy machine, except where a test waits for it to pass.
 #define FRONT_LONG_MS  3000
-#define FRONT_SHORT_MS 200
+#define FRONT_SHORT_MS 400
 static int front_deadline_ms = FRONT_LONG_MS;
 static bool front_keep_memory;
 
@@ -559,30 +513,6 @@ static inline bool front_loop_until(struct front *f, const unsigned *what, int m
 	while (*what == 0 && deadline_left_ms(end) > 0)
 		loop_once(&f->loop, deadline_left_ms(end));
 	return *what != 0;
-}
-
-// RAM for a guest: one memfd in two regions.
-static inline struct mem_table front_memory(void)
-{
-	int fd = memfd_create("ram", MFD_CLOEXEC);
-	if (fd < 0 || ftruncate(fd, 0x400000) < 0)
-		abort();
-	char *hva = mmap(NULL, 0x400000, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (hva == MAP_FAILED)
-		abort();
-	return (struct mem_table){ .count = 2,
-				   .region = { { .gpa = 0, .size = 0x200000, .hva = hva, .fd = fd },
-					       { .gpa = 0x100000000,
-						 .size = 0x200000,
-						 .hva = hva + 0x200000,
-						 .fd = fd,
-						 .fd_offset = 0x200000 } } };
-}
-
-static inline void front_memory_free(struct mem_table *t)
-{
-	munmap(t->region[0].hva, 0x400000);
-	close(t->region[0].fd);
 }
 
 #endif

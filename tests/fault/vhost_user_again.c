@@ -65,9 +65,9 @@ static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
 static void again_close(struct again *a)
 {
 	front_close(&a->f);
-	int fds[] = { a->listener, a->leave, a->kick, a->call, a->ram.region[0].fd };
+	int fds[] = { a->listener, a->leave, a->kick, a->call };
 	fd_close_all(fds, ARRAY_LEN(fds));
-	munmap(a->ram.region[0].hva, 0x200000);
+	front_memory_free(&a->ram);
 }
 
 static bool is_connected(struct again *a)

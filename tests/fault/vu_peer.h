@@ -9,11 +9,11 @@
 
 #include "bridges/vhost_user.h"
 #include "bridges/vhost_user_wire.h"
+#include "tests/fault/peer.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/loop.h"
 #include "vmm/memmap.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -23,7 +23,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -68,66 +67,12 @@ struct peer {
 	pthread_t thread;
 };
 
-// ---- the test's side of counting ----------------------------------------------------------------
-
-static inline unsigned count_fds(void)
-{
-	unsigned n = 0;
-	DIR *d = opendir("/proc/self/fd");
-	while (d && readdir(d))
-		n++;
-	if (d)
-		closedir(d);
-	return n;
-}
-
-static inline int64_t ms_since(deadline_ns start)
-{
-	return (deadline_now() - start) / NS_PER_MS;
-}
-
-// The time of this thread: without what it spent ready to run while all processors had other work (where the kernel tells), so that
-// "late" means late by its own doing.
-static inline deadline_ns own_now(void)
-{
-	long long ran = 0, waited = 0;
-	FILE *f = fopen("/proc/thread-self/schedstat", "re");
-	if (f && fscanf(f, "%lld %lld", &ran, &waited) != 2)
-		waited = 0;
-	if (f)
-		fclose(f);
-	return deadline_now() - waited;
-}
-
-static inline int64_t own_ms_since(deadline_ns own_start)
-{
-	return (own_now() - own_start) / NS_PER_MS;
-}
-
 // ---- wire ---------------------------------------------------------------------------------------
 
 static inline void peer_send_fds(struct peer *p, const void *buf, size_t len, const int *fds,
 				 unsigned fd_count)
 {
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int) * 253)];
-	} c;
-	memset(&c, 0, sizeof(c));
-	char copy[VHOST_USER_PAYLOAD_MAX + 64];
-	memcpy(copy, buf, len);
-	struct iovec iov = { .iov_base = copy, .iov_len = len };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
-	if (fd_count) {
-		m.msg_control = c.bytes;
-		m.msg_controllen = CMSG_SPACE(sizeof(int) * fd_count);
-		c.align.cmsg_level = SOL_SOCKET;
-		c.align.cmsg_type = SCM_RIGHTS;
-		c.align.cmsg_len = CMSG_LEN(sizeof(int) * fd_count);
-		memcpy(CMSG_DATA(&c.align), fds, sizeof(int) * fd_count);
-	}
-	if (sendmsg(p->sock, &m, MSG_NOSIGNAL) < 0)
-		return; // the front-end is gone: the test sees it by other means
+	peer_send_to(p->sock, buf, len, fds, fd_count);
 }
 
 static inline void peer_send(struct peer *p, const void *buf, size_t len)
@@ -389,7 +334,7 @@ static const struct backend_events front_events = {
 // What stands for the seconds of real life: long, for a busy machine, except where a test waits for it to
 // pass.
 #define FRONT_LONG_MS  3000
-#define FRONT_SHORT_MS 200
+#define FRONT_SHORT_MS 400
 static int front_deadline_ms = FRONT_LONG_MS;
 static uint16_t front_type = 2;
 static struct vhost_user_own front_own;
@@ -433,24 +378,6 @@ static inline bool front_loop_until(struct front *f, const unsigned *what, int m
 	while (*what == 0 && deadline_left_ms(end) > 0)
 		loop_once(&f->loop, deadline_left_ms(end));
 	return *what != 0;
-}
-
-// RAM for a guest: one memfd in two regions.
-static inline struct mem_table front_memory(void)
-{
-	int fd = memfd_create("ram", MFD_CLOEXEC);
-	if (fd < 0 || ftruncate(fd, 0x200000) < 0)
-		abort();
-	char *hva = mmap(NULL, 0x200000, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (hva == MAP_FAILED)
-		abort();
-	return (struct mem_table){ .count = 2,
-				   .region = { { .gpa = 0, .size = 0x100000, .hva = hva, .fd = fd },
-					       { .gpa = 0x100000000,
-						 .size = 0x100000,
-						 .hva = hva + 0x100000,
-						 .fd = fd,
-						 .fd_offset = 0x100000 } } };
 }
 
 // Brings queue 0 to life: negotiate, memory, queue, run.
