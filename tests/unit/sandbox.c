@@ -289,7 +289,17 @@ TEST(refusals_of_the_host_are_told)
 	CHECK_EQ(refused(SCMP_SYS(landlock_restrict_self), E2BIG,
 			 "sandbox: enforce Landlock: Argument list too long"),
 		 0);
-	CHECK_EQ(refused(SCMP_SYS(seccomp), EINVAL, "sandbox: load the seccomp filter: Invalid argument"), 0);
+	CHECK_EQ(refused(SCMP_SYS(seccomp), ENOSYS,
+			 "sandbox: no seccomp on this host: Function not implemented"),
+		 0);
+}
+
+TEST(a_filter_that_the_kernel_does_not_take)
+{
+	struct sandbox_program empty = { 0 };
+	struct err e = { "" };
+	CHECK_EQ(-sandbox_load(&empty, &e), EINVAL);
+	CHECK_STR(e.text, "sandbox: load the seccomp filter: Invalid argument");
 }
 
 TEST(landlock_may_be_absent)

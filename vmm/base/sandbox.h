@@ -12,8 +12,9 @@
 //		SANDBOX_CALL_IF(mmap, "guest memory from the front-end", 2, PROT_EXEC, 0),
 //	};
 //
-// Several rows for one system call are alternatives.  What the C library itself needs, and what log.c needs, is in a
-// small table of sandbox.c and need not be repeated.
+// Several rows for one system call are alternatives, tried in their order; one without a condition settles it, wherever it stands (of
+// several such the first).  What the C library itself needs, and what log.c needs, is in a small table of seccomp.c
+// and need not be repeated.
 #ifndef MINIVMM_BASE_SANDBOX_H
 #define MINIVMM_BASE_SANDBOX_H
 
@@ -81,8 +82,8 @@ int sandbox_confine(const struct sandbox_spec *s, bool required, struct err *e);
 // The seccomp allow-list for the calling thread and those that it makes later: a call that is not listed kills the process.
 int sandbox_filter(const struct sandbox_spec *s, struct err *e);
 
-// sandbox_filter() in two steps, for a table that several threads load: compile once (allocates), load on each thread (one
-// system call, with no_new_privs set).
+// sandbox_filter() in two steps, for a table that several threads load: compile once (ENOSYS and its like where the host has no
+// seccomp), load on each thread (one system call, with no_new_privs set).
 #define SANDBOX_FILTER_MAX 1024
 struct sandbox_program {
 	unsigned short count;

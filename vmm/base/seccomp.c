@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //
-// Tables of allowed system calls (sandbox.h) made into seccomp filters by libseccomp.  What is not in a table kills the whole
-// process; so does a call of another architecture (32-bit and x32 on x86_64).
+// Tables of allowed system calls (sandbox.h) made into seccomp filters: classic BPF over struct seccomp_data (seccomp(2)).  What is not
+// in a table kills the whole process; so does a call of another architecture (32-bit and x32 on x86_64).  Made where it is
+// needed, some microseconds a table, since tables know what no build does: process ids, profiles, other people's devices.  That the
+// filters are libseccomp's, answer by answer, is tests/unit/seccomp.c's to show.
 #include "vmm/base/sandbox.h"
 
 #include "vmm/base/check.h"
-#include "vmm/base/fd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
+#include <linux/audit.h>
 #include <linux/seccomp.h>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -28,75 +27,221 @@ static const struct sandbox_rule common_rules[] = {
 	SANDBOX_RARE(clock_gettime, "hosts whose clock the vDSO cannot read"),
 };
 
-static int rule_add(scmp_filter_ctx ctx, const struct sandbox_rule *r)
+// ---- tables into filters ---------------------------------------------------------------------------------------
+
+#if defined(__x86_64__)
+#define OWN_ARCH AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define OWN_ARCH AUDIT_ARCH_AARCH64
+#else
+#error "which AUDIT_ARCH_ is this, and in which order does it store the halves of 64 bits?"
+#endif
+
+#define ROWS_MAX   SANDBOX_FILTER_MAX // each becomes an instruction at least
+#define LEAF_CALLS 8   // compared one by one; the kernel tries a filter with every number when it is loaded
+#define RUN_MAX	   255 // what a jump of eight bits gets over
+
+// Rows by index: those of the common table first.
+struct maker {
+	const struct sandbox_spec *spec;
+	struct sandbox_program *out;
+	unsigned count; // instructions, also those that no longer had room
+	unsigned whole_count, part_count;
+	uint16_t whole[ROWS_MAX]; // without a condition, by number, one for each call
+	uint16_t part[ROWS_MAX];  // with one, those of a call side by side
+};
+
+static const struct sandbox_rule *row(const struct maker *m, unsigned i)
 {
-	struct scmp_arg_cmp cmp = {
-		.arg = r->arg < 0 ? 0 : (unsigned)r->arg,
-		.op = SCMP_CMP_MASKED_EQ,
-		.datum_a = r->mask,
-		.datum_b = r->value,
-	};
-	int rc = seccomp_rule_add_array(ctx, r->refuse ? SCMP_ACT_ERRNO(r->refuse) : SCMP_ACT_ALLOW,
-					r->syscall, r->arg < 0 ? 0 : 1, r->arg < 0 ? NULL : &cmp);
-	return rc == -EEXIST ? 0 : rc; // two rows that say the same
+	return i < ARRAY_LEN(common_rules) ? &common_rules[i] : &m->spec->rules[i - ARRAY_LEN(common_rules)];
 }
 
-static int rules_add(scmp_filter_ctx ctx, const char *program, const struct sandbox_rule *rules, size_t count,
-		     struct err *e)
+static unsigned put(struct maker *m, int code, uint32_t k, unsigned jt, unsigned jf)
 {
-	for (size_t i = 0; i < count; i++) {
-		int rc = rule_add(ctx, &rules[i]);
-		if (rc < 0)
-			return err_sys(e, -rc, "sandbox: table of %s: allow %s", program, rules[i].name);
+	if (m->count < SANDBOX_FILTER_MAX)
+		m->out->insn[m->count] =
+			(struct sock_filter)BPF_JUMP((uint16_t)code, k, (uint8_t)jt, (uint8_t)jf);
+	return m->count++;
+}
+
+// From the instruction `from`, a BPF_JA, to the next one that is put.
+static void land(struct maker *m, unsigned from)
+{
+	if (from < SANDBOX_FILTER_MAX)
+		m->out->insn[from].k = m->count - from - 1;
+}
+
+// One of several values that lead to the same action, which follows the last: `after` this one come so many.
+static void put_case(struct maker *m, uint32_t value, unsigned after)
+{
+	put(m, BPF_JMP | BPF_JEQ | BPF_K, value, after, after == 0);
+}
+
+static void put_return(struct maker *m, const struct sandbox_rule *r)
+{
+	put(m, BPF_RET | BPF_K, r->refuse ? SECCOMP_RET_ERRNO | r->refuse : SECCOMP_RET_ALLOW, 0, 0);
+}
+
+static void put_kill(struct maker *m)
+{
+	put(m, BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS, 0, 0);
+}
+
+static void put_load(struct maker *m, size_t offset, uint32_t mask)
+{
+	put(m, BPF_LD | BPF_W | BPF_ABS, (uint32_t)offset, 0, 0);
+	if (mask != UINT32_MAX)
+		put(m, BPF_ALU | BPF_AND | BPF_K, mask, 0, 0);
+}
+
+static bool alike(const struct sandbox_rule *a, const struct sandbox_rule *b)
+{
+	return a->syscall == b->syscall && a->arg == b->arg && a->mask == b->mask && a->refuse == b->refuse &&
+	       a->mask <= UINT32_MAX;
+}
+
+// Rows that differ in the value only.  Where none fits: on to what follows.
+static void put_run(struct maker *m, unsigned first, unsigned end)
+{
+	const struct sandbox_rule *r = row(m, m->part[first]);
+	const size_t low = offsetof(struct seccomp_data, args) + sizeof(uint64_t) * (size_t)r->arg;
+	const uint32_t high_mask = (uint32_t)(r->mask >> 32);
+	put_load(m, low, (uint32_t)r->mask);
+	if (high_mask) {
+		put(m, BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)r->value, 0, high_mask == UINT32_MAX ? 3 : 4);
+		put_load(m, low + sizeof(uint32_t), high_mask);
+		put_case(m, (uint32_t)(r->value >> 32), 0);
+	} else {
+		for (unsigned i = first; i < end; i++)
+			put_case(m, (uint32_t)row(m, m->part[i])->value, end - i - 1);
 	}
-	return 0;
+	put_return(m, r);
 }
 
-// libseccomp 2.5 writes the finished filter to a descriptor only.  The kernel takes at most 4096 instructions of 8 bytes,
-// which a new pipe holds (64 KiB) without anybody reading.
-static int program_export(scmp_filter_ctx ctx, struct sandbox_program *out)
+// All rows of the call that the one at `i` is of.  The index of the next call's.
+static unsigned put_part(struct maker *m, unsigned i)
 {
-	int ends[2];
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return -errno;
-	FD_AUTO from = ends[0];
-	FD_AUTO to = ends[1];
-	int rc = seccomp_export_bpf(ctx, to);
-	if (rc < 0)
-		return rc;
-	fd_close(&to);
-	char more;
-	ssize_t n = read(from, out->insn, sizeof(out->insn));
-	if (n <= 0 || (size_t)n % sizeof(out->insn[0]) != 0 || read(from, &more, 1) != 0)
-		return -E2BIG;
-	out->count = (unsigned short)((size_t)n / sizeof(out->insn[0]));
-	return 0;
+	const int call = row(m, m->part[i])->syscall;
+	put(m, BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 1, 0);
+	const unsigned over = put(m, BPF_JMP | BPF_JA, 0, 0, 0);
+	while (i < m->part_count && row(m, m->part[i])->syscall == call) {
+		const unsigned first = i++;
+		while (i < m->part_count && i - first < RUN_MAX &&
+		       alike(row(m, m->part[first]), row(m, m->part[i])))
+			i++;
+		put_run(m, first, i);
+	}
+	put_kill(m);
+	land(m, over);
+	return i;
+}
+
+// Calls that are always allowed: halves, down to a few.
+static void put_tree(struct maker *m, const uint16_t *whole, unsigned count)
+{
+	if (count > LEAF_CALLS) {
+		const unsigned half = count / 2;
+		put(m, BPF_JMP | BPF_JGE | BPF_K, (uint32_t)row(m, whole[half])->syscall, 0, 1);
+		const unsigned upper = put(m, BPF_JMP | BPF_JA, 0, 0, 0);
+		put_tree(m, whole, half);
+		land(m, upper);
+		put_tree(m, whole + half, count - half);
+		return;
+	}
+	for (unsigned i = 0; i < count; i++)
+		put_case(m, (uint32_t)row(m, whole[i])->syscall, count - i - 1);
+	if (count)
+		put_return(m, row(m, whole[0]));
+	put_kill(m);
+}
+
+static unsigned whole_place(const struct maker *m, int call)
+{
+	unsigned low = 0, high = m->whole_count;
+	while (low < high) {
+		const unsigned middle = (low + high) / 2;
+		if (row(m, m->whole[middle])->syscall < call)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static bool is_whole(const struct maker *m, int call)
+{
+	const unsigned i = whole_place(m, call);
+	return i < m->whole_count && row(m, m->whole[i])->syscall == call;
+}
+
+static void insert(uint16_t *list, unsigned *count, unsigned at, unsigned index)
+{
+	memmove(&list[at + 1], &list[at], (*count - at) * sizeof(list[0]));
+	list[at] = (uint16_t)index;
+	++*count;
+}
+
+// Calls that this architecture does not have are negative.
+static void rows_sort(struct maker *m, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		const struct sandbox_rule *r = row(m, i);
+		if (r->syscall >= 0 && r->arg < 0 && !is_whole(m, r->syscall))
+			insert(m->whole, &m->whole_count, whole_place(m, r->syscall), i);
+	}
+	for (unsigned i = 0; i < count; i++) {
+		const struct sandbox_rule *r = row(m, i);
+		if (r->syscall < 0 || r->arg < 0 || is_whole(m, r->syscall) || r->value & ~r->mask)
+			continue; // nothing fits a value that the mask takes bits from
+		unsigned at = m->part_count;
+		while (at && row(m, m->part[at - 1])->syscall != r->syscall)
+			at--;
+		insert(m->part, &m->part_count, at ? at : m->part_count, i);
+	}
+}
+
+// What has conditions goes first, in the order of the table: ioctl, of which a vCPU thread makes most.  Numbers are compared for
+// equality with those of the table or, in the tree, end there too: none of x32 (bit 30) is among them.
+static void filter_make(struct maker *m)
+{
+	put_load(m, offsetof(struct seccomp_data, arch), UINT32_MAX);
+	put_case(m, OWN_ARCH, 1);
+	put_kill(m);
+	put_load(m, offsetof(struct seccomp_data, nr), UINT32_MAX);
+	for (unsigned i = 0; i < m->part_count;)
+		i = put_part(m, i);
+	unsigned allowed = 0;
+	for (unsigned i = 0; i < m->whole_count; i++) {
+		const struct sandbox_rule *r = row(m, m->whole[i]);
+		if (!r->refuse) {
+			m->whole[allowed++] = m->whole[i];
+			continue;
+		}
+		put_case(m, (uint32_t)r->syscall, 0);
+		put_return(m, r);
+	}
+	put_tree(m, m->whole, allowed);
 }
 
 int sandbox_compile(const struct sandbox_spec *s, struct sandbox_program *out, struct err *e)
 {
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	if (!ctx)
-		return err_set(e, ENOSYS, "sandbox: no seccomp on this host");
-	int rc = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
-	if (rc < 0) {
-		err_sys(e, -rc, "sandbox: seccomp: refuse other architectures");
-		goto out;
+	const uint32_t action = SECCOMP_RET_KILL_PROCESS;
+	const size_t rows = ARRAY_LEN(common_rules) + s->rule_count;
+	struct maker m;
+	out->count = 0;
+	if (syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) < 0)
+		return err_sys(e, errno, "sandbox: no seccomp on this host");
+	m.spec = s;
+	m.out = out;
+	m.count = m.whole_count = m.part_count = 0;
+	if (rows <= ROWS_MAX) {
+		rows_sort(&m, (unsigned)rows);
+		filter_make(&m);
 	}
-	rc = rules_add(ctx, s->program, common_rules, ARRAY_LEN(common_rules), e);
-	if (rc == 0)
-		rc = rules_add(ctx, s->program, s->rules, s->rule_count, e);
-	if (rc < 0)
-		goto out;
-	rc = program_export(ctx, out);
-	if (rc < 0)
-		err_sys(e, -rc, "sandbox: compile the seccomp filter of %s", s->program);
-out:
-	seccomp_release(ctx);
-#ifdef __GLIBC__
-	malloc_trim(0); // tens of kB that are not needed again
-#endif
-	return rc;
+	if (rows > ROWS_MAX || m.count > SANDBOX_FILTER_MAX)
+		return err_sys(e, E2BIG, "sandbox: compile the seccomp filter of %s", s->program);
+	out->count = (unsigned short)m.count;
+	return 0;
 }
 
 int sandbox_load(struct sandbox_program *p, struct err *e)
