@@ -188,7 +188,7 @@ install-sdk: $(SDK_LIB)
 		sed -E 's|^#include "(devices/sdk\|vmm)/(.*)"|#include <minivmm/\2>|' $$h > "$(to)/include/minivmm/$${n#vmm/}" || exit 1; \
 	done
 	$(Q)umask 022; printf '%s\n' 'prefix=$(PREFIX)' 'Name: minivmm-device' 'Description: virtio devices as programs of their own' \
-		'Version: $(VERSION)' 'Requires: libseccomp' 'Cflags: -I$${prefix}/include' \
+		'Version: $(VERSION)' 'Requires.private: libseccomp' 'Cflags: -I$${prefix}/include' \
 		'Libs: -L$${prefix}/lib -lminivmm-device -pthread' > $(to)/lib/pkgconfig/minivmm-device.pc
 clean:
 	rm -rf build minivmm $(DEVICES:%=minivmm-%)

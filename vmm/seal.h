@@ -17,8 +17,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-// Everything but the filters, which it compiles (the last allocation), those of `waits` and `carries` only if the machine will have such
-// threads: each costs a start about a millisecond.  -errno with the sentence; a caller that goes on nevertheless (vm.insecure) runs
+// Everything but the filters, which it compiles, those of `waits` and `carries` only if the machine will have such
+// threads: each is a page that stays.  -errno with the sentence; a caller that goes on nevertheless (vm.insecure) runs
 // with what could be had and no seccomp.
 int seal_process(bool waits, bool carries, struct err *e);
 
