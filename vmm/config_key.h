@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// The keys of the configuration, one row each, and how a value becomes a field.  config.c's own; nobody else
-// includes this.
+// The keys of the configuration, one row each.  config.c's own; nobody else includes this.
 #ifndef MINIVMM_VMM_CONFIG_KEY_H
 #define MINIVMM_VMM_CONFIG_KEY_H
 
