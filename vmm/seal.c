@@ -132,14 +132,27 @@
 		SANDBOX_RARE_IOCTL(KVM_SET_ONE_REG, "machine restart"),
 #endif
 
+// A fault in a thread that is not the loop's.
+#define FAULT_RULES                                                                                \
+	SANDBOX_RARE_IOCTL(TCSETS, "a fault in this thread leaves the terminal as it was before"), \
+		SANDBOX_RARE_IOCTL(TCSETS2, "the same by newer C libraries"),                      \
+		SANDBOX_RARE_IOCTL(TCGETS, "tcsetattr() looks whether it was done"),               \
+		SANDBOX_RARE_IOCTL(TCGETS2, "the same by newer C libraries")
+
+// The end of a thread that has no part in DEVICE_RULES.
+#define THREAD_END_RULES                                                                   \
+	SANDBOX_RARE(exit, "the thread's end"),                                            \
+		SANDBOX_RARE(rt_sigprocmask, "which blocks signals for a moment"),         \
+		SANDBOX_RARE(munmap, "and gives back its stack"),                          \
+		SANDBOX_RARE_IF(madvise, "or a part of it", 2, UINT32_MAX, MADV_DONTNEED), \
+		SANDBOX_RARE(gettid, "abort()"), SANDBOX_RARE(getpid, "the same"),         \
+		SANDBOX_RARE_IF(tgkill, "the same", 0, UINT32_MAX, OWN_PID), FAULT_RULES
+
 static struct sandbox_rule vcpu_rules[] = {
 	SANDBOX_IOCTL(KVM_RUN, "run the guest"),
 	DEVICE_RULES,
 	SANDBOX_RARE(exit, "the thread's end"),
-	SANDBOX_RARE_IOCTL(TCSETS, "a fault in this thread leaves the terminal as it was before"),
-	SANDBOX_RARE_IOCTL(TCSETS2, "the same by newer C libraries"),
-	SANDBOX_RARE_IOCTL(TCGETS, "tcsetattr() looks whether it was done"),
-	SANDBOX_RARE_IOCTL(TCGETS2, "the same by newer C libraries"),
+	FAULT_RULES,
 };
 
 static struct sandbox_rule loop_rules[] = {
@@ -196,17 +209,7 @@ static struct sandbox_rule wait_rules[] = {
 	SANDBOX_RARE(shutdown, "one that broke its protocol is cut off"),
 	SANDBOX_RARE(waitid, "a program that does not do"),
 	SANDBOX_RARE(pidfd_send_signal, "has to end"),
-	SANDBOX_RARE(exit, "the thread's end"),
-	SANDBOX_RARE(rt_sigprocmask, "which blocks signals for a moment"),
-	SANDBOX_RARE(munmap, "and gives back its stack"),
-	SANDBOX_RARE_IF(madvise, "or a part of it", 2, UINT32_MAX, MADV_DONTNEED),
-	SANDBOX_RARE(gettid, "abort()"),
-	SANDBOX_RARE(getpid, "the same"),
-	SANDBOX_RARE_IF(tgkill, "the same", 0, UINT32_MAX, OWN_PID),
-	SANDBOX_RARE_IOCTL(TCSETS, "a fault in this thread leaves the terminal as it was before"),
-	SANDBOX_RARE_IOCTL(TCSETS2, "the same by newer C libraries"),
-	SANDBOX_RARE_IOCTL(TCGETS, "tcsetattr() looks whether it was done"),
-	SANDBOX_RARE_IOCTL(TCGETS2, "the same by newer C libraries"),
+	THREAD_END_RULES,
 };
 
 // Guest memory and a socket, and nothing between them.
@@ -221,17 +224,7 @@ static struct sandbox_rule carrier_rules[] = {
 	SANDBOX_RARE(write, "the server's end, to the loop"),
 	SANDBOX_RARE(shutdown, "one that broke its protocol is cut off"),
 	SANDBOX_RARE(close, "descriptors that should not have come"),
-	SANDBOX_RARE(exit, "the thread's end"),
-	SANDBOX_RARE(rt_sigprocmask, "which blocks signals for a moment"),
-	SANDBOX_RARE(munmap, "and gives back its stack"),
-	SANDBOX_RARE_IF(madvise, "or a part of it", 2, UINT32_MAX, MADV_DONTNEED),
-	SANDBOX_RARE(gettid, "abort()"),
-	SANDBOX_RARE(getpid, "the same"),
-	SANDBOX_RARE_IF(tgkill, "the same", 0, UINT32_MAX, OWN_PID),
-	SANDBOX_RARE_IOCTL(TCSETS, "a fault in this thread leaves the terminal as it was before"),
-	SANDBOX_RARE_IOCTL(TCSETS2, "the same by newer C libraries"),
-	SANDBOX_RARE_IOCTL(TCGETS, "tcsetattr() looks whether it was done"),
-	SANDBOX_RARE_IOCTL(TCGETS2, "the same by newer C libraries"),
+	THREAD_END_RULES,
 };
 
 static const struct sandbox_spec loop_spec = {
