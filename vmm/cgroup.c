@@ -305,11 +305,11 @@ void cgroups_init(struct cgroups *g)
 
 int cgroups_make(struct cgroups *g, const struct vm_config *c, struct err *e)
 {
-	struct tree *t = calloc(1, sizeof(*t));
-	int rc = t ? 0 : err_sys(e, ENOMEM, "limits");
 	cgroups_init(g);
-	if (rc < 0)
-		return rc;
+	struct tree *t = calloc(1, sizeof(*t));
+	if (!t)
+		return err_sys(e, ENOMEM, "limits");
+	int rc = 0;
 	plan(t, c);
 	if (t->count == 0)
 		goto out;
