@@ -285,31 +285,29 @@ void bridges_init(struct bridge_host *host)
 	host->leave = -1;
 }
 
-static struct vhost_user_again how_again(const struct bridge_host *host, const struct bridge_kept *k)
+static struct again_how how_again(const struct bridge_host *host, const struct bridge_kept *k)
 {
-	struct vhost_user_again how = { .line = k->line,
-					.listener = k->listener,
-					.leave = host->leave,
-					.only_failures = k->cfg->restart == RESTART_ON_FAILURE,
-					.seal = host->seal_thread };
+	struct again_how how = { .line = k->line,
+				 .listener = k->listener,
+				 .leave = host->leave,
+				 .only_failures = k->cfg->restart == RESTART_ON_FAILURE,
+				 .seal = k->link ? host->seal_return : host->seal_thread };
 	const bool waits = k->cfg->reconnect_ms != CONFIG_NEVER;
-	if (!k->backend)
-		return how; // a whole function stays dead
 	if (k->launch && k->cfg->restart != RESTART_NEVER)
-		how.source = VU_FROM_PROGRAM;
+		how.source = AGAIN_PROGRAM;
 	else if (k->listener >= 0 && waits)
-		how.source = VU_FROM_LISTENER;
+		how.source = AGAIN_LISTENER;
 	else if (k->cfg->socket && !fd_is_reference(k->cfg->socket) && waits)
-		how.source = VU_FROM_SOCKET;
-	if (how.source != VU_FROM_PROGRAM && waits)
+		how.source = AGAIN_SOCKET;
+	if (how.source != AGAIN_PROGRAM && waits)
 		how.limit_ms = k->cfg->reconnect_ms;
 	return how;
 }
 
-static struct spawner_job job_of(const struct bridge_kept *k, enum vhost_user_source source)
+static struct spawner_job job_of(const struct bridge_kept *k, enum again_source source)
 {
 	struct spawner_job j = { .id = k->cfg->id, .pidfd = -1 };
-	if (source == VU_FROM_SOCKET) {
+	if (source == AGAIN_SOCKET) {
 		j.path = k->cfg->socket;
 		return j;
 	}
@@ -333,8 +331,8 @@ int bridges_spawner(struct bridge_host *host, struct err *e)
 	int line[CONFIG_DEVICES_MAX];
 	unsigned n = 0;
 	for (unsigned i = 0; i < host->kept_count; i++) {
-		const enum vhost_user_source source = how_again(host, &host->kept[i]).source;
-		if (source != VU_FROM_SOCKET && source != VU_FROM_PROGRAM)
+		const enum again_source source = how_again(host, &host->kept[i]).source;
+		if (source != AGAIN_SOCKET && source != AGAIN_PROGRAM)
 			continue;
 		of[n] = &host->kept[i];
 		job[n++] = job_of(&host->kept[i], source);
@@ -358,16 +356,18 @@ int bridges_keep(struct bridge_host *host, struct err *e)
 		return err_sys(e, -host->leave, "eventfd");
 	for (unsigned i = 0; i < host->kept_count; i++) {
 		struct bridge_kept *k = &host->kept[i];
-		const struct vhost_user_again how = how_again(host, k);
+		const struct again_how how = how_again(host, k);
 		int rc = 0;
-		if (how.source != VU_FROM_NOWHERE) {
-			k->line = -1; // the back-end's
-			rc = vhost_user_keep(k->backend, &how, e);
-		} else if (k->cfg->via == VIA_VHOST_VDPA) {
+		if (k->cfg->via == VIA_VHOST_VDPA)
 			rc = vhost_vdpa_keep(k->backend, host->seal_thread, e);
-		} else if (k->cfg->via == VIA_VFIO_USER) {
+		else if (k->cfg->via == VIA_VFIO_USER)
 			rc = vfio_user_serve(k->link, host->seal_carrier, e);
-		}
+		if (rc < 0)
+			return rc;
+		if (how.source == AGAIN_NOWHERE)
+			continue;
+		k->line = -1; // its own
+		rc = k->link ? vfio_user_keep(k->link, &how, e) : vhost_user_keep(k->backend, &how, e);
 		if (rc < 0)
 			return rc;
 	}

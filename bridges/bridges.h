@@ -47,7 +47,8 @@ struct bridge_host {
 	bool insecure; // start programs although the host refuses to isolate them
 	int (*seal_thread)(
 		struct err *e); // for the threads that bridges_keep() makes: to wait for a back-end
-	int (*seal_carrier)(struct err *e); // and to serve the commands of a vfio-user server
+	int (*seal_carrier)(struct err *e); // to serve the commands of a vfio-user server
+	int (*seal_return)(struct err *e);  // and to wait for one
 	// bridges.c's own:
 	struct bridge_kept kept[CONFIG_DEVICES_MAX];
 	unsigned kept_count;

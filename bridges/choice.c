@@ -62,7 +62,7 @@ struct explain_choice choice_of(const struct device_config *cfg)
 		c.death = "device dead";
 		return c;
 	}
-	c.death = cfg->via == VIA_VFIO_USER ? "device dead" : after_death(cfg);
+	c.death = after_death(cfg);
 	if (cfg->via == VIA_VFIO_USER && cfg->dma == DMA_MESSAGES)
 		c.sees = "nobody else";
 	if (cfg->via == VIA_BUILTIN) {

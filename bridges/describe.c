@@ -23,8 +23,6 @@ static const char *say_again(const struct device_config *cfg, bool *needs_spawne
 		[RESTART_ON_FAILURE] = "started again after a failure, at growing intervals up to 60 s",
 		[RESTART_NEVER] = "stays dead (restart = \"never\")",
 	};
-	if (cfg->via == VIA_VFIO_USER)
-		return "stays dead: the guest sees it no more, and the machine goes on";
 	if (!cfg->socket && !cfg->listen) {
 		*needs_spawner = cfg->restart != RESTART_NEVER;
 		return programs[cfg->restart];

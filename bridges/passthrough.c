@@ -22,7 +22,14 @@ static void dma_unmap(struct passthrough *pt, unsigned count)
 	}
 }
 
-static int dma_map(struct passthrough *pt, struct err *e)
+static void dma_unmap_all(struct passthrough *pt)
+{
+	if (pt->mapped)
+		dma_unmap(pt, pt->host.memory->ram.count);
+	pt->mapped = false;
+}
+
+int pt_dma_map(struct passthrough *pt, struct err *e)
 {
 	const struct mem_table *ram = &pt->host.memory->ram;
 	for (unsigned i = 0; i < ram->count; i++) {
@@ -32,6 +39,7 @@ static int dma_map(struct passthrough *pt, struct err *e)
 			return rc;
 		}
 	}
+	pt->mapped = true;
 	return 0;
 }
 
@@ -42,8 +50,9 @@ void pt_die(struct passthrough *pt, const char *why)
 	if (pt->dead)
 		return;
 	log_limited(LOG_WARN, "%s: %s; the guest sees it no more", pt->func.id, why);
-	pt_irqs_reset(pt);
+	pt_irqs_stop(pt);
 	pt_bars_hide(pt);
+	memcpy(pt->frozen, pt->func.config, sizeof(pt->frozen));
 	pt->dead = true;
 }
 
@@ -54,25 +63,9 @@ static void give_back(struct passthrough *pt)
 	if (!pt->link)
 		return;
 	pt_bars_free(pt);
-	dma_unmap(pt, pt->host.memory->ram.count);
+	dma_unmap_all(pt);
 	pt->link->ops->close(pt->link);
 	pt->link = NULL;
-}
-
-static void revive(struct passthrough *pt, bool kept)
-{
-	if (!pt->dead || !pt->link)
-		return;
-	pt_bars_take(pt);
-	pt->dead = false;
-	log_limited(LOG_INFO, "%s: the device is there again", pt->func.id);
-	if (kept) {
-		pt_command_carry(pt);
-		pt_irqs_sync(pt);
-		pt_bars_show(pt);
-	} else {
-		pci_func_reset(&pt->func);
-	}
 }
 
 static void link_died(void *owner, const char *why)
@@ -82,14 +75,7 @@ static void link_died(void *owner, const char *why)
 	pci_func_post(&pt->func, PT_EVENT_DIED);
 }
 
-static void link_returned(void *owner, bool kept)
-{
-	struct passthrough *pt = owner;
-	pt_bars_renew(pt);
-	pci_func_post(&pt->func, kept ? PT_EVENT_RENEWED : PT_EVENT_RETURNED);
-}
-
-static const struct vfio_link_events link_events = { .died = link_died, .returned = link_returned };
+static const struct vfio_link_events link_events = { .died = link_died, .returned = pt_returned };
 
 // ---- the function -----------------------------------------------------------------------------------------------
 
@@ -98,8 +84,6 @@ static void pt_event(struct pci_func *f, unsigned bits)
 	struct passthrough *pt = pt_of(f);
 	if (bits & PT_EVENT_DIED)
 		pt_die(pt, "what carried it is gone");
-	if (bits & (PT_EVENT_RETURNED | PT_EVENT_RENEWED))
-		revive(pt, bits & PT_EVENT_RENEWED);
 	if (bits & PT_EVENT_FAILED)
 		pt_die(pt, "the device reports an error that it cannot recover from");
 	if (bits & PT_EVENT_WANTED)
@@ -113,8 +97,11 @@ static void pt_reset(struct pci_func *f)
 {
 	struct passthrough *pt = pt_of(f);
 	pt_irqs_reset(pt);
-	if (!pt_alive(pt))
+	if (!pt_alive(pt)) {
+		pt_config_reset(pt); // one that returns is reset then
+		memcpy(pt->frozen, f->config, sizeof(pt->frozen));
 		return;
+	}
 	pt_command_carry(pt);
 	int rc = pt->link->can_reset ? pt->link->ops->reset(pt->link) : 0;
 	if (rc < 0)
@@ -126,12 +113,13 @@ static void pt_destroy(struct pci_func *f)
 {
 	struct passthrough *pt = pt_of(f);
 	pci_func_lock(f);
+	pt->ending = true;
 	pt_irqs_reset(pt);
 	pt_bars_hide(pt);
 	pci_func_unlock(f);
 	pt_bars_free(pt);
 	if (pt->link) {
-		dma_unmap(pt, pt->host.memory->ram.count);
+		dma_unmap_all(pt);
 		pt->link->ops->close(pt->link);
 	}
 	pt_irqs_free(pt);
@@ -176,7 +164,7 @@ int passthrough_create(struct pci_func **out, struct vfio_link *l, const struct 
 	rc = pt_bars_init(pt, e);
 	if (rc < 0)
 		goto fail_bars;
-	rc = dma_map(pt, e);
+	rc = pt_dma_map(pt, e);
 	if (rc < 0)
 		goto fail_bars;
 	if (!l->can_reset)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What the files of passthrough share: passthrough.c (the function's life), passthrough_config.c, passthrough_bar.c, passthrough_irq.c.
+// What the files of passthrough share: passthrough.c (the function's life), passthrough_config.c, passthrough_caps.c, passthrough_bar.c,
+// passthrough_irq.c, passthrough_return.c.
 // All of it runs under the function's lock unless it says otherwise.
 #ifndef MINIVMM_BRIDGES_PASSTHROUGH_IMPL_H
 #define MINIVMM_BRIDGES_PASSTHROUGH_IMPL_H
@@ -13,12 +14,12 @@
 #include <linux/vfio.h>
 
 // Posted to the function (pci_func_post).
-#define PT_EVENT_DIED	  1u
-#define PT_EVENT_FAILED	  2u // the device's error interrupt
-#define PT_EVENT_WANTED	  4u // its host wants it back
-#define PT_EVENT_INTX	  8u // INTx was raised, and is passed on by hand
-#define PT_EVENT_RETURNED 16u
-#define PT_EVENT_RENEWED  32u // the same, and it still has its state
+#define PT_EVENT_DIED	1u
+#define PT_EVENT_FAILED 2u // the device's error interrupt
+#define PT_EVENT_WANTED 4u // its host wants it back
+#define PT_EVENT_INTX	8u // INTx was raised, and is passed on by hand
+
+#define PT_COMMAND_UNKNOWN UINT16_MAX
 
 #define PT_AREAS_MAX	 24 // of one BAR: what a carrier may say, less the pages of MSI-X
 #define PT_DOORBELLS_MAX 64 // of all BARs
@@ -68,7 +69,10 @@ struct passthrough {
 	struct vfio_link *link; // NULL: given back
 	struct passthrough_host host;
 	bool dead;
-	bool asleep; // D1 to D3: it has no BARs
+	uint8_t frozen[PCI_CONFIG_SIZE]; // the shadow when it died
+	bool mapped;			 // the device has guest RAM
+	bool ending;			 // it is about to be freed: a link that returns now is late
+	bool asleep;			 // D1 to D3: it has no BARs
 
 	// ---- passthrough_config.c
 	uint32_t config_size;		      // of the device's region
@@ -86,8 +90,6 @@ struct passthrough {
 	uint64_t table_offset, pba_offset;
 	unsigned doorbell_count;
 	struct pt_doorbell doorbell[PT_DOORBELLS_MAX];
-	struct pt_map fresh; // filled by the loop's thread when the link returned
-	_Atomic int fresh_state;
 
 	// ---- passthrough_irq.c
 	struct pt_vectors msi, msix;
@@ -111,8 +113,10 @@ static inline bool pt_alive(const struct passthrough *pt)
 {
 	return !pt->dead;
 }
-// The device is gone as far as the guest can see.  Any thread; waits for nobody.
+// The device is gone as far as the guest can see, which still has what it set up.  Any thread; waits for nobody.
 void pt_die(struct passthrough *pt, const char *why);
+// All of guest RAM.
+int pt_dma_map(struct passthrough *pt, struct err *e);
 
 // ---- passthrough_config.c
 
@@ -122,8 +126,22 @@ void pt_config_read(struct pci_func *f, unsigned offset, unsigned size, uint32_t
 void pt_config_write(struct pci_func *f, unsigned offset, unsigned size, uint32_t val);
 // Tells the device of the command register as the guest has set it, if it does not know.
 void pt_command_carry(struct passthrough *pt);
-// The device has been reset, or is there again: its command register is 0.
+// The device has been reset: its command register is 0, and it is awake.
 void pt_config_reset(struct passthrough *pt);
+// Tells it all that the shadow keeps for it.
+void pt_config_carry(struct passthrough *pt);
+int pt_device_read(struct passthrough *pt, unsigned offset, void *buf, unsigned len);
+
+// ---- passthrough_caps.c
+
+int pt_capabilities_show(struct passthrough *pt, struct err *e);
+int pt_extended_show(struct passthrough *pt, struct err *e);
+unsigned pt_msi_len(const struct pci_func *f, unsigned at);
+
+// ---- passthrough_return.c
+
+// struct vfio_link_events.returned.
+int pt_returned(void *owner, struct err *e);
 
 // ---- passthrough_bar.c
 
@@ -136,9 +154,14 @@ void pt_bar_moved(struct pci_func *f, unsigned bar, uint64_t gpa, bool mapped);
 // device is awake.
 void pt_bars_hide(struct passthrough *pt);
 void pt_bars_show(struct passthrough *pt);
-// The link returned and its descriptors are others.  renew: the loop's thread, without the lock, maps; take: with it.
-void pt_bars_renew(struct passthrough *pt);
-void pt_bars_take(struct passthrough *pt);
+// The link returned and its descriptors are others.  While nothing is shown.
+int pt_bars_again(struct passthrough *pt, struct err *e);
+
+// ---- passthrough_map.c
+
+// Maps what may be mapped of these regions.  What is not there is trapped, if there is still a device.
+void pt_map_fill(struct passthrough *pt, struct pt_map *m, const struct vfio_region regions[PCI_BARS]);
+void pt_map_free(struct pt_map *m);
 
 // ---- passthrough_irq.c
 
@@ -156,7 +179,23 @@ void pt_irqs_msix_write(struct passthrough *pt);
 void pt_irqs_intx_raised(struct passthrough *pt);
 // The guest reached the device through a BAR.
 void pt_irqs_touched(struct passthrough *pt);
-// As after power-on; the device has given up its eventfds, or gives them up here.
+// The device has given up its eventfds, or gives them up here, and nothing signals the guest.  What that has set up is kept in the shadow
+// and in the tables: pt_irqs_msi_write() and pt_irqs_msix_write() begin again.
+void pt_irqs_stop(struct passthrough *pt);
+// That, and as after power-on.
 void pt_irqs_reset(struct passthrough *pt);
+// Raises all vectors that are in use: some may have been lost, and drivers bear one too many.
+void pt_irqs_raise(struct passthrough *pt);
+
+// How many the device has, of those that signal an eventfd; all of it in *irq.
+int pt_irq_ask(const struct passthrough *pt, unsigned index, struct vfio_irq *irq);
+
+// ---- passthrough_intx.c
+
+int pt_intx_init(struct passthrough *pt, struct err *e);
+bool pt_intx_wanted(const struct passthrough *pt);
+// By what the shadow says now.
+void pt_intx_sync(struct passthrough *pt);
+void pt_intx_stop(struct passthrough *pt, bool tell);
 
 #endif

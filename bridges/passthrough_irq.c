@@ -3,8 +3,7 @@
 //
 // MSI-X and MSI are tables of vectors (vmm/msix.h); an MSI capability is one whose rows differ in the low bits of their data.  The device
 // is told of a vector's eventfd when the guest first unmasks it, and keeps it: what is masked later stays pending in the eventfd.
-// INTx is a level that KVM holds until the guest ends the interrupt; then the device may raise it again, told by an eventfd.  A device
-// that takes none has its pin driven by hand.
+// The pin is passthrough_intx.c's.
 #include "bridges/passthrough_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/err.h"
@@ -21,7 +20,7 @@
 static int device_irqs(struct passthrough *pt, unsigned index, unsigned start, unsigned count, const int *fds)
 {
 	int rc = pt->link->ops->irq_set(pt->link, index, VFIO_LINK_TRIGGER, start, count, fds);
-	if (rc < 0)
+	if (rc < 0 && rc != -EPIPE) // which its owner hears of
 		log_limited(LOG_WARN, "%s: interrupts %u to %u of kind %u: %s", pt->func.id, start,
 			    start + count - 1, index, err_text(-rc));
 	return rc;
@@ -37,7 +36,8 @@ static bool vector_used(const struct pt_vectors *v, unsigned i)
 static void vectors_forget(struct pt_vectors *v)
 {
 	v->armed = 0;
-	memset(v->given, 0, v->table.count * sizeof(v->given[0]));
+	if (v->given)
+		memset(v->given, 0, v->table.count * sizeof(v->given[0]));
 }
 
 static void vectors_disarm(struct passthrough *pt, struct pt_vectors *v)
@@ -59,6 +59,13 @@ static void vectors_arm(struct passthrough *pt, struct pt_vectors *v, unsigned c
 		v->given[i] = pt->fds[i] >= 0;
 }
 
+static void raise_all(struct pt_vectors *v)
+{
+	for (unsigned n = 0; n < v->armed; n++)
+		if (v->given[n])
+			msix_signal(&v->table, n);
+}
+
 // One more.  A device that cannot have more vectors than it began with begins anew, and whatever it raised in between is raised
 // for it: drivers bear an interrupt too many, and not one too few.
 static void vector_give(struct passthrough *pt, struct pt_vectors *v, unsigned i)
@@ -76,9 +83,7 @@ static void vector_give(struct passthrough *pt, struct pt_vectors *v, unsigned i
 		count *= 2;
 	vectors_disarm(pt, v);
 	vectors_arm(pt, v, MIN(count, v->table.count));
-	for (unsigned n = 0; n < v->armed; n++)
-		if (v->given[n])
-			msix_signal(&v->table, n);
+	raise_all(v);
 }
 
 static unsigned vectors_wanted(const struct passthrough *pt, const struct pt_vectors *v)
@@ -173,114 +178,6 @@ void pt_irqs_msix_write(struct passthrough *pt)
 	pt_irqs_sync(pt);
 }
 
-// ---- INTx -------------------------------------------------------------------------------------------------------
-
-static bool intx_wanted(const struct passthrough *pt)
-{
-	const uint16_t command = pci_config_get16(&pt->func, PCI_COMMAND);
-	return pt->has_intx && !pt->msi.table.enabled && !pt->msix.table.enabled &&
-	       (command & (PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)) &&
-	       !(command & PCI_COMMAND_INTX_DISABLE);
-}
-
-static int intx_set(struct passthrough *pt, enum vfio_irq_action action, unsigned count, const int *fds)
-{
-	return pt->link->ops->irq_set(pt->link, VFIO_PCI_INTX_IRQ_INDEX, action, 0, count, fds);
-}
-
-static int intx_irqfd(struct passthrough *pt, bool on)
-{
-	return kvm_irqfd_level(pt->host.kvm, pt->intx.fd, pci_func_intx_gsi(&pt->func), pt->intx_done, on);
-}
-
-static int intx_start(struct passthrough *pt)
-{
-	fd_event_take(pt->intx.fd);
-	fd_event_take(pt->intx_done);
-	int rc = intx_irqfd(pt, true);
-	if (rc < 0)
-		return rc;
-	rc = intx_set(pt, VFIO_LINK_TRIGGER, 1, &pt->intx.fd);
-	if (rc < 0) {
-		intx_irqfd(pt, false);
-		return rc;
-	}
-	pt->intx_by_hand = intx_set(pt, VFIO_LINK_UNMASK, 1, &pt->intx_done) < 0;
-	if (pt->intx_by_hand) {
-		intx_irqfd(pt, false);
-		loop_modify(pt->host.loop, &pt->intx, EPOLLIN);
-	}
-	return 0;
-}
-
-// The loop's thread, without the lock.
-static void intx_ready(struct loop_source *s, uint32_t events)
-{
-	struct passthrough *pt = CONTAINER_OF(s, struct passthrough, intx);
-	(void)events;
-	if (fd_event_take(s->fd))
-		pci_func_post(&pt->func, PT_EVENT_INTX);
-}
-
-// By hand: the pin is held until the guest touches the device, as its handler does first, and is raised again if the device still has
-// something to say.  Nothing is mapped meanwhile, so that the touch is seen.  Such a device has its pin for itself.
-void pt_irqs_intx_raised(struct passthrough *pt)
-{
-	if (!pt->intx_on || !pt->intx_by_hand || pt->intx_raised)
-		return;
-	pt_bars_hide(pt);
-	pt->intx_raised = true;
-	irq_pin_set(pt->host.irq, pci_func_intx_gsi(&pt->func), true);
-}
-
-static void intx_lower(struct passthrough *pt)
-{
-	pt->intx_raised = false;
-	irq_pin_set(pt->host.irq, pci_func_intx_gsi(&pt->func), false);
-}
-
-void pt_irqs_touched(struct passthrough *pt)
-{
-	if (!pt->intx_raised)
-		return;
-	intx_lower(pt);
-	intx_set(pt, VFIO_LINK_UNMASK, 1, NULL);
-	pt_bars_show(pt);
-}
-
-static void intx_stop(struct passthrough *pt, bool tell)
-{
-	pt->intx_on = false;
-	if (tell)
-		intx_set(pt, VFIO_LINK_TRIGGER, 0, NULL);
-	if (!pt->intx_by_hand) {
-		intx_irqfd(pt, false);
-		return;
-	}
-	loop_modify(pt->host.loop, &pt->intx, 0);
-	if (pt->intx_raised) {
-		intx_lower(pt);
-		pt_bars_show(pt);
-	}
-}
-
-static void intx_sync(struct passthrough *pt)
-{
-	const bool want = intx_wanted(pt);
-	if (want == pt->intx_on)
-		return;
-	if (!want) {
-		intx_stop(pt, true);
-		return;
-	}
-	int rc = intx_start(pt);
-	pt->intx_on = rc == 0;
-	if (rc < 0)
-		log_limited(LOG_WARN,
-			    "%s: INTx: %s; its interrupts are lost (does it share a line of the host's?)",
-			    pt->func.id, err_text(-rc));
-}
-
 // ---- all of them ------------------------------------------------------------------------------------------------
 
 // What ends goes first: a device has one kind at a time.
@@ -288,25 +185,39 @@ void pt_irqs_sync(struct passthrough *pt)
 {
 	if (!pt_alive(pt))
 		return;
-	if (pt->intx_on && !intx_wanted(pt))
-		intx_sync(pt);
+	if (pt->intx_on && !pt_intx_wanted(pt))
+		pt_intx_sync(pt);
 	struct pt_vectors *first = pt->msi.table.enabled ? &pt->msix : &pt->msi;
 	vectors_sync(pt, first);
 	vectors_sync(pt, first == &pt->msi ? &pt->msix : &pt->msi);
-	intx_sync(pt);
+	pt_intx_sync(pt);
+}
+
+void pt_irqs_stop(struct passthrough *pt)
+{
+	struct pt_vectors *both[] = { &pt->msi, &pt->msix };
+	if (pt->intx_on)
+		pt_intx_stop(pt, pt_alive(pt));
+	for (unsigned i = 0; i < ARRAY_LEN(both); i++) {
+		vectors_disarm(pt, both[i]);
+		if (both[i]->table.count)
+			msix_control_write(&both[i]->table, 0);
+	}
 }
 
 void pt_irqs_reset(struct passthrough *pt)
 {
 	struct pt_vectors *both[] = { &pt->msi, &pt->msix };
-	if (pt->intx_on)
-		intx_stop(pt, pt_alive(pt));
-	for (unsigned i = 0; i < ARRAY_LEN(both); i++) {
-		if (!both[i]->table.count)
-			continue;
-		vectors_disarm(pt, both[i]);
-		msix_reset(&both[i]->table);
-	}
+	pt_irqs_stop(pt);
+	for (unsigned i = 0; i < ARRAY_LEN(both); i++)
+		if (both[i]->table.count)
+			msix_reset(&both[i]->table);
+}
+
+void pt_irqs_raise(struct passthrough *pt)
+{
+	raise_all(&pt->msi);
+	raise_all(&pt->msix);
 }
 
 static void failed_ready(struct loop_source *s, uint32_t events)
@@ -325,7 +236,7 @@ static void wanted_ready(struct loop_source *s, uint32_t events)
 		pci_func_post(&pt->func, PT_EVENT_WANTED);
 }
 
-static int irq_ask(const struct passthrough *pt, unsigned index, struct vfio_irq *irq)
+int pt_irq_ask(const struct passthrough *pt, unsigned index, struct vfio_irq *irq)
 {
 	int rc = pt->link->ops->irq_info(pt->link, index, irq);
 	if (rc < 0 || !irq->eventfd)
@@ -338,7 +249,7 @@ static int notice_init(struct passthrough *pt, struct loop_source *s, unsigned i
 		       void (*ready)(struct loop_source *s, uint32_t events), struct err *e)
 {
 	struct vfio_irq irq;
-	if (irq_ask(pt, index, &irq) == 0)
+	if (pt_irq_ask(pt, index, &irq) == 0)
 		return 0;
 	int fd = fd_eventfd();
 	if (fd < 0)
@@ -354,28 +265,11 @@ static int notice_init(struct passthrough *pt, struct loop_source *s, unsigned i
 	return 0;
 }
 
-static int intx_init(struct passthrough *pt, struct err *e)
-{
-	struct vfio_irq irq;
-	if (irq_ask(pt, VFIO_PCI_INTX_IRQ_INDEX, &irq) == 0)
-		return 0;
-	pt->intx_done = fd_eventfd();
-	pt->intx = (struct loop_source){ .fd = fd_eventfd(), .ready = intx_ready };
-	if (pt->intx_done < 0 || pt->intx.fd < 0)
-		return err_sys(e, EMFILE, "%s: eventfd", pt->func.id);
-	int rc = loop_add(pt->host.loop, &pt->intx, 0);
-	if (rc < 0)
-		return err_sys(e, -rc, "%s: epoll", pt->func.id);
-	pci_func_add_intx(&pt->func);
-	pt->has_intx = true;
-	return 0;
-}
-
 static int vectors_init(struct passthrough *pt, struct pt_vectors *v, unsigned index, unsigned count,
 			struct err *e)
 {
 	struct vfio_irq irq;
-	const unsigned most = (unsigned)irq_ask(pt, index, &irq);
+	const unsigned most = (unsigned)pt_irq_ask(pt, index, &irq);
 	v->index = index;
 	v->noresize = irq.noresize;
 	if (count == 0)
@@ -407,7 +301,7 @@ int pt_irqs_init(struct passthrough *pt, struct err *e)
 	if (rc == 0)
 		rc = vectors_init(pt, &pt->msix, VFIO_PCI_MSIX_IRQ_INDEX, msix, e);
 	if (rc == 0)
-		rc = intx_init(pt, e);
+		rc = pt_intx_init(pt, e);
 	if (rc == 0)
 		rc = notice_init(pt, &pt->failed, VFIO_PCI_ERR_IRQ_INDEX, failed_ready, e);
 	if (rc == 0)

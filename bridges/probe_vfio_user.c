@@ -27,12 +27,12 @@ static void say_word(FILE *out, const char *name, bool offered, const char *what
 
 static void say_offers(const struct vfio_user *v, FILE *out)
 {
-	const struct vfio_user_caps *c = &v->caps;
+	const struct vfio_user_caps *c = &v->said.caps;
 	say_number(out, "max_msg_fds", c->max_msg_fds, "so many interrupts are set by one message");
 	say_number(out, "max_data_xfer_size", c->max_data_xfer_size, "registers are at most 8 bytes");
 	say_number(out, "max_dma_maps", c->max_dma_maps, "a machine needs one or two for its memory");
 	say_number(out, "pgsizes", c->pgsizes, "the guest's memory is mapped in pieces of the smallest");
-	say_word(out, "twin_socket", v->twin, "used: its own commands come on a socket of theirs");
+	say_word(out, "twin_socket", v->said.twin, "used: its own commands come on a socket of theirs");
 	say_word(out, "write_multiple", c->write_multiple,
 		 "not used: each write is acknowledged before the guest goes on");
 	say_word(out, "migration", c->migration, "not used: migration is not done");
@@ -40,7 +40,7 @@ static void say_offers(const struct vfio_user *v, FILE *out)
 
 static void say_region(const struct vfio_user *v, unsigned i, FILE *out)
 {
-	const struct vfio_region *r = &v->region[i];
+	const struct vfio_region *r = &v->said.region[i];
 	uint64_t mapped = 0;
 	if (!r->size)
 		return;
@@ -50,30 +50,31 @@ static void say_region(const struct vfio_user *v, unsigned i, FILE *out)
 		r->readable ? "" : ", not to be read", r->writable ? "" : ", not to be written");
 	if (r->fd >= 0 && mapped)
 		fprintf(out, ", %llu of them mapped", (unsigned long long)mapped);
-	else if (v->trapped[i])
-		fprintf(out, ", not mapped: %s", v->trapped[i]);
-	if (i < VFU_BARS && v->doorbells[i].count)
-		fprintf(out, ", %u eventfds", v->doorbells[i].count);
+	else if (v->said.trapped[i])
+		fprintf(out, ", not mapped: %s", v->said.trapped[i]);
+	if (i < VFU_BARS && v->said.doorbells[i].count)
+		fprintf(out, ", %u eventfds", v->said.doorbells[i].count);
 	fputc('\n', out);
 }
 
 static void say_irqs(const struct vfio_user *v, FILE *out)
 {
 	for (unsigned i = 0; i < VFU_IRQS; i++)
-		if (v->irq[i].count)
-			fprintf(out, "interrupt %-20s %u%s\n", irq_names[i], v->irq[i].count,
-				v->irq[i].eventfd ? "" : ", not used: it does not take eventfds");
+		if (v->said.irq[i].count)
+			fprintf(out, "interrupt %-20s %u%s\n", irq_names[i], v->said.irq[i].count,
+				v->said.irq[i].eventfd ? "" : ", not used: it does not take eventfds");
 }
 
 // 1: it would be used, 0: not.
 static int say(struct vfio_user *v, const char *socket, FILE *out)
 {
 	uint8_t config[CONFIG_HEAD];
-	const struct vfio_region *space = &v->region[VFIO_PCI_CONFIG_REGION_INDEX];
+	const struct vfio_region *space = &v->said.region[VFIO_PCI_CONFIG_REGION_INDEX];
 	const bool readable = space->size >= sizeof(config) &&
 			      v->link.ops->region_read(&v->link, VFIO_PCI_CONFIG_REGION_INDEX, 0, config,
 						       sizeof(config)) == 0;
-	fprintf(out, "%s: a vfio-user server, version %u.%u\n", socket, v->version.major, v->version.minor);
+	fprintf(out, "%s: a vfio-user server, version %u.%u\n", socket, v->said.version.major,
+		v->said.version.minor);
 	if (readable)
 		fprintf(out, "function  %02x%02x:%02x%02x, class %02x%02x%02x%s\n", config[1], config[0],
 			config[3], config[2], config[11], config[10], config[9],

@@ -97,13 +97,15 @@ struct vfio_link_ops {
 	void (*close)(struct vfio_link *l);
 };
 
-// Upcalls, on the loop's thread, without the function's lock; they must not block.
+// Upcalls, without the function's lock.
 struct vfio_link_events {
+	// On the loop's thread; must not block.
 	void (*died)(void *owner, const char *why);
-	// The device is there again after `died`, reached by the same link, with regions and interrupts of the same sizes; the carrier has
-	// mapped guest memory and set the interrupts as they were.  Regions' descriptors are others: what was mapped of the old ones is
-	// to be mapped anew.  `kept`: it still has its state; else it is as after power-on.
-	void (*returned)(void *owner, bool kept);
+	// The device is there again after `died`, reached by the same link, with regions and interrupts of the same sizes.  It has been told
+	// nothing: neither of memory nor of interrupts.  The descriptors of its regions and doorbells are others; those before are closed
+	// when this has returned 0.  On a thread of the carrier's own, which may wait.  -ENODEV with the sentence, without the device's id:
+	// it is another device, none is waited for any more; another -errno: the carrier tries again.
+	int (*returned)(void *owner, struct err *e);
 };
 
 struct vfio_link {

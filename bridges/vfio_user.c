@@ -9,28 +9,34 @@
 #include "vmm/spawn.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#define LAST_WORDS_MS 20
 
 static struct vfio_user *of(struct vfio_link *l)
 {
 	return CONTAINER_OF(l, struct vfio_user, link);
 }
 
+// A call for the owner: a server that is not the one it knows, not yet or not any more, hears nothing of it.
+static int ask(struct vfio_user *v, const struct vfu_call *c)
+{
+	if (!atomic_load(&v->live))
+		return -EPIPE;
+	int rc = vfu_call(&v->io, c);
+	if (rc >= 0)
+		atomic_store(&v->answered, true);
+	return rc;
+}
+
 static int call(struct vfio_user *v, uint16_t command, const void *head, size_t head_len, void *reply,
 		size_t reply_cap)
 {
-	return vfu_call(&v->io, &(struct vfu_call){ .command = command,
-						    .head = head,
-						    .head_len = head_len,
-						    .reply = reply,
-						    .reply_cap = reply_cap });
+	return ask(v, &(struct vfu_call){ .command = command,
+					  .head = head,
+					  .head_len = head_len,
+					  .reply = reply,
+					  .reply_cap = reply_cap });
 }
 
 // For what its caller does not log.  A dead one was told once.
@@ -45,9 +51,9 @@ static int refused(struct vfio_user *v, int rc, const char *what)
 
 static int region_info(struct vfio_link *l, unsigned index, struct vfio_region *out)
 {
-	if (index >= VFU_REGIONS || of(l)->region[index].size == 0)
+	if (index >= VFU_REGIONS || of(l)->said.region[index].size == 0)
 		return -EINVAL;
-	*out = of(l)->region[index];
+	*out = of(l)->said.region[index];
 	return 0;
 }
 
@@ -62,14 +68,14 @@ static int region_failed(struct vfio_user *v, int rc, bool write, unsigned index
 // One message; `len` fits in its reply.
 static int read_piece(struct vfio_user *v, unsigned index, uint64_t offset, uint8_t *buf, size_t len)
 {
-	const struct vfio_user_region_access ask = { .offset = offset,
-						     .region = index,
-						     .count = (uint32_t)len };
+	const struct vfio_user_region_access want = { .offset = offset,
+						      .region = index,
+						      .count = (uint32_t)len };
 	struct {
 		struct vfio_user_region_access head;
 		uint8_t data[VFU_REPLY_MAX - sizeof(struct vfio_user_region_access)];
 	} reply;
-	int n = call(v, VFIO_USER_REGION_READ, &ask, sizeof(ask), &reply, sizeof(reply.head) + len);
+	int n = call(v, VFIO_USER_REGION_READ, &want, sizeof(want), &reply, sizeof(reply.head) + len);
 	if (n < 0)
 		return n;
 	if (reply.head.count != (size_t)n - sizeof(reply.head) || reply.head.offset != offset ||
@@ -86,7 +92,9 @@ static int read_piece(struct vfio_user *v, unsigned index, uint64_t offset, uint
 static int region_read(struct vfio_link *l, unsigned index, uint64_t offset, void *buf, size_t len)
 {
 	struct vfio_user *v = of(l);
-	const uint64_t most = MIN(v->caps.max_data_xfer_size, VFIO_USER_DATA_XFER_SIZE_MIN);
+	if (!atomic_load(&v->live))
+		return -EPIPE;
+	const uint64_t most = MIN(v->said.caps.max_data_xfer_size, VFIO_USER_DATA_XFER_SIZE_MIN);
 	uint8_t *to = buf;
 	for (size_t done = 0; done < len;) {
 		const size_t n = MIN(len - done, most);
@@ -101,17 +109,17 @@ static int region_read(struct vfio_link *l, unsigned index, uint64_t offset, voi
 static int region_write(struct vfio_link *l, unsigned index, uint64_t offset, const void *buf, size_t len)
 {
 	struct vfio_user *v = of(l);
-	const struct vfio_user_region_access ask = { .offset = offset,
-						     .region = index,
-						     .count = (uint32_t)len };
+	const struct vfio_user_region_access want = { .offset = offset,
+						      .region = index,
+						      .count = (uint32_t)len };
 	struct vfio_user_region_access done = { 0 };
-	int rc = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_REGION_WRITE,
-						      .head = &ask,
-						      .head_len = sizeof(ask),
-						      .data = buf,
-						      .data_len = len,
-						      .reply = &done,
-						      .reply_cap = sizeof(done) });
+	int rc = ask(v, &(struct vfu_call){ .command = VFIO_USER_REGION_WRITE,
+					    .head = &want,
+					    .head_len = sizeof(want),
+					    .data = buf,
+					    .data_len = len,
+					    .reply = &done,
+					    .reply_cap = sizeof(done) });
 	if (rc >= 0 && (done.offset != offset || done.region != index)) {
 		vfu_broken(&v->io,
 			   "broke the protocol (reply to REGION_WRITE: it is not what was asked for)");
@@ -127,7 +135,7 @@ static int region_doorbells(struct vfio_link *l, unsigned index, struct vfio_doo
 {
 	if (index >= VFU_BARS)
 		return 0;
-	const struct vfu_doorbells *d = &of(l)->doorbells[index];
+	const struct vfu_doorbells *d = &of(l)->said.doorbells[index];
 	const unsigned n = MIN(d->count, room);
 	memcpy(out, d->doorbell, sizeof(*out) * n);
 	return (int)n;
@@ -137,9 +145,9 @@ static int region_doorbells(struct vfio_link *l, unsigned index, struct vfio_doo
 
 static int irq_info(struct vfio_link *l, unsigned index, struct vfio_irq *out)
 {
-	if (index >= VFU_IRQS || of(l)->irq[index].count == 0)
+	if (index >= VFU_IRQS || of(l)->said.irq[index].count == 0)
 		return -EINVAL;
-	*out = of(l)->irq[index];
+	*out = of(l)->said.irq[index];
 	return 0;
 }
 
@@ -154,18 +162,18 @@ static unsigned run_of(const int *fds, unsigned count, uint64_t most)
 
 static int set_eventfds(struct vfio_user *v, struct vfio_user_irq_set set, const int *fds, unsigned count)
 {
-	const uint64_t most = MIN(MAX(v->caps.max_msg_fds, 1), MSG_FDS_MAX);
+	const uint64_t most = MIN(MAX(v->said.caps.max_msg_fds, 1), MSG_FDS_MAX);
 	const unsigned start = set.start;
 	set.flags |= VFIO_IRQ_SET_DATA_EVENTFD;
 	for (unsigned done = 0; done < count;) {
 		const unsigned n = run_of(fds + done, count - done, most);
 		set.start = start + done;
 		set.count = n;
-		int rc = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DEVICE_SET_IRQS,
-							      .head = &set,
-							      .head_len = sizeof(set),
-							      .fds = fds + done,
-							      .fd_count = fds[done] >= 0 ? n : 0 });
+		int rc = ask(v, &(struct vfu_call){ .command = VFIO_USER_DEVICE_SET_IRQS,
+						    .head = &set,
+						    .head_len = sizeof(set),
+						    .fds = fds + done,
+						    .fd_count = fds[done] >= 0 ? n : 0 });
 		if (rc < 0)
 			return rc;
 		done += n;
@@ -184,6 +192,8 @@ static int irq_set(struct vfio_link *l, unsigned index, enum vfio_irq_action act
 	struct vfio_user_irq_set set = {
 		.argsz = sizeof(set), .flags = actions[action], .index = index, .start = start, .count = count
 	};
+	if (!atomic_load(&of(l)->live))
+		return -EPIPE;
 	if (fds)
 		return set_eventfds(of(l), set, fds, count);
 	set.flags |= VFIO_IRQ_SET_DATA_NONE;
@@ -196,7 +206,7 @@ static int dma_map(struct vfio_link *l, const struct mem_region *r, struct err *
 {
 	struct vfio_user *v = of(l);
 	const int fd = v->keep_memory ? -1 : r->fd;
-	const uint64_t page = v->caps.pgsizes & -v->caps.pgsizes;
+	const uint64_t page = v->said.caps.pgsizes & -v->said.caps.pgsizes;
 	struct err unheard;
 	if (!e)
 		e = &unheard;
@@ -206,9 +216,9 @@ static int dma_map(struct vfio_link *l, const struct mem_region *r, struct err *
 			"%s: map %#llx bytes of guest memory at %#llx: the server takes pages of %#llx",
 			l->id, (unsigned long long)r->size, (unsigned long long)r->gpa,
 			(unsigned long long)page);
-	if (v->mapped.count >= v->caps.max_dma_maps)
+	if (v->mapped.count >= v->said.caps.max_dma_maps)
 		return err_set(e, ENOSPC, "%s: the server takes %llu maps of guest memory, %u are needed",
-			       l->id, (unsigned long long)v->caps.max_dma_maps, v->mapped.count + 1);
+			       l->id, (unsigned long long)v->said.caps.max_dma_maps, v->mapped.count + 1);
 	const struct vfio_user_dma_map map = { .argsz = sizeof(map),
 					       .flags = VFIO_USER_DMA_READABLE | VFIO_USER_DMA_WRITEABLE,
 					       .offset = fd < 0 ? 0 : r->fd_offset,
@@ -218,15 +228,16 @@ static int dma_map(struct vfio_link *l, const struct mem_region *r, struct err *
 	int rc = vfu_mapped_add(v, r);
 	if (rc < 0)
 		return err_set(e, -rc, "%s: more than %d maps of guest memory", l->id, MEM_REGIONS_MAX);
-	rc = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DMA_MAP,
-						  .head = &map,
-						  .head_len = sizeof(map),
-						  .fds = &fd,
-						  .fd_count = fd >= 0 });
+	rc = ask(v, &(struct vfu_call){ .command = VFIO_USER_DMA_MAP,
+					.head = &map,
+					.head_len = sizeof(map),
+					.fds = &fd,
+					.fd_count = fd >= 0 });
 	if (rc >= 0)
 		return 0;
 	vfu_mapped_remove(v, r->gpa, r->size);
-	v->told |= rc == -EPIPE;
+	if (rc == -EPIPE && !v->again.has_thread)
+		v->told = true;
 	return err_set(e, -rc, "%s: map %#llx bytes of guest memory at %#llx: the server %s%s", l->id,
 		       (unsigned long long)r->size, (unsigned long long)r->gpa,
 		       rc == -EPIPE ? v->io.why : "refuses it: ", rc == -EPIPE ? "" : err_text(-rc));
@@ -255,8 +266,8 @@ static int reset(struct vfio_link *l)
 	struct vfio_user *v = of(l);
 	if (!l->can_reset)
 		return -ENOTSUP;
-	int rc = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DEVICE_RESET,
-						      .deadline = deadline_in_ms(v->reset_ms) });
+	int rc = ask(v, &(struct vfu_call){ .command = VFIO_USER_DEVICE_RESET,
+					    .deadline = deadline_in_ms(v->reset_ms) });
 	return rc < 0 ? rc : 0;
 }
 
@@ -266,61 +277,14 @@ static void close_link(struct vfio_link *l)
 	if (!v->told && vfu_link_dead(&v->io)) // before there was somebody to tell
 		log_warn("%s: the server %s", l->id, v->io.why);
 	loop_remove(v->loop, &v->died);
+	vfu_again_close(v);
 	vfu_link_close(&v->io);
 	if (v->child)
 		spawn_stop(v->child, 0);
 	free(v->child);
-	vfu_forget(v);
+	vfu_said_free(&v->said);
 	pthread_mutex_destroy(&v->dma_lock);
 	free(v);
-}
-
-// Whose end it was is told by both, the connection and the process, and the process knows better.
-static void tell_died(struct vfio_user *v)
-{
-	char why[700];
-	const char *words = v->child ? v->child->last : "";
-	snprintf(why, sizeof(why), "%s%s%s", *v->how ? v->how : v->io.why, *words ? "; its last words: " : "",
-		 words);
-	v->told = true;
-	if (v->link.events && v->link.events->died)
-		v->link.events->died(v->link.owner, why);
-}
-
-static void died_ready(struct loop_source *s, uint32_t events)
-{
-	struct vfio_user *v = CONTAINER_OF(s, struct vfio_user, died);
-	(void)events;
-	loop_remove(v->loop, s);
-	if (v->told || !vfu_link_dead(&v->io)) // which also makes io.why this thread's to read
-		return;
-	// One without its connection is of no use; its end is reported and reaped as any other.
-	if (v->child && v->child->pidfd >= 0 && !*v->how) {
-		spawn_last_words(v->child, LAST_WORDS_MS);
-		spawn_ended(v->child, 0, v->how, sizeof(v->how));
-		syscall(SYS_pidfd_send_signal, v->child->pidfd, SIGKILL, NULL, 0);
-	}
-	tell_died(v);
-}
-
-static void child_exited(struct child *c, const char *how)
-{
-	struct vfio_user *v = c->owner;
-	if (v->told && !*v->how) // a process ends a moment after its connection
-		log_warn("%s: process %d: %s", v->link.id, (int)c->pid, how);
-	if (!*v->how)
-		snprintf(v->how, sizeof(v->how), "%s", how);
-	if (!v->told)
-		vfu_broken(&v->io, "its process ended");
-}
-
-int vfu_watch(struct vfio_user *v, struct err *e)
-{
-	v->died = (struct loop_source){ .fd = v->io.died_fd, .ready = died_ready };
-	int rc = loop_add(v->loop, &v->died, EPOLLIN);
-	if (rc == 0 && v->child)
-		rc = spawn_watch(v->child, v->loop, child_exited, v);
-	return rc < 0 ? err_sys(e, -rc, "%s: watch %s", v->link.id, v->peer) : 0;
 }
 
 int vfio_user_serve(struct vfio_link *l, int (*seal)(struct err *e), struct err *e)

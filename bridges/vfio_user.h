@@ -6,6 +6,7 @@
 #ifndef MINIVMM_BRIDGES_VFIO_USER_H
 #define MINIVMM_BRIDGES_VFIO_USER_H
 
+#include "bridges/again.h"
 #include "bridges/vfio_ops.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/err.h"
@@ -36,5 +37,9 @@ int vfio_user_open(struct vfio_link **out, const struct vfio_user_params *p, str
 // Makes the thread that serves the server's own commands; before, whoever waits for it does.  When every thread that is there is
 // sealed or about to be; `seal` is that of the new one, NULL: none.  -errno with the sentence.
 int vfio_user_serve(struct vfio_link *l, int (*seal)(struct err *e), struct err *e);
+
+// From now on a server that goes away is waited for, by a thread of its own, which calls the owner's `returned`; one that comes as another
+// device is refused, and no other is waited for.  After vfio_user_serve(), on the loop's thread, before the loop runs.
+int vfio_user_keep(struct vfio_link *l, const struct again_how *how, struct err *e);
 
 #endif

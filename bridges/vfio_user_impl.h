@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What vfio_user.c (operations), vfio_user_open.c (handshake), vfio_user_region.c (what a server says of its regions),
-// vfio_user_dma.c (its own commands) and probe.c share.
+// vfio_user_dma.c (its own commands), vfio_user_death.c, vfio_user_again.c and probe_vfio_user.c share.
 #ifndef MINIVMM_BRIDGES_VFIO_USER_IMPL_H
 #define MINIVMM_BRIDGES_VFIO_USER_IMPL_H
 
+#include "bridges/again.h"
 #include "bridges/vfio_user.h"
 #include "bridges/vfio_user_link.h"
 #include "vmm/memmap.h"
 
 #include <linux/vfio.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -27,12 +29,8 @@ struct vfu_doorbells {
 	struct vfio_doorbell doorbell[VFU_DOORBELLS_MAX];
 };
 
-struct vfio_user {
-	struct vfio_link link;
-	struct vfu_link io;
-	const char *peer;
-	int64_t control_ms, reset_ms;
-	bool keep_memory, no_doorbells;
+// What a server says of itself once, in the handshake.
+struct vfu_said {
 	struct vfio_user_version version;
 	struct vfio_user_caps caps;
 	bool twin; // negotiated
@@ -40,16 +38,43 @@ struct vfio_user {
 	const char *trapped[VFU_REGIONS]; // why a region that could have been mapped is not
 	struct vfu_doorbells doorbells[VFU_BARS];
 	struct vfio_irq irq[VFU_IRQS];
-	bool irq_set[VFU_IRQS]; // some were, since the last reset
+	bool can_reset;
+};
+
+// What follows a death; vfio_user_death.c and vfio_user_again.c.
+struct vfu_again {
+	struct again_how how;
+	bool has_thread;
+	pthread_t thread;
+	int leave, lost;   // eventfds to the thread: it shall end; it has to do
+	atomic_bool fresh; // to the loop: there is another connection to watch
+	unsigned tries;	   // in a row that came to nothing
+	deadline_ns since; // when it was lost
+	deadline_ns back;  // when it last came back
+	// The loop's thread's:
+	bool child_up, killed;
+	deadline_ns down_at;
+};
+
+struct vfio_user {
+	struct vfio_link link;
+	struct vfu_link io;
+	const char *peer;
+	int64_t control_ms, reset_ms;
+	bool keep_memory, no_doorbells;
+	struct vfu_said said;
+	atomic_bool live;     // the server below is the one that the owner knows
+	atomic_bool answered; // an access, since it was connected
 
 	pthread_mutex_t dma_lock; // held during an access by message
 	struct mem_table mapped;
 
 	struct loop *loop;
 	struct loop_source died; // io.died_fd
-	bool told;
-	struct child *child; // or NULL
-	char how[128];	     // its end, once it is known
+	bool told;		 // of its death: the loop's thread's
+	struct child *child;	 // or NULL
+	char how[128];		 // its end, once it is known
+	struct vfu_again again;
 };
 
 // ---- vfio_user_open.c
@@ -58,8 +83,9 @@ struct vfio_user {
 int vfu_negotiate(struct vfio_user *v, deadline_ns deadline);
 // The rest of what is asked for; the same.
 int vfu_ask_all(struct vfio_user *v, deadline_ns deadline);
+void vfu_said_init(struct vfu_said *s);
 // Gives up what was received.
-void vfu_forget(struct vfio_user *v);
+void vfu_said_free(struct vfu_said *s);
 
 // ---- vfio_user_region.c
 
@@ -78,7 +104,14 @@ void vfu_mapped_remove(struct vfio_user *v, uint64_t gpa, uint64_t size);
 // ---- vfio_user.c
 
 extern const struct vfio_link_ops vfu_ops;
+
+// ---- vfio_user_death.c
+
 // The loop hears of the server's end from here on.
 int vfu_watch(struct vfio_user *v, struct err *e);
+
+// ---- vfio_user_again.c
+
+void vfu_again_close(struct vfio_user *v);
 
 #endif

@@ -16,11 +16,8 @@
 #include <sys/socket.h>
 
 #define THREAD_STACK ((size_t)128 * 1024)
-#define ARMED	     ((uint32_t)EPOLLIN | (uint32_t)EPOLLRDHUP | (uint32_t)EPOLLPRI | (uint32_t)EPOLLONESHOT)
-#define DISARMED     ((uint32_t)EPOLLONESHOT)
-#define ERRNO_MAX    4095
 
-static const char *name_of(uint16_t command)
+const char *vfu_name_of(uint16_t command)
 {
 	const struct vfio_user_row *row = vfio_user_row(command);
 	return row ? row->name : "?";
@@ -42,7 +39,7 @@ __attribute__((format(printf, 2, 0))) static void die_locked_v(struct vfu_link *
 	fd_event_signal(l->died_fd);
 }
 
-__attribute__((format(printf, 2, 3))) static void die_locked(struct vfu_link *l, const char *fmt, ...)
+void vfu_die_locked(struct vfu_link *l, const char *fmt, ...)
 {
 	va_list ap;
 	va_start(ap, fmt);
@@ -69,7 +66,7 @@ bool vfu_link_dead(struct vfu_link *l)
 }
 
 // The command that has to be answered first.
-static const struct vfu_pending *most_urgent(const struct vfu_link *l)
+const struct vfu_pending *vfu_most_urgent(const struct vfu_link *l)
 {
 	const struct vfu_pending *first = NULL;
 	for (unsigned i = 0; i < VFU_PENDING_MAX; i++) {
@@ -81,352 +78,26 @@ static const struct vfu_pending *most_urgent(const struct vfu_link *l)
 }
 
 // What msg_recv() says.
-static void receive_failed(struct vfu_link *l, int rc)
+void vfu_receive_failed(struct vfu_link *l, int rc)
 {
 	pthread_mutex_lock(&l->lock);
-	const struct vfu_pending *p = most_urgent(l);
-	const char *during = p ? name_of(p->command) : "nothing was asked";
+	const struct vfu_pending *p = vfu_most_urgent(l);
+	const char *during = p ? vfu_name_of(p->command) : "nothing was asked";
 	if (rc == -ETIMEDOUT)
-		die_locked(l, p ? "does not answer (%s, deadline missed)" : "stopped within a message (%s)",
-			   during);
+		vfu_die_locked(l,
+			       p ? "does not answer (%s, deadline missed)" : "stopped within a message (%s)",
+			       during);
 	else if ((rc == -ECONNRESET || rc == -EPIPE) && !p)
-		die_locked(l, "closed its connection");
+		vfu_die_locked(l, "closed its connection");
 	else if (rc == -ECONNRESET || rc == -EPIPE)
-		die_locked(l, "closed its connection (during %s)", during);
+		vfu_die_locked(l, "closed its connection (during %s)", during);
 	else if (rc == -EMSGSIZE)
-		die_locked(l, "sent descriptors where none are due (%s)", during);
+		vfu_die_locked(l, "sent descriptors where none are due (%s)", during);
 	else if (rc == -EPROTO)
-		die_locked(l, "sent out-of-band data");
+		vfu_die_locked(l, "sent out-of-band data");
 	else
-		die_locked(l, "%s: %s", during, err_text(-rc));
+		vfu_die_locked(l, "%s: %s", during, err_text(-rc));
 	pthread_mutex_unlock(&l->lock);
-}
-
-// ---- sending ------------------------------------------------------------------------------------
-
-// sendmsg(2) only reads what iov_base points to.
-static struct iovec piece(const void *p, size_t len)
-{
-	union {
-		const void *in;
-		void *out;
-	} body = { .in = p };
-	return (struct iovec){ .iov_base = body.out, .iov_len = len };
-}
-
-// With the send lock.
-static int send_command(struct vfu_link *l, const struct vfu_call *c, uint16_t id, deadline_ns deadline)
-{
-	const struct vfio_user_header h = { .id = id,
-					    .command = c->command,
-					    .size = (uint32_t)(sizeof(h) + c->head_len + c->data_len),
-					    .flags = VFIO_USER_COMMAND };
-	const struct iovec iov[] = { piece(&h, sizeof(h)), piece(c->head, c->head_len),
-				     piece(c->data, c->data_len) };
-	int rc = msg_send(l->sock, iov, ARRAY_LEN(iov), c->fds, c->fd_count, deadline);
-	if (rc == -ETIMEDOUT)
-		vfu_broken(l, "does not read its commands (%s, deadline missed)", name_of(c->command));
-	else if (rc == -EPIPE)
-		vfu_broken(l, "closed its connection (during %s)", name_of(c->command));
-	else if (rc < 0)
-		vfu_broken(l, "%s: %s", name_of(c->command), err_text(-rc));
-	return rc < 0 ? -EPIPE : 0;
-}
-
-static struct vfu_pending *pending_of(struct vfu_link *l, uint16_t id)
-{
-	for (unsigned i = 0; i < VFU_PENDING_MAX; i++)
-		if (l->pending[i].used && !l->pending[i].done && l->pending[i].id == id)
-			return &l->pending[i];
-	return NULL;
-}
-
-// With the lock.  NULL: all are taken.
-static struct vfu_pending *pending_take(struct vfu_link *l, uint16_t command)
-{
-	for (unsigned i = 0; i < VFU_PENDING_MAX; i++) {
-		struct vfu_pending *p = &l->pending[i];
-		if (p->used)
-			continue;
-		while (pending_of(l, l->next_id))
-			l->next_id++;
-		*p = (struct vfu_pending){ .used = true, .id = l->next_id++, .command = command };
-		return p;
-	}
-	return NULL;
-}
-
-// What was posted before goes before.  With the send lock.
-static void flush_posts(struct vfu_link *l)
-{
-	for (;;) {
-		struct vfu_post post;
-		pthread_mutex_lock(&l->lock);
-		struct vfu_pending *p =
-			l->post_count && !l->dead ? pending_take(l, l->post[0].command) : NULL;
-		if (!p) {
-			pthread_mutex_unlock(&l->lock);
-			return;
-		}
-		p->posted = true;
-		p->deadline = deadline_in_ms(l->control_ms);
-		const uint16_t id = p->id;
-		const deadline_ns deadline = p->deadline;
-		post = l->post[0];
-		memmove(l->post, l->post + 1, sizeof(post) * --l->post_count);
-		pthread_mutex_unlock(&l->lock);
-		const struct vfu_call c = { .command = post.command,
-					    .head = post.payload,
-					    .head_len = post.len };
-		send_command(l, &c, id, deadline);
-	}
-}
-
-int vfu_post(struct vfu_link *l, uint16_t command, const void *payload, size_t len)
-{
-	struct vfu_post post = { .command = command, .len = (uint16_t)len };
-	assert(len <= sizeof(post.payload));
-	memcpy(post.payload, payload, len);
-	pthread_mutex_lock(&l->lock);
-	const bool there = l->post_count && memcmp(&l->post[l->post_count - 1], &post, sizeof(post)) == 0;
-	if (!there && l->post_count == VFU_POSTS_MAX)
-		die_locked(l, "does not read its commands (%s)", name_of(command));
-	else if (!there && !l->dead)
-		l->post[l->post_count++] = post;
-	const bool dead = l->dead, alone = !l->has_thread;
-	pthread_mutex_unlock(&l->lock);
-	if (!dead && alone) {
-		pthread_mutex_lock(&l->send_lock);
-		flush_posts(l);
-		pthread_mutex_unlock(&l->send_lock);
-	} else {
-		fd_event_signal(l->wake.fd);
-	}
-	return dead ? -EPIPE : 0;
-}
-
-// ---- receiving ----------------------------------------------------------------------------------
-
-static int error_of(const struct vfio_user_header *h)
-{
-	if (!(h->flags & VFIO_USER_ERROR))
-		return 0;
-	// -EPIPE is how a dead one looks.
-	return h->error == 0 || h->error > ERRNO_MAX || h->error == EPIPE ? -EIO : -(int)h->error;
-}
-
-// What is wrong with a reply's header and descriptors, or NULL.
-static const char *reply_wrong(const struct vfu_pending *p, const struct vfio_user_header *h,
-			       unsigned fd_count)
-{
-	const char *wrong = vfio_user_reply_error(h, p->command, VFU_DATA_MAX);
-	if (!wrong && h->size - sizeof(*h) > p->cap)
-		wrong = "longer than asked for";
-	if (!wrong)
-		wrong = vfio_user_fds_error(vfio_user_row(p->command), true, fd_count);
-	if (!wrong && fd_count && !p->fds)
-		wrong = "a descriptor where none is due";
-	return wrong;
-}
-
-static void reply_store(struct vfu_link *l, struct vfu_pending *p, const struct vfio_user_header *h,
-			struct msg_fds *fds)
-{
-	p->error = error_of(h);
-	if (p->posted) {
-		if (p->error)
-			log_limited(LOG_WARN, "%s: the server refuses %s: %s", l->id, name_of(p->command),
-				    err_text(-p->error));
-		p->used = false;
-		return;
-	}
-	p->len = h->size - sizeof(*h);
-	if (p->len)
-		memcpy(p->buf, l->reply, p->len);
-	if (p->fds) {
-		*p->fds = *fds;
-		fds->count = 0;
-	}
-	p->done = true;
-}
-
-static void receive_reply(struct vfu_link *l, const struct vfio_user_header *h, struct msg_fds *fds,
-			  deadline_ns deadline)
-{
-	struct vfu_pending copy = { .used = false };
-	pthread_mutex_lock(&l->lock);
-	const struct vfu_pending *asked = pending_of(l, h->id);
-	if (asked)
-		copy = *asked;
-	pthread_mutex_unlock(&l->lock);
-	if (!asked) {
-		vfu_broken(l, "sent a reply that nobody asked for");
-		return;
-	}
-	const char *wrong = reply_wrong(&copy, h, fds->count);
-	int rc = wrong ? 0 : msg_recv(l->sock, l->reply, h->size - sizeof(*h), fds, deadline);
-	if (rc < 0) {
-		receive_failed(l, rc);
-		return;
-	}
-	if (!wrong)
-		wrong = reply_wrong(&copy, h, fds->count);
-	if (wrong) {
-		vfu_broken(l, "broke the protocol (reply to %s: %s)", name_of(copy.command), wrong);
-		return;
-	}
-	pthread_mutex_lock(&l->lock);
-	struct vfu_pending *p = pending_of(l, h->id);
-	if (p)
-		reply_store(l, p, h, fds);
-	pthread_cond_broadcast(&l->changed);
-	pthread_mutex_unlock(&l->lock);
-}
-
-// One message of the main socket.  For who has the reader's role.
-static void receive(struct vfu_link *l, deadline_ns deadline, bool waiter)
-{
-	struct vfio_user_header h;
-	struct msg_fds fds = { .count = 0 };
-	int rc = msg_recv(l->sock, &h, sizeof(h), &fds, deadline);
-	if (rc < 0) {
-		receive_failed(l, rc);
-		return;
-	}
-	if ((h.flags & VFIO_USER_TYPE_MASK) == VFIO_USER_REPLY) {
-		receive_reply(l, &h, &fds, deadline);
-	} else if (l->twin >= 0) {
-		vfu_broken(l, "sent a command on the socket of its replies");
-	} else if (fds.count) {
-		vfu_broken(l, "sent descriptors with a command");
-	} else if (waiter && l->has_thread) {
-		pthread_mutex_lock(&l->lock);
-		l->command = h;
-		l->handed = true;
-		l->reader = VFU_THREAD;
-		pthread_mutex_unlock(&l->lock);
-		fd_event_signal(l->wake.fd);
-	} else {
-		l->serve(l, l->sock, &h);
-	}
-	msg_fds_close(&fds);
-}
-
-// ---- calls --------------------------------------------------------------------------------------
-
-static struct timespec when(deadline_ns deadline)
-{
-	return (struct timespec){ .tv_sec = (time_t)(deadline / NS_PER_S),
-				  .tv_nsec = (long)(deadline % NS_PER_S) };
-}
-
-// With the lock.
-static void await(struct vfu_link *l, struct vfu_pending *p)
-{
-	const struct timespec until = when(p->deadline);
-	while (!p->done && !l->dead) {
-		if (l->reader == VFU_NOBODY) {
-			l->reader = VFU_WAITER;
-			pthread_mutex_unlock(&l->lock);
-			receive(l, p->deadline, true);
-			pthread_mutex_lock(&l->lock);
-			if (l->reader == VFU_WAITER)
-				l->reader = VFU_NOBODY;
-			pthread_cond_broadcast(&l->changed);
-		} else if (pthread_cond_timedwait(&l->changed, &l->lock, &until) == ETIMEDOUT && !p->done) {
-			die_locked(l, "does not answer (%s, deadline missed)", name_of(p->command));
-		}
-	}
-}
-
-// While somebody waits, what arrives is for them, and does not wake the thread.
-static void watch(struct vfu_link *l, uint32_t events)
-{
-	if (l->has_thread && !l->dead)
-		loop_modify(&l->loop, &l->main_source, events);
-}
-
-// With the lock: NULL if the link is dead.
-static struct vfu_pending *call_begin(struct vfu_link *l, const struct vfu_call *c, deadline_ns deadline)
-{
-	const struct timespec until = when(deadline);
-	struct vfu_pending *p;
-	while (!l->dead && !(p = pending_take(l, c->command)))
-		if (pthread_cond_timedwait(&l->changed, &l->lock, &until) == ETIMEDOUT)
-			die_locked(l, "does not answer (%s, deadline missed)", name_of(c->command));
-	if (l->dead)
-		return NULL;
-	p->deadline = deadline;
-	p->buf = c->reply;
-	p->cap = c->reply_cap;
-	p->fds = c->reply_fds;
-	if (l->callers++ == 0)
-		watch(l, DISARMED);
-	return p;
-}
-
-int vfu_call(struct vfu_link *l, const struct vfu_call *c)
-{
-	const deadline_ns deadline = c->deadline ? c->deadline : deadline_in_ms(l->control_ms);
-	if (c->reply_fds)
-		c->reply_fds->count = 0;
-	pthread_mutex_lock(&l->lock);
-	struct vfu_pending *p = call_begin(l, c, deadline);
-	pthread_mutex_unlock(&l->lock);
-	if (!p)
-		return -EPIPE;
-	pthread_mutex_lock(&l->send_lock);
-	flush_posts(l);
-	int rc = send_command(l, c, p->id, deadline);
-	pthread_mutex_unlock(&l->send_lock);
-
-	pthread_mutex_lock(&l->lock);
-	if (rc == 0)
-		await(l, p);
-	rc = !p->done ? -EPIPE : p->error ? p->error : (int)p->len;
-	p->used = false;
-	pthread_cond_broadcast(&l->changed); // for who waits for a free place
-	if (--l->callers == 0 && l->reader != VFU_THREAD)
-		watch(l, ARMED);
-	pthread_mutex_unlock(&l->lock);
-	if (rc < 0 && c->reply_fds)
-		msg_fds_close(c->reply_fds);
-	return rc;
-}
-
-// ---- for `serve` --------------------------------------------------------------------------------
-
-bool vfu_serve_recv(struct vfu_link *l, int sock, void *buf, size_t len)
-{
-	int rc = msg_recv(sock, buf, len, NULL, deadline_in_ms(l->control_ms));
-	if (rc == -ETIMEDOUT)
-		vfu_broken(l, "does not finish a command (deadline missed)");
-	else if (rc < 0)
-		receive_failed(l, rc);
-	return rc == 0;
-}
-
-bool vfu_serve_reply(struct vfu_link *l, int sock, const struct vfio_user_header *to, int error,
-		     const void *head, size_t head_len, const void *data, size_t data_len)
-{
-	if (to->flags & VFIO_USER_NO_REPLY)
-		return true;
-	const struct vfio_user_header h = {
-		.id = to->id,
-		.command = to->command,
-		.size = (uint32_t)(sizeof(h) + (error ? 0 : head_len + data_len)),
-		.flags = VFIO_USER_REPLY | (error ? VFIO_USER_ERROR : 0),
-		.error = (uint32_t)error,
-	};
-	const struct iovec iov[] = { piece(&h, sizeof(h)), piece(head, head_len), piece(data, data_len) };
-	pthread_mutex_lock(&l->send_lock);
-	int rc = msg_send(sock, iov, error ? 1 : ARRAY_LEN(iov), NULL, 0, deadline_in_ms(l->control_ms));
-	pthread_mutex_unlock(&l->send_lock);
-	if (rc == -ETIMEDOUT)
-		vfu_broken(l, "does not read the replies to its commands (deadline missed)");
-	else if (rc < 0)
-		vfu_broken(l, "closed its connection");
-	return rc == 0;
 }
 
 // ---- the thread ---------------------------------------------------------------------------------
@@ -444,15 +115,15 @@ static bool somebody_waits(const struct vfu_link *l)
 static void read_for_others(struct vfu_link *l)
 {
 	while (!l->dead && somebody_waits(l)) {
-		const struct vfu_pending *first = most_urgent(l);
+		const struct vfu_pending *first = vfu_most_urgent(l);
 		const deadline_ns deadline = first ? first->deadline : 0;
 		pthread_mutex_unlock(&l->lock);
-		receive(l, deadline, false);
+		vfu_receive(l, deadline, false);
 		pthread_mutex_lock(&l->lock);
 	}
 	l->reader = VFU_NOBODY;
 	if (l->callers == 0)
-		watch(l, ARMED);
+		vfu_watch_main(l, VFU_ARMED);
 	pthread_cond_broadcast(&l->changed);
 }
 
@@ -470,7 +141,7 @@ static void main_ready(struct loop_source *s, uint32_t events)
 	if (events & EPOLLPRI)
 		vfu_broken(l, "sent out-of-band data");
 	else
-		receive(l, deadline_in_ms(l->control_ms), false);
+		vfu_receive(l, deadline_in_ms(l->control_ms), false);
 	pthread_mutex_lock(&l->lock);
 	read_for_others(l);
 	pthread_mutex_unlock(&l->lock);
@@ -493,12 +164,37 @@ static void twin_ready(struct loop_source *s, uint32_t events)
 		vfu_broken(l, "sent a reply on the socket of its commands");
 }
 
+// With the lock.  On the thread that the sources belong to, when nobody else uses the sockets.
+static void renew(struct vfu_link *l)
+{
+	loop_remove(&l->loop, &l->main_source);
+	loop_remove(&l->loop, &l->twin_source);
+	fd_close(&l->sock);
+	fd_close(&l->twin);
+	l->sock = l->main_source.fd = l->fresh;
+	l->fresh = -1;
+	l->dead = l->handed = false;
+	l->why[0] = '\0';
+	l->post_count = 0;
+	memset(l->pending, 0, sizeof(l->pending));
+	if (loop_add(&l->loop, &l->main_source, VFU_ARMED) < 0)
+		vfu_die_locked(l, "cannot be watched");
+	pthread_cond_broadcast(&l->changed);
+}
+
 static void woken(struct loop_source *s, uint32_t events)
 {
 	struct vfu_link *l = CONTAINER_OF(s, struct vfu_link, wake);
 	(void)events;
 	fd_event_take(s->fd);
 	pthread_mutex_lock(&l->lock);
+	if (l->fresh >= 0)
+		renew(l);
+	if (l->twin >= 0 && !l->twin_source.added) {
+		l->twin_source.fd = l->twin;
+		if (loop_add(&l->loop, &l->twin_source, EPOLLIN) < 0)
+			vfu_die_locked(l, "cannot be watched");
+	}
 	const bool handed = l->handed;
 	const struct vfio_user_header h = l->command;
 	l->handed = false;
@@ -512,7 +208,7 @@ static void woken(struct loop_source *s, uint32_t events)
 		pthread_mutex_unlock(&l->lock);
 	}
 	pthread_mutex_lock(&l->send_lock);
-	flush_posts(l);
+	vfu_flush_posts(l);
 	pthread_mutex_unlock(&l->send_lock);
 }
 
@@ -527,7 +223,7 @@ static int patience_ms(struct vfu_link *l)
 			continue;
 		const int left = deadline_left_ms(p->deadline);
 		if (left == 0)
-			die_locked(l, "does not answer (%s, deadline missed)", name_of(p->command));
+			vfu_die_locked(l, "does not answer (%s, deadline missed)", vfu_name_of(p->command));
 		ms = ms < 0 ? left : MIN(ms, left);
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -552,9 +248,12 @@ static void *link_thread(void *arg)
 int vfu_link_init(struct vfu_link *l, const char *id, int sock)
 {
 	pthread_condattr_t attr;
-	*l = (struct vfu_link){
-		.id = id, .sock = sock, .twin = -1, .control_ms = DEADLINE_CONTROL_MS, .loop.epoll_fd = -1
-	};
+	*l = (struct vfu_link){ .id = id,
+				.sock = sock,
+				.twin = -1,
+				.fresh = -1,
+				.control_ms = DEADLINE_CONTROL_MS,
+				.loop.epoll_fd = -1 };
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->send_lock, NULL);
 	pthread_condattr_init(&attr);
@@ -574,12 +273,11 @@ static int watch_all(struct vfu_link *l)
 		return rc;
 	}
 	l->main_source = (struct loop_source){ .fd = l->sock, .ready = main_ready };
-	l->twin_source = (struct loop_source){ .fd = l->twin, .ready = twin_ready };
+	l->twin_source = (struct loop_source){ .fd = -1, .ready = twin_ready };
 	rc = loop_add(&l->loop, &l->wake, EPOLLIN);
 	if (rc == 0)
-		rc = loop_add(&l->loop, &l->main_source, ARMED);
-	if (rc == 0 && l->twin >= 0)
-		rc = loop_add(&l->loop, &l->twin_source, EPOLLIN);
+		rc = loop_add(&l->loop, &l->main_source, VFU_ARMED);
+	fd_event_signal(l->wake.fd); // for the twin socket
 	return rc;
 }
 
@@ -604,14 +302,49 @@ int vfu_link_start(struct vfu_link *l, int (*seal)(struct err *e), struct err *e
 	return error ? err_sys(e, error, "%s: make a thread", l->id) : 0;
 }
 
+int vfu_link_renew(struct vfu_link *l, int sock)
+{
+	const struct timespec until = vfu_when(deadline_in_ms(l->control_ms));
+	int rc = 0;
+	pthread_mutex_lock(&l->lock);
+	while (!l->leave && rc == 0 && (l->callers || l->reader != VFU_NOBODY || l->handed))
+		rc = pthread_cond_timedwait(&l->changed, &l->lock, &until);
+	if (!l->leave && rc == 0) {
+		l->fresh = sock;
+		fd_event_signal(l->wake.fd);
+		while (!l->leave && rc == 0 && l->fresh >= 0)
+			rc = pthread_cond_timedwait(&l->changed, &l->lock, &until);
+		sock = l->fresh;
+		l->fresh = -1;
+	}
+	const bool leave = l->leave;
+	pthread_mutex_unlock(&l->lock);
+	fd_close(&sock);
+	return leave ? -EPIPE : rc ? -ETIMEDOUT : 0;
+}
+
+void vfu_link_twin(struct vfu_link *l, int twin)
+{
+	pthread_mutex_lock(&l->lock);
+	l->twin = twin;
+	pthread_mutex_unlock(&l->lock);
+	fd_event_signal(l->wake.fd);
+}
+
+void vfu_link_end(struct vfu_link *l)
+{
+	pthread_mutex_lock(&l->lock);
+	l->leave = true;
+	vfu_die_locked(l, "was closed");
+	pthread_cond_broadcast(&l->changed);
+	pthread_mutex_unlock(&l->lock);
+}
+
 void vfu_link_close(struct vfu_link *l)
 {
 	if (l->sock < 0)
 		return;
-	pthread_mutex_lock(&l->lock);
-	l->leave = true;
-	die_locked(l, "was closed");
-	pthread_mutex_unlock(&l->lock);
+	vfu_link_end(l);
 	if (l->has_thread) {
 		fd_event_signal(l->wake.fd);
 		pthread_join(l->thread, NULL);
@@ -621,6 +354,7 @@ void vfu_link_close(struct vfu_link *l)
 		loop_destroy(&l->loop);
 	fd_close(&l->sock);
 	fd_close(&l->twin);
+	fd_close(&l->fresh);
 	fd_close(&l->died_fd);
 	fd_close(&l->wake.fd);
 	pthread_cond_destroy(&l->changed);

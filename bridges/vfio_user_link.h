@@ -66,6 +66,7 @@ struct vfu_link {
 	uint8_t reply[VFU_REPLY_MAX]; // the reader's
 
 	bool has_thread, leave;
+	int fresh; // vfu_link_renew()'s for the thread, or -1
 	pthread_t thread;
 	struct loop loop; // the thread's
 	struct loop_source main_source, twin_source, wake;
@@ -76,7 +77,14 @@ struct vfu_link {
 int vfu_link_init(struct vfu_link *l, const char *id, int sock);
 // Makes the thread.  `seal` is what it calls first; NULL: nothing.
 int vfu_link_start(struct vfu_link *l, int (*seal)(struct err *e), struct err *e);
-// Ends the connection, joins the thread, closes the sockets.
+// A dead link with a thread goes on with another connection, which it takes over whatever comes of it: as new, but for its thread.  Waits
+// for those that are still in a call.  0; -EPIPE: the link is about to be closed; -ETIMEDOUT.
+int vfu_link_renew(struct vfu_link *l, int sock);
+// The socket on which the server's commands come from now on.
+void vfu_link_twin(struct vfu_link *l, int twin);
+// Ends the connection for good: calls return at once, vfu_link_renew() refuses.
+void vfu_link_end(struct vfu_link *l);
+// That, joins the thread, and closes the sockets.
 void vfu_link_close(struct vfu_link *l);
 
 bool vfu_link_dead(struct vfu_link *l);
@@ -104,5 +112,23 @@ int vfu_post(struct vfu_link *l, uint16_t command, const void *payload, size_t l
 bool vfu_serve_recv(struct vfu_link *l, int sock, void *buf, size_t len);
 bool vfu_serve_reply(struct vfu_link *l, int sock, const struct vfio_user_header *to, int error,
 		     const void *head, size_t head_len, const void *data, size_t data_len);
+
+// ---- between vfio_user_link.c (life, the thread) and vfio_user_call.c (messages)
+
+#define VFU_ARMED    ((uint32_t)EPOLLIN | (uint32_t)EPOLLRDHUP | (uint32_t)EPOLLPRI | (uint32_t)EPOLLONESHOT)
+#define VFU_DISARMED ((uint32_t)EPOLLONESHOT)
+
+const char *vfu_name_of(uint16_t command);
+struct timespec vfu_when(deadline_ns deadline);
+// With the lock: marks the link dead; the command that has to be answered first; what the thread watches of the main socket.
+__attribute__((format(printf, 2, 3))) void vfu_die_locked(struct vfu_link *l, const char *fmt, ...);
+const struct vfu_pending *vfu_most_urgent(const struct vfu_link *l);
+void vfu_watch_main(struct vfu_link *l, uint32_t events);
+// What msg_recv() said.
+void vfu_receive_failed(struct vfu_link *l, int rc);
+// With the send lock.
+void vfu_flush_posts(struct vfu_link *l);
+// One message of the main socket, for who has the reader's role; a waiter hands a command to the thread.
+void vfu_receive(struct vfu_link *l, deadline_ns deadline, bool waiter);
 
 #endif

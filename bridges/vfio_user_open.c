@@ -24,30 +24,30 @@ static const char *twin_of(struct vfio_user *v, struct msg_fds *fds)
 {
 	int domain = 0, type = 0;
 	socklen_t len = sizeof(domain), type_len = sizeof(type);
-	if (!v->caps.twin_socket)
+	if (!v->said.caps.twin_socket)
 		return fds->count ? "descriptors without a twin socket" : NULL;
-	if (!v->caps.has_fd_index || v->caps.fd_index >= fds->count)
+	if (!v->said.caps.has_fd_index || v->said.caps.fd_index >= fds->count)
 		return "a twin socket that did not come along";
-	const int fd = fds->fd[v->caps.fd_index];
+	const int fd = fds->fd[v->said.caps.fd_index];
 	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX ||
 	    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) < 0 || type != SOCK_STREAM)
 		return "a twin socket that is none";
-	v->io.twin = fd_steal(&fds->fd[v->caps.fd_index]);
+	vfu_link_twin(&v->io, fd_steal(&fds->fd[v->said.caps.fd_index]));
 	return NULL;
 }
 
 static const char *read_version(struct vfio_user *v, const uint8_t *bytes, size_t len, struct msg_fds *fds)
 {
-	memcpy(&v->version, bytes, sizeof(v->version));
-	if (v->version.major != VFIO_USER_MAJOR)
+	memcpy(&v->said.version, bytes, sizeof(v->said.version));
+	if (v->said.version.major != VFIO_USER_MAJOR)
 		return "another major version";
-	if (v->version.minor > VFIO_USER_MINOR)
+	if (v->said.version.minor > VFIO_USER_MINOR)
 		return "a later minor version than was proposed";
 	union {
 		const uint8_t *bytes;
 		const char *text;
-	} json = { .bytes = bytes + sizeof(v->version) };
-	const char *wrong = vfio_user_caps_read(&v->caps, json.text, len - sizeof(v->version));
+	} json = { .bytes = bytes + sizeof(v->said.version) };
+	const char *wrong = vfio_user_caps_read(&v->said.caps, json.text, len - sizeof(v->said.version));
 	return wrong ? wrong : twin_of(v, fds);
 }
 
@@ -101,10 +101,10 @@ static int ask_irq(struct vfio_user *v, unsigned index, deadline_ns deadline)
 		vfu_broken(&v->io, "describes its interrupts %u wrongly: it is about others", index);
 		return -EPIPE;
 	}
-	v->irq[index] = (struct vfio_irq){ .count = i.count,
-					   .eventfd = i.flags & VFIO_IRQ_INFO_EVENTFD,
-					   .automasked = i.flags & VFIO_IRQ_INFO_AUTOMASKED,
-					   .noresize = i.flags & VFIO_IRQ_INFO_NORESIZE };
+	v->said.irq[index] = (struct vfio_irq){ .count = i.count,
+						.eventfd = i.flags & VFIO_IRQ_INFO_EVENTFD,
+						.automasked = i.flags & VFIO_IRQ_INFO_AUTOMASKED,
+						.noresize = i.flags & VFIO_IRQ_INFO_NORESIZE };
 	return 0;
 }
 
@@ -145,24 +145,31 @@ int vfu_ask_all(struct vfio_user *v, deadline_ns deadline)
 	int rc = ask_device(v, &d, deadline);
 	if (rc < 0)
 		return rc;
-	v->link.can_reset = d.flags & VFIO_DEVICE_FLAGS_RESET;
+	v->said.can_reset = v->link.can_reset = d.flags & VFIO_DEVICE_FLAGS_RESET;
 	for (unsigned i = 0; i < MIN(d.num_regions, VFU_REGIONS) && rc != -EPIPE; i++)
 		rc = vfu_ask_region(v, i, deadline);
 	for (unsigned i = 0; i < MIN(d.num_irqs, VFU_IRQS) && rc != -EPIPE; i++)
 		rc = ask_irq(v, i, deadline);
 	for (unsigned i = 0; i < VFU_BARS && !v->no_doorbells && rc != -EPIPE; i++)
-		if (v->region[i].size)
+		if (v->said.region[i].size)
 			rc = vfu_ask_doorbells(v, i, deadline);
 	return rc == -EPIPE ? rc : 0;
 }
 
-void vfu_forget(struct vfio_user *v)
+void vfu_said_init(struct vfu_said *s)
+{
+	*s = (struct vfu_said){ .twin = false };
+	for (unsigned i = 0; i < VFU_REGIONS; i++)
+		s->region[i].fd = -1;
+}
+
+void vfu_said_free(struct vfu_said *s)
 {
 	for (unsigned i = 0; i < VFU_REGIONS; i++)
-		fd_close(&v->region[i].fd);
+		fd_close(&s->region[i].fd);
 	for (unsigned i = 0; i < VFU_BARS; i++) {
-		msg_fds_close(&v->doorbells[i].fds);
-		v->doorbells[i].count = 0;
+		msg_fds_close(&s->doorbells[i].fds);
+		s->doorbells[i].count = 0;
 	}
 }
 
@@ -195,19 +202,20 @@ static int handshake_failed(struct vfio_user *v, int rc, deadline_ns deadline, s
 static void say(const struct vfio_user *v)
 {
 	log_debug("%s: %s: vfio-user %u.%u, %llu descriptors, %llu bytes, %llu maps%s%s", v->link.id, v->peer,
-		  v->version.major, v->version.minor, (unsigned long long)v->caps.max_msg_fds,
-		  (unsigned long long)v->caps.max_data_xfer_size, (unsigned long long)v->caps.max_dma_maps,
-		  v->twin ? ", twin socket" : "", v->caps.write_multiple ? ", several writes at a time" : "");
+		  v->said.version.major, v->said.version.minor, (unsigned long long)v->said.caps.max_msg_fds,
+		  (unsigned long long)v->said.caps.max_data_xfer_size,
+		  (unsigned long long)v->said.caps.max_dma_maps, v->said.twin ? ", twin socket" : "",
+		  v->said.caps.write_multiple ? ", several writes at a time" : "");
 	for (unsigned i = 0; i < VFU_REGIONS; i++)
-		if (v->trapped[i])
+		if (v->said.trapped[i])
 			log_info("%s: region %u is not mapped, each access goes to %s: %s", v->link.id, i,
-				 v->peer, v->trapped[i]);
+				 v->peer, v->said.trapped[i]);
 }
 
 static int handshake(struct vfio_user *v, const struct vfio_user_params *p, struct err *e)
 {
 	int rc = vfu_negotiate(v, p->start_deadline);
-	v->twin = v->io.twin >= 0;
+	v->said.twin = v->io.twin >= 0;
 	if (rc == 0)
 		rc = vfu_ask_all(v, p->start_deadline);
 	if (rc < 0)
@@ -229,8 +237,8 @@ static struct vfio_user *make(const struct vfio_user_params *p)
 	v->no_doorbells = p->no_doorbells;
 	v->child = p->child;
 	v->loop = p->loop;
-	for (unsigned i = 0; i < VFU_REGIONS; i++)
-		v->region[i].fd = -1;
+	v->again.leave = v->again.lost = v->again.how.line = -1;
+	vfu_said_init(&v->said);
 	pthread_mutex_init(&v->dma_lock, NULL);
 	return v;
 }
@@ -253,6 +261,7 @@ int vfio_user_open(struct vfio_link **out, const struct vfio_user_params *p, str
 		err_sys(e, -rc, "%s: eventfd", p->id);
 	else
 		rc = handshake(v, p, e);
+	atomic_store(&v->live, rc == 0);
 	if (rc == 0)
 		rc = vfu_watch(v, e);
 	if (rc < 0) {

@@ -110,8 +110,8 @@ static void take_file(struct vfio_user *v, unsigned index, struct vfio_region *r
 	r->fd = -1;
 	if (!fds->count)
 		return;
-	v->trapped[index] = file_refused(r, fds->fd[0]);
-	if (!v->trapped[index])
+	v->said.trapped[index] = file_refused(r, fds->fd[0]);
+	if (!v->said.trapped[index])
 		r->fd = msg_fds_take_one(fds);
 	else
 		msg_fds_close(fds);
@@ -147,7 +147,7 @@ int vfu_ask_region(struct vfio_user *v, unsigned index, deadline_ns deadline)
 {
 	const struct vfio_user_region_info ask = { .argsz = VFIO_USER_REGION_INFO_MAX, .index = index };
 	uint8_t bytes[VFIO_USER_REGION_INFO_MAX] = { 0 };
-	struct vfio_region *r = &v->region[index];
+	struct vfio_region *r = &v->said.region[index];
 	struct msg_fds fds = { .count = 0 };
 	int len = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DEVICE_GET_REGION_INFO,
 						       .head = &ask,
@@ -222,7 +222,7 @@ int vfu_ask_doorbells(struct vfio_user *v, unsigned index, deadline_ns deadline)
 		      VFU_DOORBELLS_MAX * sizeof(struct vfio_user_io_fd)
 	};
 	const struct vfio_user_region_io_fds ask = { .argsz = LEN, .index = index };
-	struct vfu_doorbells *to = &v->doorbells[index];
+	struct vfu_doorbells *to = &v->said.doorbells[index];
 	uint8_t bytes[LEN] = { 0 };
 	int len = vfu_call(&v->io, &(struct vfu_call){ .command = VFIO_USER_DEVICE_GET_REGION_IO_FDS,
 						       .head = &ask,
@@ -234,7 +234,7 @@ int vfu_ask_doorbells(struct vfio_user *v, unsigned index, deadline_ns deadline)
 	if (len < 0)
 		return len;
 	to->count = 0;
-	const char *wrong = read_doorbells(to, bytes, (size_t)len, index, &v->region[index]);
+	const char *wrong = read_doorbells(to, bytes, (size_t)len, index, &v->said.region[index]);
 	if (!wrong)
 		return 0;
 	to->count = 0;

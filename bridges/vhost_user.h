@@ -7,6 +7,7 @@
 #ifndef MINIVMM_BRIDGES_VHOST_USER_H
 #define MINIVMM_BRIDGES_VHOST_USER_H
 
+#include "bridges/again.h"
 #include "bridges/backend.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/err.h"
@@ -49,27 +50,8 @@ struct vhost_user_params {
 // handshake, its last words are that sentence.
 int vhost_user_open(struct backend **out, const struct vhost_user_params *p, struct err *e);
 
-// What is done when the back-end is gone.
-enum vhost_user_source {
-	VU_FROM_NOWHERE,  // nothing: dead is dead
-	VU_FROM_SOCKET,	  // connect again, through the spawner
-	VU_FROM_LISTENER, // wait for it to connect again
-	VU_FROM_PROGRAM,  // start the program again, through the spawner
-};
-
-struct vhost_user_again {
-	enum vhost_user_source source;
-	int64_t limit_ms;	    // how long to wait for it, 0: for ever
-	int64_t back_off_ms;	    // before a second attempt in a row, then twice that and so on; 0: 1000
-	bool only_failures;	    // VU_FROM_PROGRAM: one that ends with status 0 is done
-	int line;		    // to the spawner; closed by the back-end
-	int listener;		    // stays the caller's
-	int leave;		    // eventfd, signalled when the machine ends; stays the caller's
-	int (*seal)(struct err *e); // of the thread that is made; NULL: none
-};
-
 // From now on a back-end that goes away is waited for, by a thread of its own: operations are noted and return
 // at once meanwhile, and all that was noted is said to the one that comes.  On the loop's thread, before the loop runs.
-int vhost_user_keep(struct backend *b, const struct vhost_user_again *how, struct err *e);
+int vhost_user_keep(struct backend *b, const struct again_how *how, struct err *e);
 
 #endif

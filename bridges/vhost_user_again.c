@@ -1,49 +1,23 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // How a vhost-user back-end comes back.
 //
-// A thread of the back-end's own waits for its death (vhost_user_death.c), gets a new connection, from the spawner or from a listening
-// socket, shakes hands, and, holding the lock, says again what the driver has set up; the loop then watches the new connection.  So a CPU
-// of the guest waits for no longer than the exchanges that start its rings.
+// A thread of the back-end's own waits for its death (vhost_user_death.c), gets a new connection (again.h), shakes hands, and, holding
+// the lock, says again what the driver has set up; the loop then watches the new connection.  So a CPU of the guest waits for no longer
+// than the exchanges that start its rings.
 #include "bridges/vhost_user_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
-#include "vmm/base/msg.h"
 #include "vmm/spawn.h"
-#include "vmm/spawner.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#define BACK_OFF_MAX 60	  // times the first
-#define SERVED_MS    1000 // one that lived this long is not thought to die of its start
 #define THREAD_STACK ((size_t)128 * 1024)
 
 // ---- a connection -----------------------------------------------------------------------------------------------
-
-// Until `fd` (or -1) is readable or the time is over.  1, 0 for the time, -ECANCELED when there is nothing to wait for any more.
-static int wait_for(const struct vhost_user *vu, int fd, deadline_ns until)
-{
-	for (;;) {
-		struct pollfd p[] = { { .fd = vu->again.leave, .events = POLLIN },
-				      { .fd = vu->again.how.leave, .events = POLLIN },
-				      { .fd = fd, .events = POLLIN } };
-		int left = until ? deadline_left_ms(until) : -1;
-		int n = poll(p, ARRAY_LEN(p), left);
-		if (n < 0 && errno != EINTR)
-			return -ECANCELED;
-		if (n > 0 && (p[0].revents || p[1].revents))
-			return -ECANCELED;
-		if (n > 0)
-			return 1;
-		if (n == 0 && left == 0)
-			return 0;
-	}
-}
 
 static void connection_drop(struct vhost_user *vu)
 {
@@ -51,63 +25,6 @@ static void connection_drop(struct vhost_user *vu)
 	vu_link_close(&vu->link);
 	if (vu->child)
 		spawn_stop(vu->child, 0);
-}
-
-static int spawner_gone(struct err *e)
-{
-	return err_set(e, EPIPE, "the process that starts devices again is gone");
-}
-
-static int get_from_spawner(struct vhost_user *vu, enum spawner_request what, deadline_ns until, int *sock,
-			    struct err *e)
-{
-	struct spawner_answer a;
-	int rc = spawner_ask(vu->again.how.line, what);
-	if (rc < 0)
-		return spawner_gone(e);
-	rc = wait_for(vu, vu->again.how.line, until);
-	if (rc <= 0)
-		return rc < 0 ? rc : -ETIMEDOUT;
-	rc = spawner_take(vu->again.how.line, vu->backend.id, &a);
-	if (rc == -EPIPE)
-		return spawner_gone(e);
-	if (rc < 0)
-		return err_set(e, EAGAIN, "%s", a.why.text);
-	if (vu->child)
-		*vu->child = a.child;
-	*sock = a.sock;
-	return 0;
-}
-
-// Of the connections in the queue some were given up long ago.
-static int get_from_listener(struct vhost_user *vu, deadline_ns until, int *sock)
-{
-	for (;;) {
-		char byte;
-		int rc = wait_for(vu, vu->again.how.listener, until);
-		if (rc <= 0)
-			return rc < 0 ? rc : -ETIMEDOUT;
-		FD_AUTO fd = accept4(vu->again.how.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (fd < 0 || recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
-			continue;
-		*sock = fd_steal(&fd);
-		return 0;
-	}
-}
-
-static int get_connection(struct vhost_user *vu, deadline_ns until, int *sock, struct err *e)
-{
-	switch (vu->again.how.source) {
-	case VU_FROM_SOCKET:
-		return get_from_spawner(vu, SPAWNER_CONNECT, until, sock, e);
-	case VU_FROM_PROGRAM:
-		return get_from_spawner(vu, SPAWNER_START, until, sock, e);
-	case VU_FROM_LISTENER:
-		return get_from_listener(vu, until, sock);
-	case VU_FROM_NOWHERE:
-	default:
-		return -ECANCELED;
-	}
 }
 
 // ---- what it is told --------------------------------------------------------------------------------------------
@@ -257,20 +174,12 @@ static void begin_wait(struct vhost_user *vu)
 	vu->connected = vu->live = false;
 	vu_link_close(&vu->link);
 	vu_queues_lost(vu);
-	bool served = vu->answered || a->since - a->back >= SERVED_MS * NS_PER_MS;
+	bool served = vu->answered || a->since - a->back >= AGAIN_SERVED_MS * NS_PER_MS;
 	for (unsigned q = 0; q < vu->backend.queue_count && vu->running; q++)
 		served |= vu->ring[q].started && vu_queue_trace(vu, q) != vu->ring[q].trace;
 	pthread_mutex_unlock(&vu->lock);
 	if (served)
 		a->tries = 0;
-}
-
-// 0, 1, 2, 4 ... 60 s before each attempt in a row.
-static deadline_ns back_off(struct vu_again *a)
-{
-	const int64_t unit = a->how.back_off_ms ? a->how.back_off_ms : 1000;
-	const unsigned n = a->tries++;
-	return deadline_in_ms(n == 0 ? 0 : n > 6 ? BACK_OFF_MAX * unit : unit << (n - 1));
 }
 
 // True: connected.  False: the end, of the machine or of the waiting.
@@ -284,12 +193,12 @@ static bool recover(struct vhost_user *vu)
 	begin_wait(vu);
 	for (;;) {
 		int sock = -1;
-		const deadline_ns pause = back_off(a);
-		rc = wait_for(vu, -1, until && until < pause ? until : pause);
+		const deadline_ns pause = again_pause(&a->how, &a->tries);
+		rc = again_wait(&a->how, a->leave, -1, until && until < pause ? until : pause);
 		if (rc == 0 && until && deadline_left_ms(until) == 0)
 			rc = -ETIMEDOUT;
 		if (rc == 0)
-			rc = get_connection(vu, until, &sock, &e);
+			rc = again_connect(&a->how, a->leave, vu->backend.id, until, &sock, vu->child, &e);
 		if (rc == 0 && (rc = attempt(vu, sock, &e)) == 0)
 			break;
 		if (rc == -ECANCELED)
@@ -303,7 +212,7 @@ static bool recover(struct vhost_user *vu)
 			snprintf(a->reason, sizeof(a->reason), "%s", e.text);
 			break;
 		}
-		log_limited(LOG_WARN, "%s; %s", e.text, vu_again_next_step(vu));
+		log_limited(LOG_WARN, "%s; %s", e.text, again_next_step(&a->how));
 	}
 	if (rc < 0) {
 		fd_close(&a->how.line); // or it would be connected some day, and not served
@@ -324,7 +233,7 @@ static void *again_thread(void *arg)
 		log_error("%s: %s", vu->backend.id, e.text);
 		return NULL;
 	}
-	while (wait_for(vu, a->lost, 0) == 1) {
+	while (again_wait(&a->how, a->leave, a->lost, 0) == 1) {
 		fd_event_take(a->lost);
 		// What others asked for came before its end, and is not left without an answer.
 		const bool down = atomic_exchange(&a->down, false);
@@ -335,7 +244,7 @@ static void *again_thread(void *arg)
 	return NULL;
 }
 
-int vhost_user_keep(struct backend *b, const struct vhost_user_again *how, struct err *e)
+int vhost_user_keep(struct backend *b, const struct again_how *how, struct err *e)
 {
 	struct vhost_user *vu = CONTAINER_OF(b, struct vhost_user, backend);
 	struct vu_again *a = &vu->again;

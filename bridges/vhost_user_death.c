@@ -17,21 +17,6 @@
 
 #define LAST_WORDS_MS 20
 
-const char *vu_again_next_step(const struct vhost_user *vu)
-{
-	switch (vu->again.how.source) {
-	case VU_FROM_SOCKET:
-		return "waiting until it can be connected to again";
-	case VU_FROM_LISTENER:
-		return "waiting until it connects again";
-	case VU_FROM_PROGRAM:
-		return "starting it again";
-	case VU_FROM_NOWHERE:
-	default:
-		return "it stays dead";
-	}
-}
-
 static void tell_died(struct vhost_user *vu)
 {
 	atomic_store(&vu->again.gone, true);
@@ -51,13 +36,14 @@ static void reason_set(struct vhost_user *vu, const char *what)
 static void down(struct vhost_user *vu)
 {
 	struct vu_again *a = &vu->again;
-	const bool done = a->how.source == VU_FROM_PROGRAM && a->how.only_failures && vu->child->ended_well &&
-			  !a->killed;
+	const bool done =
+		a->how.source == AGAIN_PROGRAM && a->how.only_failures && vu->child->ended_well && !a->killed;
 	if (!a->has_thread || done) {
 		tell_died(vu);
 		return;
 	}
-	log_limited(LOG_WARN, "%s: %s: %s; %s", vu->backend.id, vu->peer, a->reason, vu_again_next_step(vu));
+	log_limited(LOG_WARN, "%s: %s: %s; %s", vu->backend.id, vu->peer, a->reason,
+		    again_next_step(&a->how));
 	a->since = a->down_at;
 	atomic_store(&a->down, true);
 	fd_event_signal(a->lost);

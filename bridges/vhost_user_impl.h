@@ -83,7 +83,7 @@ struct vu_lookup {
 
 // What follows a death; vhost_user_death.c and vhost_user_again.c.
 struct vu_again {
-	struct vhost_user_again how;
+	struct again_how how;
 	bool has_thread;
 	pthread_t thread;
 	int leave, lost;   // eventfds to the thread: it shall end; it has to do
@@ -252,8 +252,6 @@ enum vu_post {
 	VU_POST_OBJECT = 16, // an answer to another's question
 };
 void vu_again_post(struct vhost_user *vu, unsigned bits);
-// What is done about a death, in a few words.
-const char *vu_again_next_step(const struct vhost_user *vu);
 
 // ---- vhost_user_again.c
 

@@ -210,8 +210,11 @@ static void print_monitor(FILE *out, const struct vm_config *c, bool reasons)
 	fprintf(out, "\nprocess minivmm\n");
 	explain_user(out, false);
 	explain_field(out, "memory", "all %" PRIu64 "M of the guest", c->memory >> 20);
-	explain_field(out, "threads", "the loop, %u of vCPUs, one for each back-end that may come back",
-		      c->cpus);
+	bool carries = false;
+	for (unsigned i = 0; i < c->device_count; i++)
+		carries |= c->devices[i].via == VIA_VFIO_USER;
+	explain_field(out, "threads", "the loop, %u of vCPUs, one for each back-end that may come back%s",
+		      c->cpus, carries ? ", one for what each vfio-user server asks for" : "");
 	explain_field(out, "capability", "none");
 	explain_landlock(out, "no file", true, false);
 	explain_field(out, "seccomp", "%s",
@@ -222,6 +225,10 @@ static void print_monitor(FILE *out, const struct vm_config *c, bool reasons)
 		explain_calls(out, "calls, loop", text, "loop\t", reasons);
 		explain_calls(out, "calls, vcpu", text, "vcpu\t", reasons);
 		explain_calls(out, "calls, wait", text, "wait\t", reasons);
+		if (carries) {
+			explain_calls(out, "calls, carrier", text, "carrier\t", reasons);
+			explain_calls(out, "calls, return", text, "return\t", reasons);
+		}
 	}
 	free(text);
 }

@@ -212,6 +212,7 @@ static int machine_build(struct vm *vm, struct bridge_host *host, struct err *e)
 	host->config = c;
 	host->seal_thread = seal_wait_thread;
 	host->seal_carrier = seal_carrier_thread;
+	host->seal_return = seal_return_thread;
 	int rc = 0;
 	for (unsigned i = 0; rc == 0 && i < c->device_count; i++) {
 		rc = bridge_start(&pending[i], &c->devices[i], host, e);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 //
 // Which system calls the monitor makes once a guest runs, and why: one table for the loop's thread, one for vCPU threads, one for those that wait for a
-// back-end that went away, one for those that serve what a vfio-user server asks for.
+// back-end that went away, one for those that serve what a vfio-user server asks for, one for those that wait for such a server.
 #include "vmm/seal.h"
 
 #include "vmm/base/check.h"
@@ -190,26 +190,43 @@ static struct sandbox_rule loop_rules[] = {
 };
 
 // Between two connections; in the time between nothing but a poll().
-static struct sandbox_rule wait_rules[] = {
-	SANDBOX_RARE(futex, "a device's lock"),
-	SANDBOX_RARE(read, "what the loop has to say (eventfds), a program's log"),
-	SANDBOX_RARE(write, "the same to the loop, doorbells and interrupts that may be lost"),
-	SANDBOX_RARE(sendmsg, "requests to the spawner and to the back-end"),
-	SANDBOX_RARE(recvmsg, "replies, with descriptors"),
-	SANDBOX_RARE(recvfrom, "is the one who connects still there (a peek)?"),
-	SANDBOX_RARE(accept4, "a back-end connects (listen = ...)"),
-	SANDBOX_RARE_IF(socketpair, "the channel on which it asks", 0, UINT32_MAX, AF_UNIX),
-	SANDBOX_RARE(timerfd_create, "and the pauses on it"),
-	SANDBOX_RARE(epoll_ctl, "a queue's errors are looked for again"),
-	SANDBOX_RARE(fstat, "kind and size of a descriptor that a back-end sent"),
-	SANDBOX_RARE(newfstatat, "fstat of newer C libraries"),
-	SANDBOX_RARE(close, "the connection before"),
-	SANDBOX_RARE(dup3, "a vDPA device that was removed is let go of, its number is not"),
-	SANDBOX_RARE_IF(mmap, "and so are its doorbell pages", 2, PROT_EXEC, 0),
-	SANDBOX_RARE(shutdown, "one that broke its protocol is cut off"),
-	SANDBOX_RARE(waitid, "a program that does not do"),
-	SANDBOX_RARE(pidfd_send_signal, "has to end"),
-	THREAD_END_RULES,
+#define WAIT_RULES                                                                                      \
+	SANDBOX_RARE(futex, "a device's lock"),                                                         \
+		SANDBOX_RARE(read, "what the loop has to say (eventfds), a program's log"),             \
+		SANDBOX_RARE(write, "the same to the loop, doorbells and interrupts that may be lost"), \
+		SANDBOX_RARE(sendmsg, "requests to the spawner and to the back-end"),                   \
+		SANDBOX_RARE(recvmsg, "replies, with descriptors"),                                     \
+		SANDBOX_RARE(recvfrom, "is the one who connects still there (a peek)?"),                \
+		SANDBOX_RARE(accept4, "a back-end connects (listen = ...)"),                            \
+		SANDBOX_RARE_IF(socketpair, "the channel on which it asks", 0, UINT32_MAX, AF_UNIX),    \
+		SANDBOX_RARE(timerfd_create, "and the pauses on it"),                                   \
+		SANDBOX_RARE(epoll_ctl, "a queue's errors are looked for again"),                       \
+		SANDBOX_RARE(fstat, "kind and size of a descriptor that a back-end sent"),              \
+		SANDBOX_RARE(newfstatat, "fstat of newer C libraries"),                                 \
+		SANDBOX_RARE(close, "the connection before"),                                           \
+		SANDBOX_RARE(dup3, "a vDPA device that was removed is let go of, its number is not"),   \
+		SANDBOX_RARE_IF(mmap, "and so are its doorbell pages", 2, PROT_EXEC, 0),                \
+		SANDBOX_RARE(shutdown, "one that broke its protocol is cut off"),                       \
+		SANDBOX_RARE(waitid, "a program that does not do"),                                     \
+		SANDBOX_RARE(pidfd_send_signal, "has to end"), THREAD_END_RULES
+
+static struct sandbox_rule wait_rules[] = { WAIT_RULES };
+
+// The same for a vfio-user server: with it a whole function returns, its BARs and interrupts.
+static struct sandbox_rule return_rules[] = {
+	WAIT_RULES,
+	SANDBOX_RARE(eventfd2, "interrupt vectors that were not used before"),
+	SANDBOX_RARE(getsockopt, "whether the socket for its commands is one"),
+	SANDBOX_RARE_IF(fcntl, "access mode of a descriptor that it sent", 1, UINT32_MAX, F_GETFL),
+	SANDBOX_RARE_IF(fcntl, "whether it can truncate a BAR's memory", 1, UINT32_MAX, F_GET_SEALS),
+	SANDBOX_RARE_IF(madvise, "which stays out of core dumps", 2, UINT32_MAX, MADV_DONTDUMP),
+	SANDBOX_RARE_IF(madvise, "and out of children", 2, UINT32_MAX, MADV_DONTFORK),
+	SANDBOX_RARE_IOCTL(KVM_SET_USER_MEMORY_REGION, "its BARs' memory is the guest's again"),
+	SANDBOX_RARE_IOCTL(KVM_IOEVENTFD, "its doorbells"),
+	SANDBOX_RARE_IOCTL(KVM_IRQFD, "its interrupts"),
+	SANDBOX_RARE_IOCTL(KVM_SET_GSI_ROUTING, "where they go"),
+	SANDBOX_RARE_IOCTL(KVM_IRQ_LINE, "its pin"),
+	SANDBOX_RARE_IOCTL(KVM_SIGNAL_MSI, "an interrupt that was pending"),
 };
 
 // Guest memory and a socket, and nothing between them.
@@ -242,6 +259,11 @@ static const struct sandbox_spec wait_spec = {
 	.rules = wait_rules,
 	.rule_count = ARRAY_LEN(wait_rules),
 };
+static const struct sandbox_spec return_spec = {
+	.program = "minivmm",
+	.rules = return_rules,
+	.rule_count = ARRAY_LEN(return_rules),
+};
 static const struct sandbox_spec carrier_spec = {
 	.program = "minivmm",
 	.rules = carrier_rules,
@@ -250,7 +272,7 @@ static const struct sandbox_spec carrier_spec = {
 
 bool seal_even_sanitized;
 
-static struct sandbox_program loop_program, vcpu_program, wait_program, carrier_program;
+static struct sandbox_program loop_program, vcpu_program, wait_program, carrier_program, return_program;
 static enum { SEAL_NOT_CALLED, SEAL_NO_FILTERS, SEAL_COMPILED } state;
 
 static void own_pid_set(struct sandbox_rule *rules, size_t count)
@@ -269,6 +291,7 @@ int seal_process(bool waits, bool carries, struct err *e)
 	own_pid_set(vcpu_rules, ARRAY_LEN(vcpu_rules));
 	own_pid_set(wait_rules, ARRAY_LEN(wait_rules));
 	own_pid_set(carrier_rules, ARRAY_LEN(carrier_rules));
+	own_pid_set(return_rules, ARRAY_LEN(return_rules));
 	int rc = sandbox_drop_privileges(e);
 	if (held_back) {
 		log_debug("sanitizer build: no Landlock or seccomp");
@@ -285,6 +308,8 @@ int seal_process(bool waits, bool carries, struct err *e)
 		rc2 = sandbox_compile(&wait_spec, &wait_program, rc < 0 ? &later : e);
 	if (rc2 == 0 && carries)
 		rc2 = sandbox_compile(&carrier_spec, &carrier_program, rc < 0 ? &later : e);
+	if (rc2 == 0 && carries)
+		rc2 = sandbox_compile(&return_spec, &return_program, rc < 0 ? &later : e);
 	if (rc2 == 0)
 		state = SEAL_COMPILED;
 	return rc < 0 ? rc : rc2;
@@ -319,10 +344,16 @@ int seal_carrier_thread(struct err *e)
 	return seal_thread(&carrier_program, e);
 }
 
+int seal_return_thread(struct err *e)
+{
+	return seal_thread(&return_program, e);
+}
+
 void seal_print(FILE *out)
 {
 	sandbox_print(&loop_spec, "loop\t", out);
 	sandbox_print(&vcpu_spec, "vcpu\t", out);
 	sandbox_print(&wait_spec, "wait\t", out);
 	sandbox_print(&carrier_spec, "carrier\t", out);
+	sandbox_print(&return_spec, "return\t", out);
 }

@@ -28,8 +28,9 @@ int seal_loop_thread(struct err *e);
 int seal_vcpu_thread(struct err *e);
 int seal_wait_thread(struct err *e);	// one that waits for a back-end that went away
 int seal_carrier_thread(struct err *e); // one that serves what a vfio-user server asks for
+int seal_return_thread(struct err *e);	// one that waits for such a server, and has its function again
 
-// All tables, as sandbox_print() writes them, with "loop", "vcpu", "wait" or "carrier" and a tab before each row.
+// All tables, as sandbox_print() writes them, with "loop", "vcpu", "wait", "carrier" or "return" and a tab before each row.
 void seal_print(FILE *out);
 
 // For tests: seal in a sanitizer build too.

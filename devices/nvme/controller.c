@@ -7,12 +7,8 @@
 #include <errno.h>
 #include <string.h>
 
-#define BAR	   0
-#define BAR_SIZE   0x4000u
-#define MSIX_TABLE 0x2000u
-#define MSIX_PBA   0x3000u
-#define BATCH	   64 // commands taken from a queue before others get their turn
-#define TIMEOUT	   20 // CAP.TO: 10 s
+#define BATCH	64 // commands taken from a queue before others get their turn
+#define TIMEOUT 20 // CAP.TO: 10 s
 
 static void fatal(struct nvme *n, const char *why)
 {
@@ -159,14 +155,14 @@ static void work(struct nvme *n)
 		fd_event_signal(n->again.fd);
 }
 
-static void work_again(struct loop_source *s, uint32_t events)
+void nvme_work_again(struct loop_source *s, uint32_t events)
 {
 	(void)events;
 	fd_event_take(s->fd);
 	work(CONTAINER_OF(s, struct nvme, again));
 }
 
-static void completed(struct loop_source *s, uint32_t events)
+void nvme_completed(struct loop_source *s, uint32_t events)
 {
 	struct nvme_namespace *ns = CONTAINER_OF(s, struct nvme_namespace, completions);
 	(void)events;
@@ -330,8 +326,14 @@ static void register_write(struct nvme *n, uint64_t offset, uint32_t val)
 	default:
 		break;
 	}
-	if (offset >= NVME_DOORBELLS && offset < MSIX_TABLE && works(n))
-		doorbell_write(n, (unsigned)(offset - NVME_DOORBELLS) / 4, val);
+	if (offset < NVME_DOORBELLS || offset >= NVME_MSIX_TABLE)
+		return;
+	const unsigned index = (unsigned)(offset - NVME_DOORBELLS) / 4;
+	if (works(n))
+		doorbell_write(n, index, val);
+	// Its driver takes us for one that died and was started again: there is no queue to tell it by (§3.1.6 CFS).
+	else if (!enabled && index % 2 == 0 && !(n->csts & NVME_CSTS_CFS))
+		fatal(n, "a command for a controller that is not enabled");
 }
 
 static uint64_t nvme_bar_read(struct pdev *p, unsigned bar, uint64_t offset, unsigned size)
@@ -366,60 +368,3 @@ const struct pdev_ops nvme_pci_ops = {
 	.memory_changed = nvme_memory_changed,
 	.reset = nvme_reset,
 };
-
-// ---- life -----------------------------------------------------------------------------------------------------------
-
-static int namespace_open(struct nvme *n, unsigned i, struct err *e)
-{
-	struct nvme_namespace *ns = &n->ns[i];
-	ns->nvme = n;
-	ns->nsid = i + 1;
-	int rc = blk_image_open(&ns->img, &ns->options, e);
-	if (rc == 0)
-		rc = blk_engine_open(&ns->engine, &ns->img, n->engine, NVME_REQUESTS, e);
-	if (rc < 0)
-		return rc;
-	ns->completions = (struct loop_source){ .fd = blk_engine_fd(&ns->engine), .ready = completed };
-	rc = ns->completions.fd < 0 ? 0 : loop_add(&n->d->loop, &ns->completions, EPOLLIN);
-	return rc < 0 ? err_sys(e, -rc, "watch io_uring") : 0;
-}
-
-int nvme_open(struct nvme *n, struct vdev *d, struct err *e)
-{
-	struct pdev *p = d->pci;
-	int rc = 0;
-	n->d = d;
-	n->p = p;
-	p->priv = n;
-	for (unsigned i = 0; i < n->ns_count; i++) {
-		n->ns[i].img.fd = n->ns[i].img.direct_fd = -1;
-		n->ns[i].engine.ring.fd = -1; // until they are open
-	}
-	n->again = (struct loop_source){ .fd = fd_eventfd(), .ready = work_again };
-	rc = n->again.fd < 0 ? n->again.fd : loop_add(&d->loop, &n->again, EPOLLIN);
-	if (rc < 0)
-		err_sys(e, -rc, "eventfd");
-	for (unsigned i = 0; i < n->ns_count && rc == 0; i++)
-		rc = namespace_open(n, i, e);
-	if (rc < 0) {
-		nvme_close(n);
-		return rc;
-	}
-	pdev_set_identity(p, 0x1af4, 0x10f1, 0x010802, 1);
-	pdev_set_subsystem(p, 0x1af4, 0x10f1);
-	pdev_add_bar(p, BAR, BAR_SIZE, true);
-	pdev_add_intx(p);
-	pdev_add_msix(p, n->io_queues + 1, BAR, MSIX_TABLE, MSIX_PBA);
-	nvme_features_reset(n);
-	return 0;
-}
-
-void nvme_close(struct nvme *n)
-{
-	for (unsigned i = 0; i < n->ns_count; i++) {
-		blk_engine_close(&n->ns[i].engine);
-		blk_image_close(&n->ns[i].img);
-	}
-	loop_remove(&n->d->loop, &n->again);
-	fd_close(&n->again.fd);
-}

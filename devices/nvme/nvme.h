@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // An NVM Express 1.4 controller with one or more namespaces, each an image.
 //
-// devices/nvme.c is the program; controller.c has registers, queues and completions, admin.c the admin commands, io.c those of
+// devices/nvme.c is the program; open.c opens, controller.c has registers, queues and completions, admin.c the admin commands, io.c those of
 // the NVM command set on the block engine.  What lies in guest memory (commands, PRP lists, ranges) is copied once and then
 // checked.  One thread; nothing is allocated once the device is open.
 #ifndef MINIVMM_NVME_NVME_H
@@ -21,6 +21,7 @@
 #define NVME_MDTS	    5	// log2 of pages that one command transfers at most
 #define NVME_IOVECS	    ((1u << NVME_MDTS) + 1)
 #define NVME_EVENTS_MAX	    4
+#define NVME_MSIX_TABLE	    0x2000u // of BAR 0, behind the doorbells
 
 struct nvme;
 
@@ -86,6 +87,10 @@ extern const struct pdev_ops nvme_pci_ops;
 // With ns and options filled in: opens images and describes the function.  0 or -errno and the sentence.
 int nvme_open(struct nvme *n, struct vdev *d, struct err *e);
 void nvme_close(struct nvme *n);
+
+// controller.c: more to do, completions of the engine's.
+void nvme_work_again(struct loop_source *s, uint32_t events);
+void nvme_completed(struct loop_source *s, uint32_t events);
 // One command is done, of the queue that it came from.
 void nvme_complete(struct nvme *n, uint16_t sqid, uint16_t cid, unsigned status, uint32_t dw0);
 

@@ -53,12 +53,12 @@ static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
 	if (a->f.rc < 0)
 		return false;
 	a->vu = CONTAINER_OF(a->f.b, struct vhost_user, backend);
-	const struct vhost_user_again how = { .source = VU_FROM_LISTENER,
-					      .limit_ms = limit_ms,
-					      .back_off_ms = 1,
-					      .line = -1,
-					      .listener = a->listener,
-					      .leave = a->leave };
+	const struct again_how how = { .source = AGAIN_LISTENER,
+				       .limit_ms = limit_ms,
+				       .back_off_ms = 1,
+				       .line = -1,
+				       .listener = a->listener,
+				       .leave = a->leave };
 	return vhost_user_keep(a->f.b, &how, &e) == 0;
 }
 

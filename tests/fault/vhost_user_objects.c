@@ -54,8 +54,8 @@ static bool open_all(bool threads)
 			return false;
 		f[i].b->events = &front_events;
 		f[i].b->owner = &f[i];
-		const struct vhost_user_again how = {
-			.source = VU_FROM_LISTENER, .line = -1, .listener = listener, .leave = leave
+		const struct again_how how = {
+			.source = AGAIN_LISTENER, .line = -1, .listener = listener, .leave = leave
 		};
 		if (threads && vhost_user_keep(f[i].b, &how, &e) < 0)
 			return false;

@@ -22,7 +22,7 @@ server_end() {
     wait "$server"
     check "the server ended as it was told" [ $? = 3 ]
     [ ! -s "$T/server.log" ] || not_ok "the server had nothing to complain of" "$(tail -n 1 "$T/server.log")"
-    check "the end is in the log, once" [ "$(grep -c 'dev0: .*the guest sees it no more' "$T/log")" = 1 ]
+    check "the end is in the log, once for each" [ "$(grep -c 'dev0: .*the guest sees it no more' "$T/log")" = "$((1 + $(grep -c 'dev0: .* is back after' "$T/log")))" ]
 }
 
 vfio_user_run() { # CMDLINE SERVER-ARGS [LINE]...
@@ -59,6 +59,36 @@ scenario_vfio_user_started() {
     vfio_user_device "exec = [\"$(command -v python3)\", \"$(realpath "$VFIO_USER_SERVER")\", \"--fd\", \"{fd}\"]" 'sandbox = "none"'
     go
     check "its exit status is in the log" log_has 'exit status 3'
+}
+
+scenario_vfio_user_returns_started() {
+    machine vfio_user 'moves=10 returns=4'
+    vfio_user_device "exec = [\"$(command -v python3)\", \"$(realpath "$VFIO_USER_SERVER")\", \"--fd\", \"{fd}\"]" 'sandbox = "none"'
+    go
+    check "each return is in the log" [ "$(grep -c 'dev0: .* is back after' "$T/log")" = 4 ]
+    check "and what became of its state" log_has 'dev0: the device is there again, as after a reset'
+}
+scenario_vfio_user_returns_kept() {
+    vfio_user_run 'moves=10 returns=4 kept=1' ''
+    check "each return is in the log" [ "$(grep -c 'dev0: .* is back after' "$T/log")" = 4 ]
+    check "and what became of its state" log_has 'dev0: the device is there again, as it was'
+}
+scenario_vfio_user_returns_kept_twin_without_shared_memory() {
+    vfio_user_run 'shared=0 moves=10 returns=4 kept=1' --twin 'dma = "messages"'
+}
+scenario_vfio_user_returns_as_another() {
+    machine vfio_user 'moves=10 late=3000'
+    vfio_user_server
+    vfio_user_device "socket = \"$T/v.sock\""
+    { until gone "$server"; do sleep 0.05; done; rm -f "$T/v.sock"; exec timeout 20 "$VFIO_USER_SERVER" --fault odd "$T/v.sock"; } &
+    local second=$!
+    go
+    kill -TERM "$second" 2> /dev/null
+    check "it is refused, and why" grep -q "dev0: .*: another device: region 0 of .*; it stays dead" "$T/log"
+}
+scenario_vfio_user_never_returns() {
+    vfio_user_run 'moves=10' '' 'reconnect = "never"'
+    check "that is in the log" [ "$(grep -c 'dev0: .*waiting until' "$T/log")" = 0 ]
 }
 
 # Rows B21, B23, C07: what is refused when the machine is built, with one sentence and nothing left.

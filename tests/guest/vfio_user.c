@@ -7,6 +7,7 @@
 #define MAGIC	     0x56465344u
 #define ONES32	     0xffffffffu
 #define NO_VECTOR    0xffffffffu
+#define LEAVE	     0x100u
 #define COMMAND_IO   1
 #define COMMAND_ALL  (COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER)
 
@@ -294,6 +295,44 @@ static void server_ends(void)
 	config_write16(slot, PCI_COMMAND, COMMAND_ALL);
 	CHECK_EQ(config_read16(slot, PCI_COMMAND), 0xffff);
 	CHECK_EQ(config_read32(0, PCI_CLASS) >> 8, 0x060000);
+	if (!option("late", 0))
+		return;
+	sleep_ms(option("late", 0)); // for one that is another device
+	CHECK_EQ(config_read32(slot, 0), ONES32);
+	CHECK_EQ(reg(R_ID), ONES32);
+}
+
+// Its server dies, or leaves with its state kept, and comes back: what the guest has set up is there, without a word of its own.
+static void returns(void)
+{
+	const bool kept = option("kept", 0);
+	const uint32_t resets = reg(R_RESETS);
+	for (unsigned i = 0; i < 4; i++)
+		vector_set(i, 0x60 + i, false);
+	config_write16(slot, msix + 2, MSIX_ENABLE);
+	for (uint32_t round = 1; round <= option("returns", 0); round++) {
+		write32(mem, round);
+		write32(regs + R_SCRATCH, round);
+		write32(regs + R_DIE, kept ? LEAVE : 4);
+		CHECK(WAIT(reg(R_ID) == MAGIC, 20000));
+		CHECK_EQ(reg(R_SCRATCH), kept ? round : 0);
+		CHECK_EQ(reg(R_RESETS), kept ? resets : 1);
+		CHECK_EQ(config_read16(slot, PCI_COMMAND) & 7, COMMAND_ALL);
+		CHECK_EQ(config_read16(slot, msix + 2), MSIX_ENABLE | 3);
+		CHECK_EQ(seen(0), kept ? round : 0);
+		write32(mem, 0x77);
+		CHECK_EQ(seen(0), 0x77);
+		outb(port, 0x5a);
+		CHECK_EQ(inb(port), 0xa5);
+		sleep_ms(20); // one that keeps its state may have raised each of them
+		const uint32_t before = irq_count[0x62];
+		write32(regs + R_RAISE, 2);
+		CHECK(WAIT(irq_count[0x62] == before + 1, 2000));
+		doorbells();
+		if (test_failed())
+			return;
+	}
+	config_write16(slot, msix + 2, 0);
 }
 
 // How often the machine has begun: a byte of CMOS memory, which outlives a reset.
@@ -342,10 +381,20 @@ static bool slot_find(void)
 void guest_main(void)
 {
 	static const struct test tests[] = {
-		{ "find", find },	    { "registers", registers },	  { "ports", ports },
-		{ "memory", memory },	    { "doorbells", doorbells },	  { "vectors", vectors },
-		{ "intx", intx },	    { "transfers", transfers },	  { "decode off", decode_off },
-		{ "moves", moves },	    { "vectors again", vectors }, { "transfers again", transfers },
+		{ "find", find },
+		{ "registers", registers },
+		{ "ports", ports },
+		{ "memory", memory },
+		{ "doorbells", doorbells },
+		{ "vectors", vectors },
+		{ "intx", intx },
+		{ "transfers", transfers },
+		{ "decode off", decode_off },
+		{ "moves", moves },
+		{ "returns", returns },
+		{ "intx again", intx },
+		{ "vectors again", vectors },
+		{ "transfers again", transfers },
 		{ "its end", server_ends },
 	};
 	static const struct test reborn[] = { { "as new", as_new } };

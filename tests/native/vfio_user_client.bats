@@ -152,11 +152,15 @@ END
 @test "explain: who sees the guest's memory" {
     printf '[boot]\nkernel = "k"\n' > "$D/vm.toml"
     printf '[[device]]\nid = "a"\nvia = "vfio-user"\nsocket = "s"\n' >> "$D/vm.toml"
-    printf '[[device]]\nid = "b"\nvia = "vfio-user"\nsocket = "t"\ndma = "messages"\n' >> "$D/vm.toml"
+    printf '[[device]]\nid = "b"\nvia = "vfio-user"\nsocket = "t"\ndma = "messages"\nreconnect = "never"\n' >> "$D/vm.toml"
     run -0 "$BIN/minivmm" -c "$D/vm.toml" --check
     run -0 "$BIN/minivmm" explain -c "$D/vm.toml"
     echo "$output"
-    grep -qE '^a +vfio-user +that process +somebody.s process .* device dead' <<< "$output"
-    grep -qE '^b +vfio-user +nobody else ' <<< "$output"
-    ! grep -q spawner <<< "$output"
+    grep -qE '^a +vfio-user +that process +somebody.s process .* connected again' <<< "$output"
+    grep -qE '^b +vfio-user +nobody else .* device dead' <<< "$output"
+    grep -qE '^  does .*starts or connects again' <<< "$output"
+    grep -qE '^ +a: ' <<< "$output"
+    ! grep -qE '^ +b: ' <<< "$output"
+    grep -qE '^  calls, carrier' <<< "$output"
+    grep -qE '^  calls, return' <<< "$output"
 }

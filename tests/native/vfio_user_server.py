@@ -53,6 +53,7 @@ R = REGISTERS
 DMA_COPY, DMA_MESSAGES, DMA_STRAY = 1, 2, 3  # to DMA_DO: through the mapping, by messages, by messages to where nothing is mapped
 DMA_DONE, DMA_FAILED = 1, 2
 NO_VECTOR = 0xFFFFFFFF  # VECTOR: INTx
+LEAVE = 0x100  # DIE: ends the connection alone, and keeps all state for the next
 
 FAULTS = (
     "size+", "size-", "id", "flags", "command", "silence", "close", "fds", "late", "short", "lie", "error", "drip", "unasked", "twice",
@@ -319,6 +320,8 @@ class Connection:
         elif offset == R["MEM"]:
             f.memory[f.get("MEM_AT") : f.get("MEM_AT") + len(data)] = data
         elif offset == R["DIE"]:
+            if value == LEAVE:
+                raise Gone
             os._exit(value)
         elif offset in (R["DOORBELL_7"], R["DOORBELL_ANY"]):
             name = "RINGS_7" if offset == R["DOORBELL_7"] else "RINGS_ANY"

@@ -126,6 +126,8 @@ static inline int fv_region_write(struct vfio_link *l, unsigned index, uint64_t 
 	if (index != VFIO_PCI_CONFIG_REGION_INDEX)
 		return 0;
 	f->config_writes++;
+	if (offset == FV_MSIX + PCI_MSIX_FLAGS) // the number of vectors is not to be written
+		f->config[offset] = FV_MSIX_COUNT - 1;
 	if (offset == PCI_COMMAND) {
 		f->command = (uint16_t)f->last_val;
 		f->command_writes++;

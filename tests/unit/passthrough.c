@@ -847,30 +847,117 @@ TEST(memory_of_a_bar_that_is_lost)
 	CHECK(finish());
 }
 
+static void dies(void)
+{
+	dev.dead = true;
+	dev.link.events->died(dev.link.owner, "it is gone");
+}
+
+static int returns(void)
+{
+	struct err e;
+	dev.dead = false;
+	dev.dma_count = 0; // of the connection before
+	memset(dev.fd[VFIO_PCI_MSIX_IRQ_INDEX], 0xff, sizeof(dev.fd[0]));
+	return dev.link.events->returned(dev.link.owner, &e);
+}
+
+// The guest keeps what it has set up of the configuration space, whether the device has its state or not.
 TEST(carrier_that_dies_and_returns)
 {
+	const uint64_t row = FV_TABLE;
 	for (unsigned kept = 0; kept < 2; kept++) {
 		prepare();
 		CHECK_EQ(start(), 0);
 		command(ON);
+		config_write(PCI_BASE_ADDRESS_0, 4, bar_gpa(0) + 0x100000);
 		const uint64_t home = bar_gpa(0);
-		config_write(PCI_BASE_ADDRESS_0, 4, home + 0x100000);
-		dev.dead = true;
-		dev.link.events->died(dev.link.owner, "it is gone");
-		CHECK(is_dead());
-		dev.dead = false;
-		dev.link.events->returned(dev.link.owner, kept);
-		CHECK_EQ(config_read(0, 4), 0x10d38086);
-		CHECK_EQ(dev.resets, !kept);
-		CHECK_EQ(config_read(PCI_COMMAND, 2), kept ? ON : 0);
-		if (!kept)
-			command(ON);
-		CHECK_EQ(fv_slots(), 3);
-		CHECK(shown_at(kept ? home + 0x100000 : home));
-		// Once more, twice without anybody looking.
-		dev.link.events->returned(dev.link.owner, kept);
-		dev.link.events->returned(dev.link.owner, kept);
-		CHECK_EQ(fv_slots(), 3);
+		config_write(FV_MSIX + PCI_MSIX_FLAGS, 2, 0x8000);
+		bus_write(&mmio, bar_gpa(3) + row, 4, 0xfee00000);
+		bus_write(&mmio, bar_gpa(3) + row + 12, 4, 0);
+		const unsigned resets = dev.resets;
+		for (unsigned round = 0; round < 3; round++) {
+			dies();
+			CHECK(is_dead());
+			config_write(FV_MSIX + PCI_MSIX_FLAGS, 2, 0x4000); // nobody is there to hear it
+			if (!kept)
+				dev.config[PCI_COMMAND] = 0;
+			CHECK_EQ(returns(), 0);
+			CHECK_EQ(config_read(0, 4), 0x10d38086);
+			CHECK_EQ(dev.resets - resets, kept ? 0 : round + 1);
+			CHECK_EQ(config_read(PCI_COMMAND, 2), ON);
+			CHECK_EQ(dev.config[PCI_COMMAND], ON);
+			CHECK_EQ(config_read(FV_MSIX + PCI_MSIX_FLAGS, 2), 0x8000 | (FV_MSIX_COUNT - 1));
+			CHECK_EQ(dev.config[FV_MSIX + PCI_MSIX_FLAGS + 1], 0x80);
+			CHECK(dev.fd[VFIO_PCI_MSIX_IRQ_INDEX][0] >= 0);
+			CHECK_EQ(dev.dma_count, 2);
+			CHECK_EQ(fv_slots(), 3);
+			CHECK(shown_at(home));
+		}
 		CHECK(finish());
 	}
+}
+
+// A reset while it is dead is a reset of the one that returns, also if that kept its state.
+TEST(carrier_that_returns_after_a_reset_of_the_guest)
+{
+	prepare();
+	CHECK_EQ(start(), 0);
+	command(ON);
+	dies();
+	pci_host_reset(&host);
+	CHECK_EQ(dev.resets, 0);
+	CHECK_EQ(returns(), 0);
+	CHECK_EQ(dev.resets, 1);
+	CHECK_EQ(config_read(PCI_COMMAND, 2), 0);
+	CHECK_EQ(dev.config[PCI_COMMAND], 0);
+	command(ON);
+	CHECK_EQ(fv_slots(), 3);
+	CHECK(finish());
+}
+
+TEST(carrier_that_returns_as_another_device)
+{
+	static const struct {
+		unsigned at;
+		uint8_t val;
+	} others[] = { { PCI_DEVICE_ID, 0xd4 },		{ PCI_CLASS_REVISION + 3, 1 },
+		       { PCI_SUBSYSTEM_VENDOR_ID, 1 },	{ FV_MSIX + PCI_MSIX_FLAGS, FV_MSIX_COUNT },
+		       { FV_MSIX + PCI_MSIX_PBA, 4 },	{ FV_MSI, 0 },
+		       { FV_MSIX + PCI_MSIX_TABLE, 2 }, { FV_PM, 0 } };
+	for (unsigned i = 0; i < ARRAY_LEN(others); i++) {
+		prepare();
+		CHECK_EQ(start(), 0);
+		command(ON);
+		dies();
+		dev.config[others[i].at] = others[i].val;
+		CHECK_EQ(returns(), -ENODEV);
+		CHECK(is_dead());
+		CHECK_EQ(dev.dma_count, 0);
+		CHECK(finish());
+	}
+}
+
+// What fails on the way leaves it dead, and the next one is as good as ever.
+TEST(carrier_that_fails_while_it_returns)
+{
+	prepare();
+	CHECK_EQ(start(), 0);
+	command(ON);
+	dies();
+	dev.dma_fails_at = (int)dev.dma_calls + 2;
+	CHECK_EQ(returns(), -EAGAIN);
+	CHECK(is_dead());
+	CHECK_EQ(dev.dma_count, 0);
+	dev.reset_fails = true;
+	dev.config[PCI_COMMAND] = 0;
+	CHECK_EQ(returns(), -EAGAIN);
+	CHECK(is_dead());
+	dev.fails_access = true;
+	CHECK_EQ(returns(), -EAGAIN);
+	dev.fails_access = dev.reset_fails = false;
+	CHECK_EQ(returns(), 0);
+	CHECK_EQ(config_read(PCI_COMMAND, 2), ON);
+	CHECK_EQ(fv_slots(), 3);
+	CHECK(finish());
 }

@@ -92,7 +92,8 @@ static int monitor(void)
 		return 3;
 	if (vcpu_part && pthread_create(&thread, NULL, vcpu, NULL) != 0)
 		return 4;
-	if (seal_wait_thread(&e) != -EINVAL || seal_carrier_thread(&e) != -EINVAL) // there were to be none
+	if (seal_wait_thread(&e) != -EINVAL || seal_carrier_thread(&e) != -EINVAL ||
+	    seal_return_thread(&e) != -EINVAL) // there were to be none
 		return 5;
 	if (seal_loop_thread(&e) < 0)
 		return 5;
@@ -302,7 +303,8 @@ TEST(all_tables_are_printed)
 	fclose(f);
 	bool good = strstr(text, "loop\tepoll_wait\t-\t-\t") &&
 		    strstr(text, "vcpu\tioctl\targ1 & 0xffffffff == 0xae80\t-\trun the guest\n") &&
-		    strstr(text, "wait\taccept4\t") && strstr(text, "carrier\trecvmsg\t");
+		    strstr(text, "wait\taccept4\t") && strstr(text, "carrier\trecvmsg\t") &&
+		    strstr(text, "return\tmadvise\t");
 	free(text);
 	CHECK(good);
 }

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// How a vfio-user server comes back.
+//
+// A thread of the link's own waits for its death (vfio_user_death.c), gets a new connection (again.h), shakes hands, sees that it is the
+// same device, and has the owner say again what the guest has set up; the loop then watches the new connection.  Nobody else's
+// call reaches the new server before that.
+#include "bridges/vfio_user_impl.h"
+#include "vmm/base/check.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+#include "vmm/spawn.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define THREAD_STACK ((size_t)128 * 1024)
+
+static bool region_same(const struct vfio_region *a, const struct vfio_region *b)
+{
+	return a->size == b->size && a->readable == b->readable && a->writable == b->writable;
+}
+
+static bool irq_same(const struct vfio_irq *a, const struct vfio_irq *b)
+{
+	return a->count == b->count && a->eventfd == b->eventfd && a->noresize == b->noresize;
+}
+
+// What it says of itself is the guest's machine: 0, or -ENODEV with the sentence.
+static int compare(const struct vfio_user *v, const struct vfu_said *before, struct err *e)
+{
+	const struct vfu_said *now = &v->said;
+	for (unsigned i = 0; i < VFU_REGIONS; i++)
+		if (!region_same(&before->region[i], &now->region[i]))
+			return err_set(e, ENODEV, "another device: region %u of %llu bytes, it was of %llu%s",
+				       i, (unsigned long long)now->region[i].size,
+				       (unsigned long long)before->region[i].size,
+				       now->region[i].size == before->region[i].size ? " with other rights"
+										     : "");
+	for (unsigned i = 0; i < VFU_IRQS; i++)
+		if (!irq_same(&before->irq[i], &now->irq[i]))
+			return err_set(e, ENODEV, "another device: %u interrupts of kind %u, there were %u%s",
+				       now->irq[i].count, i, before->irq[i].count,
+				       now->irq[i].count == before->irq[i].count ? " with other properties"
+										 : "");
+	if (before->can_reset != now->can_reset)
+		return err_set(e, ENODEV, "another device: one that can%s be reset",
+			       now->can_reset ? "" : "not");
+	return 0;
+}
+
+static int shake_again(struct vfio_user *v, struct err *e)
+{
+	const deadline_ns deadline = deadline_in_ms(v->control_ms);
+	int rc = vfu_negotiate(v, deadline);
+	v->said.twin = v->said.caps.twin_socket;
+	if (rc == 0)
+		rc = vfu_ask_all(v, deadline);
+	if (rc == 0)
+		return 0;
+	if (rc == -EPIPE && vfu_link_dead(&v->io)) // which also makes io.why this thread's to read
+		return err_set(e, EAGAIN, "handshake: the server %s", v->io.why);
+	return err_set(e, EAGAIN, "handshake: the server refuses it: %s", err_text(-rc));
+}
+
+// Of the new one, once it is known to be the device that went away.
+static int take_over(struct vfio_user *v, struct err *e)
+{
+	pthread_mutex_lock(&v->dma_lock);
+	v->mapped.count = 0;
+	pthread_mutex_unlock(&v->dma_lock);
+	atomic_store(&v->answered, false);
+	atomic_store(&v->live, true);
+	int rc = v->link.events->returned(v->link.owner, e);
+	if (rc < 0)
+		atomic_store(&v->live, false);
+	return rc;
+}
+
+// One attempt on a connection that is there.  -ENODEV: no other will do, either.
+static int attempt(struct vfio_user *v, int sock, struct err *e)
+{
+	if (vfu_link_renew(&v->io, sock) < 0) {
+		if (v->child)
+			spawn_stop(v->child, 0);
+		return err_set(e, EAGAIN, "calls of the connection before do not end");
+	}
+	struct vfu_said before = v->said;
+	vfu_said_init(&v->said);
+	int rc = shake_again(v, e);
+	if (rc == 0)
+		rc = compare(v, &before, e);
+	if (rc == 0)
+		rc = take_over(v, e);
+	if (rc == 0) {
+		vfu_said_free(&before);
+		return 0;
+	}
+	vfu_said_free(&v->said);
+	v->said = before;
+	v->link.can_reset = before.can_reset;
+	vfu_broken(&v->io, "is not taken");
+	if (v->child)
+		spawn_stop(v->child, 0);
+	return rc;
+}
+
+static void gone(struct vfio_user *v, const char *why)
+{
+	fd_close(&v->again.how.line); // or it would be connected some day, and not served
+	log_warn("%s: %s: %s; it stays dead", v->link.id, v->peer, why);
+}
+
+// True: connected.  False: the end, of the machine or of the waiting.
+static bool recover(struct vfio_user *v)
+{
+	struct vfu_again *a = &v->again;
+	const deadline_ns since = a->since;
+	const deadline_ns until = a->how.limit_ms ? since + a->how.limit_ms * NS_PER_MS : 0;
+	struct err e = { "" };
+	if (atomic_load(&v->answered) || since - a->back >= AGAIN_SERVED_MS * NS_PER_MS)
+		a->tries = 0;
+	for (;;) {
+		int sock = -1;
+		const deadline_ns pause = again_pause(&a->how, &a->tries);
+		int rc = again_wait(&a->how, a->leave, -1, until && until < pause ? until : pause);
+		if (rc == 0 && until && deadline_left_ms(until) == 0)
+			rc = -ETIMEDOUT;
+		if (rc == 0)
+			rc = again_connect(&a->how, a->leave, v->link.id, until, &sock, v->child, &e);
+		if (rc == -ECANCELED)
+			return false;
+		if (rc == -ETIMEDOUT)
+			err_set(&e, ETIMEDOUT, "did not come back within %lld s",
+				(long long)(a->how.limit_ms / 1000));
+		if (rc == 0)
+			rc = attempt(v, sock, &e);
+		else if (rc != -ETIMEDOUT && rc != -EPIPE)
+			rc = -EAGAIN;
+		if (rc == 0)
+			break;
+		if (rc == -ENODEV || rc == -ETIMEDOUT || rc == -EPIPE) {
+			gone(v, e.text);
+			return false;
+		}
+		log_limited(LOG_WARN, "%s: %s: %s; %s", v->link.id, v->peer, e.text,
+			    again_next_step(&a->how));
+	}
+	a->back = deadline_now();
+	log_limited(LOG_WARN, "%s: %s is back after %lld ms", v->link.id, v->peer,
+		    (long long)((a->back - since) / NS_PER_MS));
+	atomic_store(&a->fresh, true);
+	fd_event_signal(v->io.died_fd);
+	return true;
+}
+
+static void *again_thread(void *arg)
+{
+	struct vfio_user *v = arg;
+	struct vfu_again *a = &v->again;
+	struct err e = { "" };
+	if (a->how.seal && a->how.seal(&e) < 0) {
+		log_error("%s: %s", v->link.id, e.text);
+		return NULL;
+	}
+	while (again_wait(&a->how, a->leave, a->lost, 0) == 1) {
+		fd_event_take(a->lost);
+		if (!recover(v))
+			break;
+	}
+	return NULL;
+}
+
+int vfio_user_keep(struct vfio_link *l, const struct again_how *how, struct err *e)
+{
+	struct vfio_user *v = CONTAINER_OF(l, struct vfio_user, link);
+	struct vfu_again *a = &v->again;
+	pthread_attr_t attr;
+	sigset_t all, old;
+	a->how = *how;
+	a->back = deadline_now();
+	a->leave = fd_eventfd();
+	a->lost = fd_eventfd();
+	if (a->leave < 0 || a->lost < 0)
+		return err_sys(e, EMFILE, "%s: make an eventfd", l->id);
+	sigfillset(&all);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, THREAD_STACK);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	int error = pthread_create(&a->thread, &attr, again_thread, v);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	a->has_thread = error == 0;
+	return error ? err_sys(e, error, "%s: thread", l->id) : 0;
+}
+
+void vfu_again_close(struct vfio_user *v)
+{
+	struct vfu_again *a = &v->again;
+	vfu_link_end(&v->io); // what the thread waits for
+	if (a->has_thread) {
+		fd_event_signal(a->leave);
+		pthread_join(a->thread, NULL);
+		a->has_thread = false;
+	}
+	fd_close(&a->leave);
+	fd_close(&a->lost);
+	fd_close(&a->how.line);
+}

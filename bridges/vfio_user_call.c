@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: BSD-2-Clause
+// Messages to and from a vfio-user server, on any thread: a call and its reply, what was posted, the server's own commands.
+#include "bridges/vfio_user_link.h"
+
+#include "vmm/base/check.h"
+#include "vmm/base/err.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define ERRNO_MAX 4095
+
+// ---- sending ------------------------------------------------------------------------------------
+
+// sendmsg(2) only reads what iov_base points to.
+static struct iovec piece(const void *p, size_t len)
+{
+	union {
+		const void *in;
+		void *out;
+	} body = { .in = p };
+	return (struct iovec){ .iov_base = body.out, .iov_len = len };
+}
+
+// With the send lock.
+static int send_command(struct vfu_link *l, const struct vfu_call *c, uint16_t id, deadline_ns deadline)
+{
+	const struct vfio_user_header h = { .id = id,
+					    .command = c->command,
+					    .size = (uint32_t)(sizeof(h) + c->head_len + c->data_len),
+					    .flags = VFIO_USER_COMMAND };
+	const struct iovec iov[] = { piece(&h, sizeof(h)), piece(c->head, c->head_len),
+				     piece(c->data, c->data_len) };
+	int rc = msg_send(l->sock, iov, ARRAY_LEN(iov), c->fds, c->fd_count, deadline);
+	if (rc == -ETIMEDOUT)
+		vfu_broken(l, "does not read its commands (%s, deadline missed)", vfu_name_of(c->command));
+	else if (rc == -EPIPE)
+		vfu_broken(l, "closed its connection (during %s)", vfu_name_of(c->command));
+	else if (rc < 0)
+		vfu_broken(l, "%s: %s", vfu_name_of(c->command), err_text(-rc));
+	return rc < 0 ? -EPIPE : 0;
+}
+
+static struct vfu_pending *pending_of(struct vfu_link *l, uint16_t id)
+{
+	for (unsigned i = 0; i < VFU_PENDING_MAX; i++)
+		if (l->pending[i].used && !l->pending[i].done && l->pending[i].id == id)
+			return &l->pending[i];
+	return NULL;
+}
+
+// With the lock.  NULL: all are taken.
+static struct vfu_pending *pending_take(struct vfu_link *l, uint16_t command)
+{
+	for (unsigned i = 0; i < VFU_PENDING_MAX; i++) {
+		struct vfu_pending *p = &l->pending[i];
+		if (p->used)
+			continue;
+		while (pending_of(l, l->next_id))
+			l->next_id++;
+		*p = (struct vfu_pending){ .used = true, .id = l->next_id++, .command = command };
+		return p;
+	}
+	return NULL;
+}
+
+// What was posted before goes before.  With the send lock.
+void vfu_flush_posts(struct vfu_link *l)
+{
+	for (;;) {
+		struct vfu_post post;
+		pthread_mutex_lock(&l->lock);
+		struct vfu_pending *p =
+			l->post_count && !l->dead ? pending_take(l, l->post[0].command) : NULL;
+		if (!p) {
+			pthread_mutex_unlock(&l->lock);
+			return;
+		}
+		p->posted = true;
+		p->deadline = deadline_in_ms(l->control_ms);
+		const uint16_t id = p->id;
+		const deadline_ns deadline = p->deadline;
+		post = l->post[0];
+		memmove(l->post, l->post + 1, sizeof(post) * --l->post_count);
+		pthread_mutex_unlock(&l->lock);
+		const struct vfu_call c = { .command = post.command,
+					    .head = post.payload,
+					    .head_len = post.len };
+		send_command(l, &c, id, deadline);
+	}
+}
+
+int vfu_post(struct vfu_link *l, uint16_t command, const void *payload, size_t len)
+{
+	struct vfu_post post = { .command = command, .len = (uint16_t)len };
+	assert(len <= sizeof(post.payload));
+	memcpy(post.payload, payload, len);
+	pthread_mutex_lock(&l->lock);
+	const bool there = l->post_count && memcmp(&l->post[l->post_count - 1], &post, sizeof(post)) == 0;
+	if (!there && l->post_count == VFU_POSTS_MAX)
+		vfu_die_locked(l, "does not read its commands (%s)", vfu_name_of(command));
+	else if (!there && !l->dead)
+		l->post[l->post_count++] = post;
+	const bool dead = l->dead, alone = !l->has_thread;
+	pthread_mutex_unlock(&l->lock);
+	if (!dead && alone) {
+		pthread_mutex_lock(&l->send_lock);
+		vfu_flush_posts(l);
+		pthread_mutex_unlock(&l->send_lock);
+	} else {
+		fd_event_signal(l->wake.fd);
+	}
+	return dead ? -EPIPE : 0;
+}
+
+// ---- receiving ----------------------------------------------------------------------------------
+
+static int error_of(const struct vfio_user_header *h)
+{
+	if (!(h->flags & VFIO_USER_ERROR))
+		return 0;
+	// -EPIPE is how a dead one looks.
+	return h->error == 0 || h->error > ERRNO_MAX || h->error == EPIPE ? -EIO : -(int)h->error;
+}
+
+// What is wrong with a reply's header and descriptors, or NULL.
+static const char *reply_wrong(const struct vfu_pending *p, const struct vfio_user_header *h,
+			       unsigned fd_count)
+{
+	const char *wrong = vfio_user_reply_error(h, p->command, VFU_DATA_MAX);
+	if (!wrong && h->size - sizeof(*h) > p->cap)
+		wrong = "longer than asked for";
+	if (!wrong)
+		wrong = vfio_user_fds_error(vfio_user_row(p->command), true, fd_count);
+	if (!wrong && fd_count && !p->fds)
+		wrong = "a descriptor where none is due";
+	return wrong;
+}
+
+static void reply_store(struct vfu_link *l, struct vfu_pending *p, const struct vfio_user_header *h,
+			struct msg_fds *fds)
+{
+	p->error = error_of(h);
+	if (p->posted) {
+		if (p->error)
+			log_limited(LOG_WARN, "%s: the server refuses %s: %s", l->id, vfu_name_of(p->command),
+				    err_text(-p->error));
+		p->used = false;
+		return;
+	}
+	p->len = h->size - sizeof(*h);
+	if (p->len)
+		memcpy(p->buf, l->reply, p->len);
+	if (p->fds) {
+		*p->fds = *fds;
+		fds->count = 0;
+	}
+	p->done = true;
+}
+
+static void receive_reply(struct vfu_link *l, const struct vfio_user_header *h, struct msg_fds *fds,
+			  deadline_ns deadline)
+{
+	struct vfu_pending copy = { .used = false };
+	pthread_mutex_lock(&l->lock);
+	const struct vfu_pending *asked = pending_of(l, h->id);
+	if (asked)
+		copy = *asked;
+	pthread_mutex_unlock(&l->lock);
+	if (!asked) {
+		vfu_broken(l, "sent a reply that nobody asked for");
+		return;
+	}
+	const char *wrong = reply_wrong(&copy, h, fds->count);
+	int rc = wrong ? 0 : msg_recv(l->sock, l->reply, h->size - sizeof(*h), fds, deadline);
+	if (rc < 0) {
+		vfu_receive_failed(l, rc);
+		return;
+	}
+	if (!wrong)
+		wrong = reply_wrong(&copy, h, fds->count);
+	if (wrong) {
+		vfu_broken(l, "broke the protocol (reply to %s: %s)", vfu_name_of(copy.command), wrong);
+		return;
+	}
+	pthread_mutex_lock(&l->lock);
+	struct vfu_pending *p = pending_of(l, h->id);
+	if (p)
+		reply_store(l, p, h, fds);
+	pthread_cond_broadcast(&l->changed);
+	pthread_mutex_unlock(&l->lock);
+}
+
+static bool has_twin(struct vfu_link *l)
+{
+	pthread_mutex_lock(&l->lock);
+	const bool twin = l->twin >= 0;
+	pthread_mutex_unlock(&l->lock);
+	return twin;
+}
+
+void vfu_receive(struct vfu_link *l, deadline_ns deadline, bool waiter)
+{
+	struct vfio_user_header h;
+	struct msg_fds fds = { .count = 0 };
+	int rc = msg_recv(l->sock, &h, sizeof(h), &fds, deadline);
+	if (rc < 0) {
+		vfu_receive_failed(l, rc);
+		return;
+	}
+	if ((h.flags & VFIO_USER_TYPE_MASK) == VFIO_USER_REPLY) {
+		receive_reply(l, &h, &fds, deadline);
+	} else if (has_twin(l)) {
+		vfu_broken(l, "sent a command on the socket of its replies");
+	} else if (fds.count) {
+		vfu_broken(l, "sent descriptors with a command");
+	} else if (waiter && l->has_thread) {
+		pthread_mutex_lock(&l->lock);
+		l->command = h;
+		l->handed = true;
+		l->reader = VFU_THREAD;
+		pthread_mutex_unlock(&l->lock);
+		fd_event_signal(l->wake.fd);
+	} else {
+		l->serve(l, l->sock, &h);
+	}
+	msg_fds_close(&fds);
+}
+
+// ---- calls --------------------------------------------------------------------------------------
+
+struct timespec vfu_when(deadline_ns deadline)
+{
+	return (struct timespec){ .tv_sec = (time_t)(deadline / NS_PER_S),
+				  .tv_nsec = (long)(deadline % NS_PER_S) };
+}
+
+// With the lock.
+static void await(struct vfu_link *l, struct vfu_pending *p)
+{
+	const struct timespec until = vfu_when(p->deadline);
+	while (!p->done && !l->dead) {
+		if (l->reader == VFU_NOBODY) {
+			l->reader = VFU_WAITER;
+			pthread_mutex_unlock(&l->lock);
+			vfu_receive(l, p->deadline, true);
+			pthread_mutex_lock(&l->lock);
+			if (l->reader == VFU_WAITER)
+				l->reader = VFU_NOBODY;
+			pthread_cond_broadcast(&l->changed);
+		} else if (pthread_cond_timedwait(&l->changed, &l->lock, &until) == ETIMEDOUT && !p->done) {
+			vfu_die_locked(l, "does not answer (%s, deadline missed)", vfu_name_of(p->command));
+		}
+	}
+}
+
+// While somebody waits, what arrives is for them, and does not wake the thread.
+void vfu_watch_main(struct vfu_link *l, uint32_t events)
+{
+	if (l->has_thread && !l->dead)
+		loop_modify(&l->loop, &l->main_source, events);
+}
+
+// With the lock: NULL if the link is dead.
+static struct vfu_pending *call_begin(struct vfu_link *l, const struct vfu_call *c, deadline_ns deadline)
+{
+	const struct timespec until = vfu_when(deadline);
+	struct vfu_pending *p;
+	while (!l->dead && !(p = pending_take(l, c->command)))
+		if (pthread_cond_timedwait(&l->changed, &l->lock, &until) == ETIMEDOUT)
+			vfu_die_locked(l, "does not answer (%s, deadline missed)", vfu_name_of(c->command));
+	if (l->dead)
+		return NULL;
+	p->deadline = deadline;
+	p->buf = c->reply;
+	p->cap = c->reply_cap;
+	p->fds = c->reply_fds;
+	if (l->callers++ == 0)
+		vfu_watch_main(l, VFU_DISARMED);
+	return p;
+}
+
+int vfu_call(struct vfu_link *l, const struct vfu_call *c)
+{
+	const deadline_ns deadline = c->deadline ? c->deadline : deadline_in_ms(l->control_ms);
+	if (c->reply_fds)
+		c->reply_fds->count = 0;
+	pthread_mutex_lock(&l->lock);
+	struct vfu_pending *p = call_begin(l, c, deadline);
+	pthread_mutex_unlock(&l->lock);
+	if (!p)
+		return -EPIPE;
+	pthread_mutex_lock(&l->send_lock);
+	vfu_flush_posts(l);
+	int rc = send_command(l, c, p->id, deadline);
+	pthread_mutex_unlock(&l->send_lock);
+
+	pthread_mutex_lock(&l->lock);
+	if (rc == 0)
+		await(l, p);
+	rc = !p->done ? -EPIPE : p->error ? p->error : (int)p->len;
+	p->used = false;
+	pthread_cond_broadcast(&l->changed); // for who waits for a free place
+	if (--l->callers == 0 && l->reader != VFU_THREAD)
+		vfu_watch_main(l, VFU_ARMED);
+	pthread_mutex_unlock(&l->lock);
+	if (rc < 0 && c->reply_fds)
+		msg_fds_close(c->reply_fds);
+	return rc;
+}
+
+// ---- for `serve` --------------------------------------------------------------------------------
+
+bool vfu_serve_recv(struct vfu_link *l, int sock, void *buf, size_t len)
+{
+	int rc = msg_recv(sock, buf, len, NULL, deadline_in_ms(l->control_ms));
+	if (rc == -ETIMEDOUT)
+		vfu_broken(l, "does not finish a command (deadline missed)");
+	else if (rc < 0)
+		vfu_receive_failed(l, rc);
+	return rc == 0;
+}
+
+bool vfu_serve_reply(struct vfu_link *l, int sock, const struct vfio_user_header *to, int error,
+		     const void *head, size_t head_len, const void *data, size_t data_len)
+{
+	if (to->flags & VFIO_USER_NO_REPLY)
+		return true;
+	const struct vfio_user_header h = {
+		.id = to->id,
+		.command = to->command,
+		.size = (uint32_t)(sizeof(h) + (error ? 0 : head_len + data_len)),
+		.flags = VFIO_USER_REPLY | (error ? VFIO_USER_ERROR : 0),
+		.error = (uint32_t)error,
+	};
+	const struct iovec iov[] = { piece(&h, sizeof(h)), piece(head, head_len), piece(data, data_len) };
+	pthread_mutex_lock(&l->send_lock);
+	int rc = msg_send(sock, iov, error ? 1 : ARRAY_LEN(iov), NULL, 0, deadline_in_ms(l->control_ms));
+	pthread_mutex_unlock(&l->send_lock);
+	if (rc == -ETIMEDOUT)
+		vfu_broken(l, "does not read the replies to its commands (deadline missed)");
+	else if (rc < 0)
+		vfu_broken(l, "closed its connection");
+	return rc == 0;
+}
