@@ -3,6 +3,7 @@
 
 #include "vmm/base/check.h"
 #include "vmm/base/landlock.h"
+#include "vmm/base/virtio_pci_regs.h"
 #include "vmm/explain_impl.h"
 #include "vmm/seal.h"
 
@@ -235,6 +236,22 @@ static void print_monitor(FILE *out, const struct vm_config *c, bool reasons)
 
 // ---- devices ---------------------------------------------------------------------------------------------------
 
+// What of the back-end's own the guest reaches without an exit.
+static void print_pages(FILE *out, const struct device_config *cfg)
+{
+	if (cfg->host_notifier)
+		explain_field(out, "doorbells",
+			      "BAR %u: the back-end's own pages, mapped by minivmm for the guest", VP_BAR);
+	if (!cfg->shared_memory)
+		return;
+	char how[128];
+	snprintf(
+		how, sizeof(how),
+		"BAR %u: memfds of the back-end's that cannot shrink, mapped by minivmm for the guest: at most",
+		VP_SHARED_BAR);
+	explain_size(out, "shared", cfg->shared_memory, how);
+}
+
 static void print_device(FILE *out, const struct explain_device *d)
 {
 	const bool mine = d->program != NULL;
@@ -254,6 +271,7 @@ static void print_device(FILE *out, const struct explain_device *d)
 			out, "costs",
 			"%s sees all of the guest's memory; an exchange may cost a vCPU 2 s when it is mute",
 			mine ? "its process" : "somebody else's process, which minivmm does not jail,");
+	print_pages(out, d->cfg);
 	explain_field(out, "when gone", "%s", d->again);
 }
 

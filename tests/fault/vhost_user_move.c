@@ -584,17 +584,20 @@ SERVED(a_driver_without_virtio_1_is_not_taken, {
 })
 
 // What a disk does not have, it does not offer, and asked for it all the same it hangs up.
-#define NOT_OFFERED(name, ...)                                                      \
-	SERVED(name, {                                                              \
-		uint64_t v;                                                         \
-		CHECK(negotiate());                                                 \
-		CHECK(get_u64(VHOST_USER_GET_PROTOCOL_FEATURES, &v));               \
-		CHECK_EQ(v &(VHOST_USER_PF_BIT(RARP) | VHOST_USER_PF_BIT(NET_MTU) | \
-			     VHOST_USER_PF_BIT(SHMEM)),                             \
-			 0);                                                        \
-		CHECK_EQ(__VA_ARGS__, 0);                                           \
-		CHECK(closed());                                                    \
+#define NOT_OFFERED(name, ...)                                                                       \
+	SERVED(name, {                                                                               \
+		uint64_t v;                                                                          \
+		CHECK(negotiate());                                                                  \
+		CHECK(get_u64(VHOST_USER_GET_PROTOCOL_FEATURES, &v));                                \
+		CHECK_EQ(v &(VHOST_USER_PF_BIT(RARP) | VHOST_USER_PF_BIT(NET_MTU) |                  \
+			     VHOST_USER_PF_BIT(SHMEM) | VHOST_USER_PF_BIT(GET_VRING_BASE_INFLIGHT) | \
+			     VHOST_USER_PF_BIT(GET_VRING_BASE_SKIP_DRAIN)),                          \
+			 0);                                                                         \
+		CHECK_EQ(__VA_ARGS__, 0);                                                            \
+		CHECK(closed());                                                                     \
 	})
 NOT_OFFERED(rarp_of_a_disk, send_raw(VHOST_USER_SEND_RARP, 1, 8, "12345678", 8, NULL, 0))
 NOT_OFFERED(mtu_of_a_disk, send_raw(VHOST_USER_NET_SET_MTU, 1, 8, "12345678", 8, NULL, 0))
 NOT_OFFERED(shared_memory_of_a_disk, send_raw(VHOST_USER_GET_SHMEM_CONFIG, 1, 0, NULL, 0, NULL, 0))
+NOT_OFFERED(a_stop_that_leaves_requests_under_way,
+	    send_raw(VHOST_USER_GET_VRING_BASE_SKIP_DRAIN, 1, 8, "\0\0\0\0\0\0\0", 8, NULL, 0))

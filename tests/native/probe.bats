@@ -207,3 +207,15 @@ END
     run -0 "$BIN/minivmm" probe --help
     [ "$(wc -l <<< "$output")" -le 24 ]
 }
+
+@test "explain: what of a back-end's own the guest would reach, where, how much, and who maps it" {
+    printf '[boot]\nkernel = "k"\n' > "$D/vm.toml"
+    printf '[[device]]\nid = "%s"\nvia = "vhost-user"\nvirtio = "gpu"\nsocket = "s"\n' a >> "$D/vm.toml"
+    run -0 "$BIN/minivmm" explain -c "$D/vm.toml"
+    ! grep -qE '^  (shared|doorbells) ' <<< "$output"
+    printf 'shared_memory = "64M"\nhost_notifier = true\n' >> "$D/vm.toml"
+    run -0 "$BIN/minivmm" explain -c "$D/vm.toml"
+    echo "$output"
+    grep -qE '^  shared +BAR 2: memfds of the back-end.s .* mapped by minivmm for the guest: at most 64M$' <<< "$output"
+    grep -qE '^  doorbells +BAR 0: .* mapped by minivmm for the guest$' <<< "$output"
+}

@@ -117,7 +117,8 @@ TEST(handshake_takes_what_is_offered)
 	CHECK_EQ(count_fds(), fds);
 }
 
-TEST(unknown_protocol_features_are_left_alone)
+// Besides unknown ones: those of which the README's table says "not used", such as GET_VRING_BASE_INFLIGHT and SKIP_DRAIN.
+TEST(protocol_features_that_are_unknown_or_not_used_are_left_alone)
 {
 	struct peer p;
 	struct front f;
