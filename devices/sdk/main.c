@@ -2,12 +2,9 @@
 // vdev_main(): the life of a device program, from its command line to its end.
 //
 // Follows the back-end program conventions of vhost-user.rst.
-#include "devices/sdk/carrier.h"
-#include "devices/sdk/dev.h"
+#include "devices/sdk/main_impl.h"
 #include "devices/sdk/pdev_impl.h"
-#include "devices/sdk/vduse.h"
 #include "vmm/base/check.h"
-#include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/landlock.h"
 #include "vmm/base/log.h"
@@ -20,8 +17,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -30,149 +25,6 @@
 #define CONNECT_PAUSE_MS 20
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
-
-// What every carrier needs; each has a table of its own besides.
-static const struct sandbox_rule sdk_rules[] = {
-	SANDBOX_CALL(epoll_wait, "waits for kicks, messages and completions"),
-	SANDBOX_RARE(epoll_pwait, "the same, where the C library has no epoll_wait"),
-	SANDBOX_CALL(epoll_ctl, "a front-end's eventfds come and go"),
-	SANDBOX_CALL(close, "descriptors of a front-end that replaces them or leaves"),
-	SANDBOX_RARE(fstat, "size and kind of a memory file"),
-	SANDBOX_RARE(newfstatat, "the same by newer C libraries"),
-	SANDBOX_CALL_IF(mmap, "guest memory, never executable", 2, PROT_EXEC, 0),
-	SANDBOX_CALL(munmap, "guest memory that the front-end takes back"),
-	SANDBOX_CALL_IF(madvise, "guest memory stays out of core dumps", 2, UINT32_MAX, MADV_DONTDUMP),
-	SANDBOX_RARE(brk, "memory for the front-end of a device with many queues"),
-	SANDBOX_CALL(write, "interrupts (eventfds), answers to the kernel, and log lines"),
-	SANDBOX_CALL(read, "SIGTERM, by signalfd; the kernel's messages"),
-};
-
-// Of those that are served over sockets.
-static const struct sandbox_rule socket_rules[] = {
-	SANDBOX_CALL(recvmsg, "messages of the front-end, with descriptors"),
-	SANDBOX_CALL(sendmsg, "replies to the front-end"),
-	SANDBOX_CALL(accept4, "the next front-end, on a listening socket"),
-	SANDBOX_RARE(poll, "is there room for a reply; a pause after accept4 failed"),
-	SANDBOX_CALL(fcntl, "access mode of a memory file; eventfds become non-blocking"),
-	SANDBOX_RARE(memfd_create, "the record of requests in flight, for front-ends that want one"),
-	SANDBOX_RARE(ftruncate, "its size"),
-};
-
-static const struct carrier *const socket_carriers[] = { &carrier_vhost_user, &carrier_vfio_user };
-
-// Of virtio devices; PCI functions of their own are served over vfio-user only.
-static const struct vdev_option virtio_options[] = {
-	{ "vhost-user", "PATH", "listen on this socket for vhost-user front-ends, one after the other" },
-	{ "socket-path", "PATH", "the same" },
-	{ "vduse", "NAME", "be the VDUSE device of this name, for vDPA: of this host, or of a guest" },
-	{ "vdpa-add", NULL, "with its vDPA device, which is removed at the end if no VMM uses it" },
-	{ "record", "FILE", "what outlives this program (default: /run/minivmm-vduse-NAME)" },
-	{ "print-capabilities", NULL, "say in JSON what this program can do, and exit" },
-	{ NULL, NULL, NULL },
-};
-
-static const struct vdev_option common_options[] = {
-	{ "vfio-user", "PATH",
-	  "listen on this socket for vfio-user clients, which see a PCI function; fd:N: on a descriptor" },
-	{ "connect", "PATH", "connect to a front-end that listens on this socket, and end when it leaves" },
-	{ "fd", "N", "serve on this descriptor: a connected socket, or a listening one" },
-	{ "print-syscalls", NULL, NULL }, // for the tests
-	{ "insecure", NULL, "go on where the host refuses a part of the sandbox" },
-	{ "verbose", NULL, "say more (-v)" },
-	{ "quiet", NULL, "say less (-q)" },
-	{ "version", NULL, "print the version, and exit" },
-	{ "help", NULL, "print this, and exit" },
-	{ NULL, NULL, NULL },
-};
-
-struct settings {
-	const struct carrier *carrier;
-	const char *path;      // to listen at, or NULL
-	const char *front_end; // to connect to, or NULL
-	int fd;		       // to serve on, or -1
-	struct vduse_options vduse;
-	bool insecure;
-	int level; // enum log_level
-};
-
-int vdev_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out, struct err *e)
-{
-	uint64_t v = 0;
-	const char *p = text;
-	for (; *p >= '0' && *p <= '9'; p++) {
-		if (__builtin_mul_overflow(v, UINT64_C(10), &v) ||
-		    __builtin_add_overflow(v, (uint64_t)(*p - '0'), &v))
-			break;
-	}
-	if (*p || p == text || v < min || v > max)
-		return err_set(e, EINVAL, "--%s: \"%s\" is not a number from %llu to %llu", name, text,
-			       (unsigned long long)min, (unsigned long long)max);
-	*out = v;
-	return 0;
-}
-
-static void help_options(const struct vdev_option *o)
-{
-	for (; o->name; o++) {
-		char left[64];
-		snprintf(left, sizeof(left), "--%s%s%s", o->name, o->value ? " " : "",
-			 o->value ? o->value : "");
-		if (o->help)
-			printf("  %-22s %s\n", left, o->help);
-	}
-}
-
-static void help(const struct vdev_ops *ops)
-{
-	printf("usage: %s (%s--vfio-user PATH | --connect PATH | --fd N%s) [OPTION]...\n%s\n\n", ops->program,
-	       ops->pci ? "" : "--vhost-user PATH | ", ops->pci ? "" : " | --vduse NAME", ops->summary);
-	help_options(ops->options);
-	printf("\n");
-	if (!ops->pci)
-		help_options(virtio_options);
-	help_options(common_options);
-}
-
-static const struct vdev_option *option_find(const struct vdev_option *o, const char *name, size_t len)
-{
-	for (; o->name; o++)
-		if (strlen(o->name) == len && memcmp(o->name, name, len) == 0)
-			return o;
-	return NULL;
-}
-
-static int option_common(struct settings *s, const char *name, const char *value, struct err *e)
-{
-	uint64_t fd;
-	if (strcmp(name, "vhost-user") == 0 || strcmp(name, "socket-path") == 0) {
-		s->path = value;
-		s->carrier = &carrier_vhost_user;
-	} else if (strcmp(name, "vfio-user") == 0) {
-		s->path = value;
-		s->carrier = &carrier_vfio_user;
-	} else if (strcmp(name, "connect") == 0) {
-		s->front_end = value;
-	} else if (strcmp(name, "fd") == 0) {
-		int rc = vdev_number(name, value ? value : "", 0, 1 << 20, &fd, e);
-		if (rc < 0)
-			return rc;
-		s->fd = (int)fd;
-	} else if (strcmp(name, "vduse") == 0) {
-		s->vduse.name = value;
-		s->carrier = &carrier_vduse;
-	} else if (strcmp(name, "vdpa-add") == 0) {
-		s->vduse.vdpa_add = true;
-	} else if (strcmp(name, "record") == 0) {
-		s->vduse.record = value;
-	} else if (strcmp(name, "insecure") == 0) {
-		s->insecure = true;
-	} else if (strcmp(name, "verbose") == 0) {
-		s->level = MIN(s->level + 1, LOG_DEBUG);
-	} else if (strcmp(name, "quiet") == 0) {
-		s->level = LOG_ERROR;
-	}
-	return 0;
-}
 
 // What callbacks do that the device leaves out.
 static int start_any(struct vdev *d, uint64_t features)
@@ -214,127 +66,6 @@ static const struct vdev_ops *ops_complete(const struct vdev_ops *given)
 	return &ops;
 }
 
-struct rule_list {
-	unsigned count;
-	struct sandbox_rule rule[64];
-};
-
-static int rules_add(struct rule_list *to, const struct sandbox_rule *from, unsigned count)
-{
-	if (count > ARRAY_LEN(to->rule) - to->count)
-		return -E2BIG;
-	for (unsigned i = 0; i < count; i++)
-		to->rule[to->count++] = from[i];
-	return 0;
-}
-
-// What the sandbox allows: the SDK's part, the carrier's (NULL: of all that use sockets) and the device's own.
-static int rules_collect(const struct vdev_ops *ops, const struct carrier *carrier, struct sandbox_spec *spec)
-{
-	static struct rule_list all;
-	all.count = 0;
-	int rc = rules_add(&all, sdk_rules, ARRAY_LEN(sdk_rules));
-	if (rc == 0 && carrier != &carrier_vduse)
-		rc = rules_add(&all, socket_rules, ARRAY_LEN(socket_rules));
-	for (unsigned i = 0; i < ARRAY_LEN(socket_carriers) && rc == 0 && !carrier; i++)
-		rc = rules_add(&all, socket_carriers[i]->rules, socket_carriers[i]->rule_count);
-	if (rc == 0 && carrier)
-		rc = rules_add(&all, carrier->rules, carrier->rule_count);
-	if (rc == 0)
-		rc = rules_add(&all, ops->rules, ops->rule_count);
-	if (rc < 0)
-		return rc;
-	*spec = (struct sandbox_spec){
-		.program = ops->program,
-		.rules = all.rule,
-		.rule_count = all.count,
-		// Ours, three for each queue (of a PCI function: its vectors and doorbells), those of one message, and the device's.
-		.nofile = 64 + 3 * VDEV_QUEUES_MAX + MSG_FDS_MAX + ops->fds_max,
-	};
-	return 0;
-}
-
-static void print_syscalls(const struct vdev_ops *ops, const struct carrier *c)
-{
-	struct sandbox_spec spec;
-	if (rules_collect(ops, c, &spec) < 0)
-		return;
-	sandbox_print(&spec, "", stdout);
-	printf("limit\tnofile\t%llu\n", (unsigned long long)spec.nofile);
-	if (c == &carrier_vduse)
-		vduse_print("keeper\t", stdout);
-	else
-		socket_file_print("keeper\t", stdout);
-	if (ops->aside)
-		sandbox_print(ops->aside, "aside\t", stdout);
-}
-
-// Options that end the program at once: true if one was given.  They win over any error elsewhere on the line.
-static bool answer_and_leave(const struct vdev_ops *ops, int argc, char **argv)
-{
-	const struct carrier *c = NULL;
-	for (int i = 1; i < argc; i++)
-		if (strcmp(argv[i], "--vduse") == 0 || strncmp(argv[i], "--vduse=", 8) == 0)
-			c = &carrier_vduse;
-	for (int i = 1; i < argc; i++) {
-		if (strcmp(argv[i], "--print-capabilities") == 0 && !ops->pci)
-			printf("%s\n", ops->capabilities);
-		else if (strcmp(argv[i], "--print-syscalls") == 0)
-			print_syscalls(ops, c);
-		else if (strcmp(argv[i], "--version") == 0)
-			printf("%s %s\n", ops->program, MINIVMM_VERSION);
-		else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
-			help(ops);
-		else
-			continue;
-		return true;
-	}
-	return false;
-}
-
-static int places_check(const struct vdev_ops *ops, const struct settings *s, struct err *e)
-{
-	const int places =
-		(s->path != NULL) + (s->front_end != NULL) + (s->fd >= 0) + (s->vduse.name != NULL);
-	if (places == 0)
-		return err_set(e, EINVAL,
-			       "where to serve is missing: %s--vfio-user PATH, --connect PATH or --fd N",
-			       ops->pci ? "" : "--vhost-user PATH, --vduse NAME, ");
-	if (places > 1)
-		return err_set(e, EINVAL, "--fd, --connect, --vduse and a socket path exclude each other");
-	if (!s->vduse.name && (s->vduse.record || s->vduse.vdpa_add))
-		return err_set(e, EINVAL, "--record and --vdpa-add are for --vduse");
-	return 0;
-}
-
-static int parse_options(struct vdev *d, struct settings *s, int argc, char **argv, struct err *e)
-{
-	for (int i = 1; i < argc; i++) {
-		const char *arg = strcmp(argv[i], "-v") == 0   ? "--verbose"
-				  : strcmp(argv[i], "-q") == 0 ? "--quiet"
-							       : argv[i];
-		if (strncmp(arg, "--", 2) != 0)
-			return err_set(e, EINVAL, "\"%s\": not an option (see --help)", arg);
-		const char *name = arg + 2, *value = strchr(name, '=');
-		size_t len = value ? (size_t)(value - name) : strlen(name);
-		const struct vdev_option *own = option_find(d->ops->options, name, len);
-		const struct vdev_option *o = own ? own : option_find(common_options, name, len);
-		if (!o && !d->ops->pci)
-			o = option_find(virtio_options, name, len);
-		if (!o)
-			return err_set(e, EINVAL, "--%.*s: no such option (see --help)", (int)len, name);
-		if (!o->value && value)
-			return err_set(e, EINVAL, "--%s takes no value", o->name);
-		if (o->value && !value && i + 1 == argc)
-			return err_set(e, EINVAL, "--%s: %s is missing", o->name, o->value);
-		value = !o->value ? NULL : value ? value + 1 : argv[++i];
-		int rc = own ? d->ops->option(d, o->name, value, e) : option_common(s, o->name, value, e);
-		if (rc < 0)
-			return rc;
-	}
-	return places_check(d->ops, s, e);
-}
-
 // To a front-end that may be about to listen.
 static int connect_out(const char *path, struct err *e)
 {
@@ -361,7 +92,7 @@ int vdev_turn(struct vdev *d, int timeout_ms)
 static int seal(struct vdev *d, const struct settings *s, int sock, struct err *e)
 {
 	struct sandbox_spec spec;
-	int rc = rules_collect(d->ops, s->carrier, &spec);
+	int rc = sdk_rules_collect(d->ops, s->carrier, &spec);
 	if (rc < 0)
 		return err_set(e, -rc, "sandbox: too many rules");
 	spec.nofile += (uint64_t)MAX(sock, 0); // as many may be open below it
@@ -531,7 +262,7 @@ static int device_main(struct vdev *d, const struct settings *s)
 
 int vdev_main(const struct vdev_ops *ops, int argc, char **argv)
 {
-	if (answer_and_leave(ops, argc, argv))
+	if (sdk_options_answer(ops, argc, argv))
 		return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
 	struct err e = { { 0 } };
 	struct vdev *d = calloc(1, sizeof(*d));
@@ -544,7 +275,7 @@ int vdev_main(const struct vdev_ops *ops, int argc, char **argv)
 		return EXIT_FAILED;
 	}
 	d->ops = ops_complete(ops);
-	if (parse_options(d, &s, argc, argv, &e) < 0) {
+	if (sdk_options_parse(d, &s, argc, argv, &e) < 0) {
 		log_error("%s", e.text);
 		free(d);
 		return EXIT_USAGE;
