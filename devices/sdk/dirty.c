@@ -83,3 +83,26 @@ void dirty_mark_request(struct dirty_log *l, const struct vq *q, uint16_t head)
 		at = d.next;
 	}
 }
+
+static void mark_table(struct dirty_log *l, const struct vq *q, const struct vq_kept *k)
+{
+	const struct vring_packed_desc *table = guest_mem_at(q->mem, GUEST_PHYSICAL, k->gpa, k->len);
+	for (unsigned i = 0; table && i < k->len / sizeof(*table); i++) {
+		struct vring_packed_desc d;
+		memcpy(&d, &table[i], sizeof(d));
+		__asm__ volatile("" ::: "memory"); // the copy is what is used
+		if (d.flags & VRING_DESC_F_WRITE)
+			dirty_mark(l, d.addr, d.len);
+	}
+}
+
+void dirty_mark_kept(struct dirty_log *l, const struct vq *q, uint16_t kept)
+{
+	for (; kept != VQ_NONE; kept = q->kept[kept].next) {
+		const struct vq_kept *k = &q->kept[kept];
+		if (k->indirect)
+			mark_table(l, q, k);
+		else
+			dirty_mark(l, k->gpa, k->len);
+	}
+}

@@ -35,4 +35,7 @@ void dirty_mark(struct dirty_log *l, uint64_t gpa, uint64_t len);
 // meanwhile spoils its own guest's copy, nothing else.
 void dirty_mark_request(struct dirty_log *l, const struct vq *q, uint16_t head);
 
+// The same of packed rings, whose descriptors are gone by then: what was kept of them, from entry `kept` on.  Reads indirect tables again.
+void dirty_mark_kept(struct dirty_log *l, const struct vq *q, uint16_t kept);
+
 #endif

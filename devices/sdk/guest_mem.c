@@ -171,6 +171,12 @@ void *guest_mem_at(struct guest_mem *m, enum guest_space space, uint64_t at, uin
 	return p && got == len ? p : NULL;
 }
 
+uint64_t guest_mem_gpa(struct guest_mem *m, uint64_t uva)
+{
+	const struct guest_region *r = region_get(m, GUEST_USER, uva);
+	return r ? r->base[GUEST_PHYSICAL] + (uva - r->base[GUEST_USER]) : UINT64_MAX;
+}
+
 int guest_mem_iov(struct guest_mem *m, enum guest_access access, uint64_t gpa, uint64_t len,
 		  struct iovec *iov, unsigned max)
 {

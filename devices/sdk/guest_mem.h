@@ -75,6 +75,9 @@ void *guest_mem_translate(struct guest_mem *m, enum guest_space space, uint64_t 
 // A pointer to `len` bytes in one piece, or NULL.
 void *guest_mem_at(struct guest_mem *m, enum guest_space space, uint64_t at, uint64_t len);
 
+// What a byte with a GUEST_USER address is called as GUEST_PHYSICAL, or UINT64_MAX.
+uint64_t guest_mem_gpa(struct guest_mem *m, uint64_t uva);
+
 // Describes [gpa, gpa + len), to be read or written, by at most `max` pieces.  Their number, or -EFAULT (not all of it is such
 // memory), or -ENOBUFS.
 enum guest_access { GUEST_READ, GUEST_WRITE };

@@ -21,9 +21,7 @@ static int on_set_features(struct server *s, struct request *rq)
 {
 	if (rq->p.u64 & ~(s->d->features | PRIVATE_FEATURES))
 		return -EINVAL;
-	// The log of dirty pages goes on and off under way; of packed rings the descriptors are gone when it is time to note them.
-	if (rq->p.u64 >> VHOST_F_LOG_ALL & 1 && rq->p.u64 >> VIRTIO_F_RING_PACKED & 1)
-		return -EOPNOTSUPP;
+	// The log of dirty pages goes on and off under way.
 	if (s->started && (s->features ^ rq->p.u64) & ~(UINT64_C(1) << VHOST_F_LOG_ALL)) {
 		for (unsigned i = 0; i < s->d->queue_count; i++)
 			if (s->ring[i].vq->running)

@@ -33,8 +33,19 @@ struct vq_slot {
 	uint16_t count;		    // descriptors that it takes up
 	uint16_t next;		    // free slot, or the request given back after this one
 	uint16_t log_head, log_end; // its first and last entry in the record
+	uint16_t kept;		    // its first entry of vq.kept, or VQ_NONE
 	bool read_only;		    // nothing of it is writable
 	uint32_t len;
+};
+
+#define VQ_NONE UINT16_MAX
+
+// What a packed ring said of memory that the device may write; used descriptors overwrite it there before the request is done.
+struct vq_kept {
+	uint64_t gpa;
+	uint32_t len;
+	uint16_t next; // of the same request, or of the free ones, or VQ_NONE
+	bool indirect; // a table of such
 };
 
 struct dirty_log; // dirty.h
@@ -72,15 +83,18 @@ struct vq {
 	uint16_t taken;			  // descriptors between next_used and next_avail
 	uint16_t slot_free, slot_fresh;	  // a list, and the first that was never used
 	uint16_t given_first, given_last; // what was pushed and not yet published
+	uint16_t kept_free, kept_fresh;	  // as of slots
+	uint64_t ring_gpa;		  // where the ring lies in the log of dirty pages
 	struct inflight log;		  // what is in flight, if the front-end wants that recorded
-	struct dirty_log
-		*dirty; // notes what is written to guest memory, or NULL; the carrier's, like the next
-	uint64_t dirty_used_gpa; // where the used ring lies in that log, UINT64_MAX: it is not noted
-	int call_fd, err_fd;	 // eventfds or -1; the carrier's
+	struct dirty_log *dirty;	  // notes what is written to guest memory, or NULL; the carrier's
+	// Where the used ring (packed: the device's event suppression) lies in that log; UINT64_MAX: rings are not noted.  The carrier's.
+	uint64_t dirty_used_gpa;
+	int call_fd, err_fd; // eventfds or -1; the carrier's
 	void (*on_fail)(struct vq *q);
 	void (*on_call)(struct vq *q); // interrupts the driver instead of call_fd, or NULL
-	void *carrier; // the carrier's own
+	void *carrier;		       // the carrier's own
 	struct vq_slot slot[VQ_SIZE_MAX];
+	struct vq_kept kept[VQ_SIZE_MAX];
 };
 
 // Where the ring lies: addresses in the GUEST_USER space.

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Packed rings, virtio 1.2 §2.8.
+#include "devices/sdk/dirty.h"
 #include "devices/sdk/virtq_impl.h"
+#include "vmm/base/fd.h"
 
 #include <errno.h>
 #include <string.h>
 
 #define AVAIL	 (1u << VRING_PACKED_DESC_F_AVAIL)
 #define USED	 (1u << VRING_PACKED_DESC_F_USED)
-#define NO_SLOT	 UINT16_MAX
 #define WRAP_BIT VRING_PACKED_EVENT_F_WRAP_CTR
 
 // ---- places -----------------------------------------------------------------------------------------------------
@@ -55,6 +56,7 @@ int vq_packed_locate(struct vq *q, const struct vq_place *at)
 	q->ring = ring;
 	q->driver_event = driver;
 	q->device_event = device;
+	q->ring_gpa = guest_mem_gpa(q->mem, at->desc);
 	return 0;
 }
 
@@ -77,14 +79,57 @@ int vq_packed_start(struct vq *q, const struct vq_place *at)
 	q->used_wrap = q->avail_wrap = p.wrap;
 	forward(q, &q->next_avail, &q->avail_wrap, taken);
 	q->taken = (uint16_t)taken;
-	q->slot_free = q->given_first = NO_SLOT;
-	q->slot_fresh = 0;
+	q->slot_free = q->kept_free = q->given_first = VQ_NONE;
+	q->slot_fresh = q->kept_fresh = 0;
 	return 0;
 }
 
 uint32_t vq_packed_base(const struct vq *q)
 {
 	return place(q->next_avail, q->avail_wrap) | (uint32_t)place(q->next_used, q->used_wrap) << 16;
+}
+
+// ---- the log of dirty pages --------------------------------------------------------------------------------------
+
+// What the device may write of a request is kept in any case: the log may begin while that is in flight.
+static int keep(struct vq *q, const struct vring_packed_desc *d, uint16_t **end)
+{
+	if (!(d->flags & (VRING_DESC_F_WRITE | VRING_DESC_F_INDIRECT)))
+		return 0;
+	uint16_t at = q->kept_free;
+	if (at != VQ_NONE)
+		q->kept_free = q->kept[at].next;
+	else if (q->kept_fresh < VQ_SIZE_MAX)
+		at = q->kept_fresh++;
+	else // the ring has not so many, but a record may say so
+		return vq_fail(q, "more than %u descriptors in flight", VQ_SIZE_MAX);
+	struct vq_kept *k = &q->kept[at];
+	*k = (struct vq_kept){
+		.gpa = d->addr, .len = d->len, .next = VQ_NONE, .indirect = d->flags & VRING_DESC_F_INDIRECT
+	};
+	**end = at;
+	*end = &k->next;
+	return 0;
+}
+
+static void keep_no_more(struct vq *q, struct vq_slot *s)
+{
+	uint16_t *end = &s->kept;
+	while (*end != VQ_NONE)
+		end = &q->kept[*end].next;
+	*end = q->kept_free;
+	q->kept_free = s->kept;
+	s->kept = VQ_NONE;
+}
+
+// `count` descriptors from `at` on were written.
+static void ring_written(struct vq *q, uint16_t at, unsigned count)
+{
+	if (!q->dirty || q->dirty_used_gpa == UINT64_MAX || q->ring_gpa == UINT64_MAX)
+		return;
+	const unsigned left = q->size, first = at + count > left ? left - at : count;
+	dirty_mark(q->dirty, q->ring_gpa + at * sizeof(*q->ring), first * sizeof(*q->ring));
+	dirty_mark(q->dirty, q->ring_gpa, (count - first) * sizeof(*q->ring));
 }
 
 // ---- taking -----------------------------------------------------------------------------------------------------
@@ -129,7 +174,7 @@ static int add_descriptor(struct vq *q, const struct vring_packed_desc *d, unsig
 static struct vq_slot *take_slot(struct vq *q, struct vq_chain *c)
 {
 	c->head = q->slot_free;
-	if (c->head == NO_SLOT)
+	if (c->head == VQ_NONE)
 		c->head = q->slot_fresh++;
 	else
 		q->slot_free = q->slot[c->head].next;
@@ -146,12 +191,15 @@ static int redo(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned io
 	*c = (struct vq_chain){ .head = 0 };
 	struct vring_packed_desc d;
 	uint16_t at, next = (uint16_t)head;
+	uint16_t kept = VQ_NONE, *end = &kept;
 	unsigned count = 0;
 	do {
 		at = next;
 		if (count == q->size || !inflight_packed_read(&q->log, &next, &d))
 			return vq_fail(q, "the record of requests in flight makes no sense");
 		int rc = add_descriptor(q, &d, count++, c, iov, iov_max);
+		if (rc == 0)
+			rc = keep(q, &d, &end);
 		if (rc < 0)
 			return rc;
 	} while (d.flags & VRING_DESC_F_NEXT);
@@ -159,6 +207,7 @@ static int redo(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned io
 					     .count = (uint16_t)count,
 					     .log_head = (uint16_t)head,
 					     .log_end = at,
+					     .kept = kept,
 					     .read_only = c->writable == 0 };
 	return 1;
 }
@@ -174,6 +223,7 @@ int vq_packed_pop(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned 
 	struct vring_packed_desc d;
 	uint16_t at = q->next_avail, log_end = 0;
 	bool wrap = q->avail_wrap;
+	uint16_t kept = VQ_NONE, *end = &kept;
 	unsigned count = 0;
 	int log_head = 0;
 	do {
@@ -184,6 +234,8 @@ int vq_packed_pop(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned 
 		if (!is_available(d.flags, wrap))
 			return vq_fail(q, "descriptor %u is in a chain and not available", at);
 		int rc = add_descriptor(q, &d, count++, c, iov, iov_max);
+		if (rc == 0)
+			rc = keep(q, &d, &end);
 		if (rc < 0)
 			return rc;
 		if (q->log.packed)
@@ -194,6 +246,7 @@ int vq_packed_pop(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned 
 					     .count = (uint16_t)count,
 					     .log_head = (uint16_t)log_head,
 					     .log_end = log_end,
+					     .kept = kept,
 					     .read_only = c->writable == 0 };
 	q->next_avail = at;
 	q->avail_wrap = wrap;
@@ -205,6 +258,7 @@ void vq_packed_unpop(struct vq *q, const struct vq_chain *c)
 {
 	struct vq_slot *s = &q->slot[c->head];
 	const bool later = q->log.packed && q->log.redo;
+	keep_no_more(q, s);
 	s->next = q->slot_free;
 	q->slot_free = c->head;
 	// While some of what another back-end took waits to be done again, so does this; next_avail is past all of it.
@@ -222,9 +276,12 @@ void vq_packed_unpop(struct vq *q, const struct vq_chain *c)
 
 void vq_packed_push(struct vq *q, uint16_t head, uint32_t len)
 {
+	if (q->dirty)
+		dirty_mark_kept(q->dirty, q, q->slot[head].kept);
+	keep_no_more(q, &q->slot[head]);
 	q->slot[head].len = len;
-	q->slot[head].next = NO_SLOT;
-	if (q->given_first == NO_SLOT)
+	q->slot[head].next = VQ_NONE;
+	if (q->given_first == VQ_NONE)
 		q->given_first = head;
 	else
 		q->slot[q->given_last].next = head;
@@ -248,10 +305,10 @@ static void write_batch(struct vq *q)
 {
 	const uint16_t first = q->next_used;
 	uint16_t first_flags = 0;
-	for (uint16_t i = q->given_first; i != NO_SLOT; i = q->slot[i].next) {
+	for (uint16_t i = q->given_first; i != VQ_NONE; i = q->slot[i].next) {
 		const struct vq_slot *s = &q->slot[i];
 		unsigned count = s->count;
-		while (q->in_order && s->read_only && s->next != NO_SLOT && q->slot[s->next].read_only) {
+		while (q->in_order && s->read_only && s->next != VQ_NONE && q->slot[s->next].read_only) {
 			i = s->next;
 			s = &q->slot[i];
 			count += s->count;
@@ -281,10 +338,10 @@ static bool wants_interrupt(const struct vq *q, unsigned count)
 
 bool vq_packed_publish(struct vq *q)
 {
-	if (q->given_first == NO_SLOT)
+	if (q->given_first == VQ_NONE)
 		return false;
 	unsigned count = 0;
-	for (uint16_t i = q->given_first; i != NO_SLOT; i = q->slot[i].next) {
+	for (uint16_t i = q->given_first; i != VQ_NONE; i = q->slot[i].next) {
 		count += q->slot[i].count;
 		if (q->log.packed)
 			inflight_packed_give(&q->log, q->slot[i].log_head, q->slot[i].log_end);
@@ -298,16 +355,20 @@ bool vq_packed_publish(struct vq *q)
 		forward(q, &p.at, &p.wrap, count);
 		inflight_packed_giving(&q->log, p);
 	}
+	const uint16_t first = q->next_used;
 	write_batch(q);
+	ring_written(q, first, count);
+	if (q->dirty && q->dirty->event_fd >= 0)
+		fd_event_signal(q->dirty->event_fd);
 	q->taken = (uint16_t)(q->taken - count);
 	if (q->log.packed) {
-		for (uint16_t i = q->given_first; i != NO_SLOT; i = q->slot[i].next)
+		for (uint16_t i = q->given_first; i != VQ_NONE; i = q->slot[i].next)
 			inflight_packed_given(&q->log, q->slot[i].log_head);
 		inflight_packed_published(&q->log);
 	}
 	q->slot[q->given_last].next = q->slot_free;
 	q->slot_free = q->given_first;
-	q->given_first = NO_SLOT;
+	q->given_first = VQ_NONE;
 	// The driver writes its wish and then reads descriptors; we wrote those and now read its wish.
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return wants_interrupt(q, count);
@@ -318,6 +379,8 @@ bool vq_packed_publish(struct vq *q)
 static void wish(struct vq *q, unsigned flags, uint16_t at)
 {
 	__atomic_store_n(q->device_event, flags << 16 | at, __ATOMIC_RELAXED);
+	if (q->dirty && q->dirty_used_gpa != UINT64_MAX)
+		dirty_mark(q->dirty, q->dirty_used_gpa, sizeof(*q->device_event));
 }
 
 void vq_packed_notify_enable(struct vq *q)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // A driver that keeps the rules, over a queue of either layout: it offers requests of random shape and checks everything that comes
-// back.  Request `i` owns PIECES pieces of MODEL_PIECE bytes of guest memory, writable ones are to be filled with its number.
+// back.  Request `i` owns PIECES pieces of MODEL_PIECE bytes of guest memory, each in a page of its own, writable ones are to be filled with its number.
 #ifndef MINIVMM_TESTS_UNIT_RING_MODEL_H
 #define MINIVMM_TESTS_UNIT_RING_MODEL_H
 
@@ -14,13 +14,14 @@
 #define MODEL_SIZE_MAX 64
 #define MODEL_PIECES   4
 #define MODEL_PIECE    32u
+#define MODEL_STEP     4096u // from one to the next
 #define MODEL_GPA      UINT64_C(0x40000000)
 #define MODEL_UVA      UINT64_C(0x7f0000000000)
 #define MODEL_DRIVER   0x2000u
 #define MODEL_DEVICE   0x3000u
 #define MODEL_TABLES   0x8000u
 #define MODEL_DATA     0x10000u
-#define MODEL_MEM      0x20000u
+#define MODEL_MEM      (MODEL_DATA + MODEL_SIZE_MAX * MODEL_PIECES * MODEL_STEP)
 #define MODEL_BIT(b)   (UINT64_C(1) << (b))
 #define P_AVAIL	       (1u << VRING_PACKED_DESC_F_AVAIL)
 #define P_USED	       (1u << VRING_PACKED_DESC_F_USED)
@@ -114,7 +115,7 @@ static inline void model_close(struct model *m)
 
 static inline uint64_t model_piece(unsigned request, unsigned piece)
 {
-	return MODEL_DATA + (request * MODEL_PIECES + piece) * MODEL_PIECE;
+	return MODEL_DATA + UINT64_C(1) * (request * MODEL_PIECES + piece) * MODEL_STEP;
 }
 
 // The driver's names are 16 bits that mean nothing to a device of a packed ring.

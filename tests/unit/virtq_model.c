@@ -33,7 +33,7 @@ static void fill(const struct model *m, const struct work *w)
 {
 	for (unsigned p = w->c.readable; p < w->c.readable + w->c.writable; p++) {
 		size_t request = (size_t)((uint8_t *)w->iov[p].iov_base - mem.region[0].host - MODEL_DATA) /
-				 (MODEL_PIECES * MODEL_PIECE);
+				 (MODEL_PIECES * MODEL_STEP);
 		memcpy(w->iov[p].iov_base, &m->req[request].number, sizeof(uint64_t));
 	}
 }
