@@ -289,9 +289,11 @@ static int op_queue_stop(struct backend *b, unsigned q, uint32_t *base)
 	}
 	*base = vu_used_index(vu, q);
 	if (vu->stopping) {
+		vu_resume(&vu->stop);
 		vu->stop.deadline = stop_deadline(vu);
 		vu_answer_queue_stop(&vu->stop, vu, q, base);
 		rc = vu->stop.rc;
+		vu_pause(&vu->stop);
 	} else if (rc == 0) {
 		rc = vu_do_queue_stop(vu, q, base, stop_deadline(vu));
 	}
@@ -347,7 +349,9 @@ static int device_reset(struct vhost_user *vu)
 	const bool reset = vu_has(vu, VHOST_USER_PF_BIT(RESET_DEVICE));
 	if (!vu->stopping && !reset && !vu_has(vu, VHOST_USER_PF_BIT(STATUS)))
 		return vu_link_dead(&vu->link) ? -EPIPE : 0;
-	if (!vu->stopping) {
+	if (vu->stopping) {
+		vu_resume(&vu->stop);
+	} else {
 		vu_begin(&vu->stop, &vu->link, stop_deadline(vu));
 		send_reset(&vu->stop, vu);
 	}
@@ -386,7 +390,9 @@ static bool op_stop_begin(struct backend *b)
 				vu_ask_queue_stop(&vu->stop, q);
 		send_reset(&vu->stop, vu);
 		vu->stopping = vu->stop.rc == 0;
-		if (!vu->stopping) // nothing is held while others may get it a new connection
+		if (vu->stopping)
+			vu_pause(&vu->stop);
+		else // nothing is under way while others may get it a new connection
 			vu_end(&vu->stop);
 	}
 	const bool begun = vu->stopping;
@@ -420,8 +426,10 @@ static int op_run(struct backend *b, bool on)
 static void op_close(struct backend *b)
 {
 	struct vhost_user *vu = vu_of(b);
-	if (vu->stopping)
+	if (vu->stopping) {
+		vu_resume(&vu->stop);
 		vu_end(&vu->stop);
+	}
 	vu_again_close(vu);
 	vu_objects_close(vu);
 	loop_remove(vu->link.loop, &vu->err_source);

@@ -67,6 +67,10 @@ static void link_ready(struct loop_source *s, uint32_t events)
 	// go of the lock, so that nothing is missed.
 	if (pthread_mutex_trylock(&l->lock) != 0)
 		return;
+	if (l->paused) {
+		pthread_mutex_unlock(&l->lock);
+		return;
+	}
 	if (!l->dead)
 		link_expect_silence(l);
 	if (!l->dead && (events & EPOLLPRI))
@@ -158,6 +162,7 @@ void vu_broken(struct vu_exchange *x, const char *fmt, ...)
 void vu_begin(struct vu_exchange *x, struct vu_link *l, deadline_ns deadline)
 {
 	pthread_mutex_lock(&l->lock);
+	assert(!l->paused);
 	x->link = l;
 	x->deadline = deadline;
 	x->rc = 0;
@@ -303,6 +308,18 @@ static void exchange_barrier(struct vu_exchange *x)
 	uint64_t features = vu_answer_u64(x, VHOST_USER_GET_FEATURES);
 	if (x->rc == 0 && features != x->link->features)
 		vu_broken(x, "changed the features that it offers");
+}
+
+void vu_pause(struct vu_exchange *x)
+{
+	x->link->paused = true;
+	pthread_mutex_unlock(&x->link->lock);
+}
+
+void vu_resume(struct vu_exchange *x)
+{
+	pthread_mutex_lock(&x->link->lock);
+	x->link->paused = false;
 }
 
 int vu_end(struct vu_exchange *x)

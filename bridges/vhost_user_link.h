@@ -25,6 +25,7 @@ struct vu_link {
 	atomic_bool watched;		 // in the loop, or was until its death
 	pthread_mutex_t lock;		 // held during an exchange
 	bool dead, told;		 // under the lock
+	bool paused;			 // likewise: an exchange is under way that does not hold it
 	char why[256];			 // one clause, "closed its connection"; set when dead
 	_Atomic(const char *) verdict;	 // why the socket was shut without the lock
 	uint64_t protocol_features;	 // negotiated
@@ -79,6 +80,10 @@ size_t vu_answer_fd(struct vu_exchange *x, uint32_t request, void *buf, size_t c
 uint64_t vu_answer_u64(struct vu_exchange *x, uint32_t request);
 // The peer broke the protocol in a way that only the caller can see.
 __attribute__((format(printf, 2, 3))) void vu_broken(struct vu_exchange *x, const char *fmt, ...);
+// An exchange that goes on over many operations of its owner, who takes locks of its own before this one: nothing but vu_resume()
+// may follow, by the one thread that could begin another.
+void vu_pause(struct vu_exchange *x);
+void vu_resume(struct vu_exchange *x);
 // Reads the acknowledgements still owed.  0, -EPIPE, or -EIO (logged; the connection lives).
 int vu_end(struct vu_exchange *x);
 

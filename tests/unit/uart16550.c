@@ -8,6 +8,7 @@
 #include <linux/serial_reg.h>
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 
 static struct console console;
 static struct uart16550 uart;
@@ -329,6 +330,13 @@ static void *guest_reads(void *arg)
 	return NULL;
 }
 
+static int64_t own_ms(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
 // The guest reads while the loop types: neither waits for the other for ever.
 TEST(flood_of_input)
 {
@@ -341,8 +349,9 @@ TEST(flood_of_input)
 	start();
 	pthread_create(&guest, NULL, guest_reads, &count);
 	type(text);
-	int64_t end = now_ms() + 2500;
-	while (now_ms() < end && pthread_tryjoin_np(guest, NULL) != 0)
+	// By processor time, which other work on this machine does not use up; one that waits for ever meets the suite's limit.
+	const int64_t end = own_ms() + 2500;
+	while (own_ms() < end && pthread_tryjoin_np(guest, NULL) != 0)
 		loop_once(&loop, 1);
 	finish();
 	CHECK_EQ(count, TOTAL);
