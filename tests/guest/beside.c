@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Devices beside each other.  hostile: the first disk's back-end (bad-back-end) does what it likes, the second is ours and works all the
-// while.  all: as many devices and queues as there can be, and a reset of everything at once (R05).
+// while.  all: as many devices and queues as there can be, and a reset of everything at once (R05).  objects: one disk's back-end finds
+// the other's memory (object-back-end), which is killed and comes again.
 #include "lib/virtio.h"
 
 #define BOOTS_REGISTER 0x40 // a byte of CMOS memory, which outlives a reset
@@ -96,12 +97,63 @@ static void all(void)
 	}
 }
 
+static bool disk_says(struct vdev *v, uint8_t *data)
+{
+	uint32_t id, len;
+	for (unsigned i = 0; i < 512; i++)
+		data[i] = 0;
+	volatile uint8_t *status = blk_fill(&v->q[0], 0, BLK_IN, 0, data, 512);
+	vq_offer(&v->q[0], 0);
+	vq_kick(&v->q[0], 0);
+	return vq_take(&v->q[0], &id, &len, 3000) && *status == BLK_OK;
+}
+
+// What the asker's disk shows is what the owner's showed last, and no two are the same.
+static bool shows_the_same(void)
+{
+	static uint8_t last[512], owner[512], asker[512];
+	unsigned same = 0, as_last = 0;
+	if (!disk_says(&disk, owner) || !disk_says(&other, asker) || !starts_with((char *)owner, "object "))
+		return false;
+	for (unsigned i = 0; i < 512; i++) {
+		same += asker[i] == owner[i];
+		as_last += last[i] == owner[i];
+		last[i] = owner[i];
+	}
+	return same == 512 && as_last < 512;
+}
+
+static void objects(void)
+{
+	static uint8_t data[512];
+	char line[16];
+	unsigned tries = 200;
+	CHECK(vdev_find(&disk, 0) && vdev_find(&other, 1));
+	other.vector = disk.vector + 8;
+	CHECK(vdev_start(&disk, 0, 1, 16) && vdev_start(&other, 0, 1, 16));
+	CHECK(disk_says(&other, data) && starts_with((char *)data, "nothing"));
+	for (unsigned i = 0; i < 50; i++)
+		CHECK(shows_the_same());
+	print("kill\n");
+	CHECK(read_line(line, sizeof(line), 10000));
+	// Its objects are gone with it.
+	do
+		CHECK(disk_says(&other, data));
+	while (!starts_with((char *)data, "nothing") && tries-- > 0);
+	CHECK(starts_with((char *)data, "nothing"));
+	print("start\n");
+	CHECK(read_line(line, sizeof(line), 10000));
+	for (unsigned i = 0; i < 50; i++)
+		CHECK(shows_the_same());
+}
+
 static const struct test tests[] = {
 	{ "a hostile back-end, and the device beside it", hostile },
 	{ "R05 all functions with all queues run, are reset at once, and run again", all },
+	{ "one back-end's objects are found by another, and are gone with it", objects },
 };
 
 void guest_main(void)
 {
-	tests_run(&tests[option_is("do", "all")], 1);
+	tests_run(&tests[option_is("do", "all") ? 1 : option_is("do", "objects") ? 2 : 0], 1);
 }

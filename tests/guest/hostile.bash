@@ -230,3 +230,34 @@ scenario_hostile_shared_memory_B14_B20() {
 scenario_hostile_doorbell_pages_B14_B20() {
     bad_lines='host_notifier = true' beside B14/B20 doorbell-pages 3
 }
+
+# ---- one back-end's memory, found by another ---------------------------------------------------------------------
+
+object_back_end() { # ID
+    rm -f "$T/$1.sock"
+    "$(dirname "${BASH_SOURCE[0]}")/object-back-end" "$T/$1.sock" "$1" 2> "$T/bad.log" &
+    bad=$!
+    wait_for 5 grep -q " 00010000 .* $T/$1.sock\$" /proc/net/unix
+}
+
+scenario_shared_objects() {
+    local asker
+    machine beside do=objects
+    printf '[[device]]\nid = "%s"\nvia = "vhost-user"\nvirtio = "blk"\nsocket = "%s.sock"\n' disk0 owner disk1 asker >> "$T/vm.toml"
+    object_back_end asker
+    asker=$bad
+    object_back_end owner
+    start
+    wait_line kill
+    check 'the monitor is sealed all the while' grep -q '^Seccomp:.*2$' "/proc/$pid/status"
+    kill -KILL "$bad"
+    wait "$bad" 2> /dev/null
+    tell on
+    wait_line start
+    object_back_end owner
+    tell on
+    finish
+    report
+    kill "$asker"
+    bad_end
+}
