@@ -255,6 +255,7 @@ scenario_shared_objects() {
     tell on
     wait_line start
     object_back_end owner
+    wait_for 5 log_has 'owner.sock is back' # a request without a record, meanwhile, would cost a reset
     tell on
     finish
     report
