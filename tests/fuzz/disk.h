@@ -57,13 +57,18 @@ static inline void disk_open(struct disk *k)
 	k->d.queue_size_max = 64;
 }
 
+static inline void disk_queues_fresh(struct disk *k)
+{
+	for (unsigned i = 0; i < 2; i++)
+		k->q[i] = (struct vq){ .index = (uint16_t)i, .enabled = true, .call_fd = -1, .err_fd = -1 };
+	k->d.again = 0;
+}
+
 static inline void disk_fresh(struct disk *k, const uint8_t *data, size_t size)
 {
 	memset(k->ram, 0, GUEST_LEN);
 	memcpy(k->ram, data, size < GUEST_LEN ? size : GUEST_LEN);
-	for (unsigned i = 0; i < 2; i++)
-		k->q[i] = (struct vq){ .index = (uint16_t)i, .enabled = true, .call_fd = -1, .err_fd = -1 };
-	k->d.again = 0;
+	disk_queues_fresh(k);
 }
 
 // disk_fresh() with one good request waiting in queue 0.
