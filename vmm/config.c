@@ -249,7 +249,9 @@ static void check_vhost(struct config_reader *r, const struct toml_value *t, con
 				      d->virtio_name);
 	else if (d->virtio_type == VIRTIO_NET && d->queues > 1)
 		config_complain_value(r, toml_get(t, "queues"),
-				      "queues = %u: over vhost a network device has one pair", d->queues);
+				      "queues = %u: kernel vhost serves no control queue, so one pair; "
+				      "more have minivmm-net (leave out \"via\") and vDPA devices",
+				      d->queues);
 	else if (d->virtio_type && d->virtio_type != VIRTIO_NET && d->queues)
 		config_complain_key(r, toml_get(t, "queues"),
 				    "over vhost the queues of a \"%s\" are not to be chosen", d->virtio_name);
