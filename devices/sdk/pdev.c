@@ -18,8 +18,6 @@
 
 // ---- description --------------------------------------------------------------------------------------------------
 
-static void unmask_signalled(struct loop_source *src, uint32_t events);
-
 int pdev_create(struct pdev **out, struct vdev *d, const struct pdev_ops *ops, struct err *e)
 {
 	struct pdev *p = calloc(1, sizeof(*p));
@@ -29,7 +27,7 @@ int pdev_create(struct pdev **out, struct vdev *d, const struct pdev_ops *ops, s
 	p->d = d;
 	p->next_cap = PCI_STD_HEADER_SIZEOF;
 	p->intx_fd = -1;
-	p->intx_unmask = (struct loop_source){ .fd = -1, .ready = unmask_signalled };
+	p->intx_unmask = (struct loop_source){ .fd = -1, .ready = pdev_intx_unmasked };
 	for (unsigned i = 0; i < PDEV_BARS; i++)
 		p->bar[i].map_fd = -1;
 	for (unsigned i = 0; i < PDEV_VECTORS_MAX; i++)
@@ -167,113 +165,6 @@ void pdev_add_doorbell(struct pdev *p, unsigned bar, uint64_t offset, uint32_t s
 					.size = size };
 }
 
-// ---- MSI-X --------------------------------------------------------------------------------------------------------
-
-void pdev_interrupt(struct pdev *p, unsigned vector)
-{
-	if (vector >= p->vector_count)
-		return;
-	struct pdev_vector *v = &p->vector[vector];
-	if (v->fd >= 0 && !v->masked)
-		fd_event_signal(v->fd);
-	else
-		v->pending = true;
-}
-
-static void vector_deliver(struct pdev *p, unsigned vector)
-{
-	struct pdev_vector *v = &p->vector[vector];
-	if (v->pending && v->fd >= 0 && !v->masked) {
-		v->pending = false;
-		fd_event_signal(v->fd);
-	}
-}
-
-void pdev_vector_set(struct pdev *p, unsigned vector, int fd)
-{
-	fd_close(&p->vector[vector].fd);
-	p->vector[vector].fd = fd;
-	vector_deliver(p, vector);
-}
-
-void pdev_vectors_changed(struct pdev *p)
-{
-	if (p->ops->vectors_changed)
-		p->ops->vectors_changed(p);
-}
-
-void pdev_vector_mask(struct pdev *p, unsigned vector, bool masked)
-{
-	p->vector[vector].masked = masked;
-	vector_deliver(p, vector);
-}
-
-bool pdev_msix_on(const struct pdev *p)
-{
-	if (p->msix_cap && pdev_config_get16(p, p->msix_cap + PCI_MSIX_FLAGS) & PCI_MSIX_FLAGS_ENABLE)
-		return true;
-	// A client may keep the capability's control to itself.
-	for (unsigned i = 0; i < p->vector_count; i++)
-		if (p->vector[i].fd >= 0)
-			return true;
-	return false;
-}
-
-// ---- INTx: masks itself when it has interrupted, as level-triggered interrupts of VFIO do -------------------------
-
-static void intx_deliver(struct pdev *p)
-{
-	if (!p->intx_level || p->intx_masked || p->intx_fd < 0 ||
-	    pdev_config_get16(p, PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE)
-		return;
-	p->intx_masked = true;
-	fd_event_signal(p->intx_fd);
-}
-
-void pdev_set_intx(struct pdev *p, bool level)
-{
-	p->intx_level = level && p->config[PCI_INTERRUPT_PIN];
-	p->config[PCI_STATUS] = (uint8_t)((p->config[PCI_STATUS] & ~PCI_STATUS_INTERRUPT) |
-					  (p->intx_level ? PCI_STATUS_INTERRUPT : 0));
-	intx_deliver(p);
-}
-
-void pdev_intx_set(struct pdev *p, int fd)
-{
-	fd_close(&p->intx_fd);
-	p->intx_fd = fd;
-	p->intx_masked = false;
-	intx_deliver(p);
-}
-
-void pdev_intx_mask(struct pdev *p, bool masked)
-{
-	p->intx_masked = masked;
-	intx_deliver(p);
-}
-
-static void unmask_signalled(struct loop_source *src, uint32_t events)
-{
-	struct pdev *p = CONTAINER_OF(src, struct pdev, intx_unmask);
-	if (events & ((uint32_t)EPOLLHUP | (uint32_t)EPOLLERR))
-		loop_remove(&p->d->loop, src);
-	else
-		pdev_intx_mask(p, false);
-}
-
-int pdev_intx_set_unmask(struct pdev *p, int fd)
-{
-	loop_remove(&p->d->loop, &p->intx_unmask);
-	fd_close(&p->intx_unmask.fd);
-	if (fd < 0)
-		return 0;
-	p->intx_unmask.fd = fd;
-	int rc = loop_add(&p->d->loop, &p->intx_unmask, (uint32_t)EPOLLIN | (uint32_t)EPOLLET);
-	if (rc < 0)
-		p->intx_unmask.fd = -1;
-	return rc;
-}
-
 // ---- accesses -----------------------------------------------------------------------------------------------------
 
 static void config_write(struct pdev *p, unsigned offset, const uint8_t *bytes, unsigned len)
@@ -283,7 +174,7 @@ static void config_write(struct pdev *p, unsigned offset, const uint8_t *bytes, 
 		p->config[offset + i] = (uint8_t)((p->config[offset + i] & ~mask) | (bytes[i] & mask));
 	}
 	if (range_overlaps(offset, len, PCI_COMMAND, 2))
-		intx_deliver(p);
+		pdev_intx_deliver(p);
 	if (p->ops->config_written)
 		p->ops->config_written(p, offset, len);
 }
@@ -457,38 +348,4 @@ void pdev_detach(struct pdev *p)
 	fd_close(&p->intx_fd);
 	p->intx_masked = false;
 	pdev_intx_set_unmask(p, -1);
-}
-
-// ---- guest memory -------------------------------------------------------------------------------------------------
-
-void *pdev_memory(struct pdev *p, uint64_t gpa, uint64_t len)
-{
-	return guest_mem_at(&p->d->mem, GUEST_PHYSICAL, gpa, len);
-}
-
-static void *dma_piece(struct pdev *p, uint64_t gpa, uint64_t len, uint64_t *got)
-{
-	return guest_mem_translate(&p->d->mem, GUEST_PHYSICAL, gpa, len, got);
-}
-
-int pdev_dma_read(struct pdev *p, uint64_t gpa, void *to, uint64_t len)
-{
-	for (uint64_t done = 0, got; done < len; done += got) {
-		const void *at = dma_piece(p, gpa + done, len - done, &got);
-		if (!at)
-			return -EFAULT;
-		memcpy((uint8_t *)to + done, at, got);
-	}
-	return 0;
-}
-
-int pdev_dma_write(struct pdev *p, uint64_t gpa, const void *from, uint64_t len)
-{
-	for (uint64_t done = 0, got; done < len; done += got) {
-		void *at = dma_piece(p, gpa + done, len - done, &got);
-		if (!at)
-			return -EFAULT;
-		memcpy(at, (const uint8_t *)from + done, got);
-	}
-	return 0;
 }

@@ -87,6 +87,9 @@ struct pdev {
 	struct loop_source intx_unmask; // the client's eventfd that unmasks, or -1
 	unsigned doorbell_count;
 	struct pdev_doorbell doorbell[PDEV_DOORBELLS_MAX];
+	// Memory that the client did not hand over, by the carrier: at least a byte of it, *got.  NULL: there is no way.
+	int (*far)(struct pdev *p, bool write, uint64_t gpa, void *bytes, uint64_t len, uint64_t *got);
+	void *client; // the carrier's
 };
 
 // ---- describing the function, in open() ---------------------------------------------------------------------------
@@ -124,7 +127,8 @@ bool pdev_msix_on(const struct pdev *p);
 void pdev_set_intx(struct pdev *p, bool level);
 // Guest memory in one piece, or NULL.  Good until drain() was called.
 void *pdev_memory(struct pdev *p, uint64_t gpa, uint64_t len);
-// Copies out of guest memory or into it, wherever pieces of it lie.  0, or -EFAULT.
+// Copies out of guest memory or into it, wherever pieces of it lie; what the client did not hand over by messages, where it can do that,
+// which wait for it (2 s at most).  0, or -EFAULT; -EIO: the client is about to be dropped.
 int pdev_dma_read(struct pdev *p, uint64_t gpa, void *to, uint64_t len);
 int pdev_dma_write(struct pdev *p, uint64_t gpa, const void *from, uint64_t len);
 

@@ -24,6 +24,9 @@ void pdev_vector_mask(struct pdev *p, unsigned vector, bool masked);
 void pdev_intx_set(struct pdev *p, int fd);
 int pdev_intx_set_unmask(struct pdev *p, int fd);
 void pdev_intx_mask(struct pdev *p, bool masked);
+// Raises the pin's interrupt if its level, its mask and the command register say so; what is watched of intx_unmask.
+void pdev_intx_deliver(struct pdev *p);
+void pdev_intx_unmasked(struct loop_source *src, uint32_t events);
 
 // The function that stands for a virtio device (virtio_pci_fn.c).  0 or -errno and the sentence.
 int virtio_fn_create(struct pdev **out, struct vdev *d, struct err *e);

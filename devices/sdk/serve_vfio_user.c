@@ -13,10 +13,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static const struct sandbox_rule rules[] = {
 	SANDBOX_RARE(eventfd2, "doorbells, new ones for each vfio-user client"),
+	SANDBOX_RARE_IF(socketpair, "the socket for commands of its own", 0, UINT32_MAX, AF_UNIX),
 };
 
 // A command that no specification of today has is answered as one that is not offered.
@@ -93,6 +95,7 @@ static int request_do(struct vfs *s)
 	if (result < 0)
 		log_limited(LOG_WARN, "%s refused: %s", name, err_text(-result));
 	int rc = quiet ? 0 : reply_send(s, result);
+	fd_close(&s->twin_theirs);
 	// With whom we share no version there is nothing more to say.
 	return rq->h.command == VFIO_USER_VERSION && result < 0 ? -EPROTO : rc;
 }
@@ -145,6 +148,9 @@ static struct session *server_open(struct vdev *d, int sock)
 	}
 	s->d = d;
 	s->p = d->pci;
+	s->twin = s->twin_theirs = -1;
+	s->p->far = vfs_dma;
+	s->p->client = s;
 	s->sock = (struct loop_source){ .fd = sock, .ready = message_ready };
 	rc = pdev_attach(s->p);
 	if (rc < 0) {
@@ -161,6 +167,7 @@ static struct session *server_open(struct vdev *d, int sock)
 fail_attached:
 	pdev_detach(s->p);
 fail_function:
+	d->pci->client = NULL;
 	if (function_is_session_s(d)) {
 		virtio_fn_destroy(d->pci);
 		d->pci = NULL;
@@ -192,6 +199,8 @@ static int server_close(struct session *session)
 	loop_remove(&d->loop, &s->sock);
 	if (s->p->ops->drain)
 		s->p->ops->drain(s->p);
+	s->p->client = NULL;
+	vfs_twin_close(s);
 	pdev_detach(s->p);
 	guest_mem_clear(&d->mem);
 	if (function_is_session_s(d)) {

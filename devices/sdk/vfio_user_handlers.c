@@ -36,10 +36,11 @@ static int on_dma_map(struct vfs *s, struct vfs_request *rq)
 	if (rq->fds.count && m.flags == both) {
 		rc = guest_mem_add(&s->d->mem, rq->fds.fd[0], m.offset, m.iova, m.iova, m.size);
 	} else {
-		// Devices would have to ask for each byte by a message: rings and buffers there are refused.
+		// Reached by messages: rings and buffers there are refused.
 		log_debug("memory %#llx + %#llx is not shared%s", (unsigned long long)m.iova,
 			  (unsigned long long)m.size, rq->fds.count ? " for reading and writing" : "");
-		s->unmapped[s->unmapped_count++] = (struct vfs_unmapped){ .iova = m.iova, .size = m.size };
+		s->unmapped[s->unmapped_count++] =
+			(struct vfs_unmapped){ .iova = m.iova, .size = m.size, .flags = m.flags };
 	}
 	if (rc == 0 && s->p->ops->memory_changed)
 		s->p->ops->memory_changed(s->p);

@@ -2,7 +2,7 @@
 // What the files of the vfio-user carrier share; nobody else includes this.
 //
 // serve_vfio_user.c receives, checks and answers messages; vfio_user_handlers.c acts on most, vfio_user_irqs.c on those about
-// interrupts, vfio_user_version.c on the first one.  What they act on is a struct pdev.
+// interrupts, vfio_user_version.c on the first one; vfio_user_dma.c asks the client.  What they act on is a struct pdev.
 #ifndef MINIVMM_SDK_VFIO_USER_IMPL_H
 #define MINIVMM_SDK_VFIO_USER_IMPL_H
 
@@ -15,8 +15,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define VFS_XFER_MAX	4096u // data of one REGION_READ or _WRITE: what is stated in VERSION's reply
-#define VFS_FDS_MAX	16u   // likewise
+#define VFS_XFER_MAX	4096u	   // data of one REGION_READ or _WRITE: what is stated in VERSION's reply
+#define VFS_FDS_MAX	16u	   // likewise
+#define VFS_DMA_MAX	(1u << 20) // of one DMA_READ or DMA_WRITE
 #define VFS_PAYLOAD_MAX (8 + 24 * VFIO_USER_MULTI_MAX)
 #define VFS_REPLY_MAX	(16 + VFS_XFER_MAX)
 #define VFS_DOORBELLS	MIN(VFIO_USER_IO_FDS_MAX, VFIO_USER_FDS_MAX)
@@ -31,6 +32,7 @@ _Static_assert(VFS_REPLY_MAX >= 16 + 40 * VFIO_USER_IO_FDS_MAX, "room for every 
 // Memory of the guest that we may not map: without a descriptor, or not for reading and writing.
 struct vfs_unmapped {
 	uint64_t iova, size;
+	uint32_t flags; // VFIO_USER_DMA_*
 };
 
 struct vfs_request {
@@ -49,7 +51,10 @@ struct vfs {
 	struct pdev *p;
 	struct loop_source sock;
 	bool versioned, closing;
-	unsigned client_fds; // most descriptors that the client takes in a message
+	unsigned client_fds;   // most descriptors that the client takes in a message
+	uint32_t client_xfer;  // most bytes of data
+	int twin, twin_theirs; // ours; theirs, until it has been sent; or -1
+	uint64_t dma_iova;     // what was asked for on it
 	struct vfs_request rq;
 	size_t got;	 // bytes of it
 	deadline_ns due; // when it is to be complete, once it has begun
@@ -72,6 +77,14 @@ typedef int vfs_handler(struct vfs *s, struct vfs_request *rq);
 
 vfs_handler vfs_on_version;
 vfs_handler vfs_on_irq_info, vfs_on_set_irqs;
+
+// ---- vfio_user_dma.c
+
+// 0 or -errno.
+int vfs_twin_make(struct vfs *s);
+void vfs_twin_close(struct vfs *s);
+// pdev.far.
+int vfs_dma(struct pdev *p, bool write, uint64_t iova, void *bytes, uint64_t len, uint64_t *got);
 
 // By command; a hole is something that is not offered.
 #define VFS_HANDLERS (VFIO_USER_MIG_DATA_WRITE + 1)

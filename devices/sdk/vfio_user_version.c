@@ -18,6 +18,13 @@ int vfs_on_version(struct vfs *s, struct vfs_request *rq)
 		log_limited(LOG_WARN, "the client's capabilities: %s", wrong);
 		return -EINVAL;
 	}
+	if (caps.twin_socket && caps.max_msg_fds > 0) {
+		int rc = vfs_twin_make(s);
+		if (rc < 0)
+			return rc;
+		rq->reply_fd[rq->reply_fd_count++] = s->twin_theirs;
+	}
+	s->client_xfer = (uint32_t)MIN(caps.max_data_xfer_size, VFS_DMA_MAX);
 	s->client_fds = (unsigned)MIN(caps.max_msg_fds, VFIO_USER_FDS_MAX);
 	s->versioned = true;
 	v.minor = MIN(v.minor, VFIO_USER_MINOR);
@@ -26,9 +33,10 @@ int vfs_on_version(struct vfs *s, struct vfs_request *rq)
 	int n = snprintf(
 		(char *)rq->reply + sizeof(v), sizeof(rq->reply) - sizeof(v),
 		"{\"capabilities\":{\"max_msg_fds\":%u,\"max_data_xfer_size\":%u,\"max_dma_maps\":%u,"
-		"\"pgsizes\":%u%s}}",
+		"\"pgsizes\":%u%s%s}}",
 		VFS_FDS_MAX, VFS_XFER_MAX, (unsigned)VFS_MAPS_MAX, VFIO_USER_DEFAULT_PGSIZES,
-		caps.write_multiple ? ",\"write_multiple\":true" : "");
+		caps.write_multiple ? ",\"write_multiple\":true" : "",
+		s->twin >= 0 ? ",\"twin_socket\":{\"supported\":true,\"fd_index\":0}" : "");
 	rq->reply_len += (size_t)n + 1;
 	return 0;
 }

@@ -17,6 +17,7 @@ import struct
 import vhost_user
 
 VERSION, DMA_MAP, DMA_UNMAP, GET_INFO, REGION_INFO, IO_FDS, IRQ_INFO, SET_IRQS, REGION_READ, REGION_WRITE = range(1, 11)
+DMA_READ, DMA_WRITE = 11, 12
 RESET, WRITE_MULTI = 13, 15
 REPLY, NO_REPLY, ERROR = 1, 0x10, 0x20
 CONFIG_REGION = 7
@@ -39,7 +40,8 @@ class Client:
         self.next_id = 1
         capabilities = {"max_msg_fds": 32, "write_multiple": True} if capabilities is None else capabilities
         text = json.dumps({"capabilities": capabilities}).encode() + b"\0"
-        reply = self.ask(VERSION, struct.pack("<HH", *version) + text)
+        reply, came = self.ask(VERSION, struct.pack("<HH", *version) + text, want_fds=True)
+        self.twin = socket.socket(fileno=came[0]) if came else None  # where the server's own commands come
         self.version = struct.unpack_from("<HH", reply)
         assert reply[-1] == 0, reply
         self.capabilities = json.loads(reply[4:-1])["capabilities"]
@@ -131,6 +133,23 @@ class Client:
     def unmap(self, iova, size, flags=0):
         what = struct.pack("<IIQQ", 24, flags, iova, size)
         assert self.ask(DMA_UNMAP, what) == what
+
+    def serve(self, memory, base):
+        """Answers one command of the server's on the twin socket: from `memory`, which begins at `base`."""
+        self.twin.settimeout(DEADLINE)
+        head = self.twin.recv(32, socket.MSG_WAITALL)
+        number, command, size, flags, _, iova, count = struct.unpack("<HHIIIQQ", head)
+        assert flags == 0 and command in (DMA_READ, DMA_WRITE)
+        at = iova - base
+        good = 0 <= at and at + count <= len(memory)
+        if command == DMA_WRITE:
+            data = self.twin.recv(size - 32, socket.MSG_WAITALL)
+            assert len(data) == count
+            if good:
+                memory[at : at + count] = data
+        body = struct.pack("<QQ", iova, count) + (bytes(memory[at : at + count]) if command == DMA_READ else b"") if good else b""
+        self.twin.sendall(struct.pack("<HHIII", number, command, 16 + len(body), REPLY | (0 if good else ERROR), 0 if good else errno.EFAULT) + body)
+        return command, iova, count
 
     def reset(self):
         assert self.ask(RESET) == b""
