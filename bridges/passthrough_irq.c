@@ -66,24 +66,28 @@ static void raise_all(struct pt_vectors *v)
 			msix_signal(&v->table, n);
 }
 
-// One more.  A device that cannot have more vectors than it began with begins anew, and whatever it raised in between is raised
-// for it: drivers bear an interrupt too many, and not one too few.
-static void vector_give(struct passthrough *pt, struct pt_vectors *v, unsigned i)
+// One more, of a device that is enabled.  One that cannot have more vectors than it began with begins anew, if need be with those
+// that it had, and whatever it raised in between is raised for it: drivers bear an interrupt too many, and not one too few.
+static bool vector_give(struct passthrough *pt, struct pt_vectors *v, unsigned i)
 {
 	const int fd = msix_eventfd(&v->table, i);
 	if (fd < 0)
-		return;
+		return false;
 	if (i < v->armed || !v->noresize) {
 		v->given[i] = device_irqs(pt, v->index, i, 1, &fd) == 0;
 		v->armed = MAX(v->armed, v->given[i] ? i + 1 : 0);
-		return;
+		return v->given[i];
 	}
-	unsigned count = v->armed;
+	const unsigned before = v->armed;
+	unsigned count = before;
 	while (count <= i)
 		count *= 2;
 	vectors_disarm(pt, v);
 	vectors_arm(pt, v, MIN(count, v->table.count));
+	if (!v->armed)
+		vectors_arm(pt, v, before);
 	raise_all(v);
+	return v->given[i];
 }
 
 static unsigned vectors_wanted(const struct passthrough *pt, const struct pt_vectors *v)
@@ -111,8 +115,9 @@ static void vectors_sync(struct passthrough *pt, struct pt_vectors *v)
 		return;
 	}
 	for (unsigned i = 0; i < v->table.count; i++)
-		if (vector_used(v, i) && !v->given[i] && (v == &pt->msix || i < v->armed))
-			vector_give(pt, v, i);
+		if (vector_used(v, i) && !v->given[i] && (v == &pt->msix || i < v->armed) &&
+		    !vector_give(pt, v, i))
+			return; // the others fare no better, and none might be left to begin anew with
 }
 
 void pt_irqs_table_write(struct passthrough *pt, uint64_t offset, unsigned size, uint64_t val)

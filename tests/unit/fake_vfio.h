@@ -43,7 +43,8 @@ struct fake_link {
 	int fd[5][FV_VECTORS]; // what each vector signals, -1: nothing
 	int unmask_fd;
 	bool refuses_unmask_fd;
-	int dma_fails_at; // the n-th mapping, from 1
+	unsigned most_vectors; // that its host has, 0: as many as it shows
+	int dma_fails_at;      // the n-th mapping, from 1
 	unsigned dma_count, dma_calls, dma_mistakes;
 	uint64_t dma[FV_MAPS];
 	bool fails_access, dead, reset_fails;
@@ -175,6 +176,8 @@ static inline int fv_irq_set(struct vfio_link *l, unsigned index, enum vfio_irq_
 			f->unmask_fd = -1;
 		f->disables[index]++;
 	}
+	if (fds && f->most_vectors && start + count > f->most_vectors)
+		return -ENOSPC;
 	for (unsigned i = 0; fds && i < count; i++)
 		f->fd[index][start + i] = fds[i];
 	return 0;

@@ -662,6 +662,32 @@ TEST(msix_vectors_beyond_the_first_lose_none)
 	}
 }
 
+// A device whose host has fewer vectors than it shows, or that says so: those that it has go on.
+TEST(msix_vectors_beyond_the_first_refused)
+{
+	int *fd = dev.fd[VFIO_PCI_MSIX_IRQ_INDEX];
+	for (unsigned dead = 0; dead < 2; dead++) {
+		prepare();
+		dev.most_vectors = 64;
+		CHECK_EQ(start(), 0);
+		command(ON);
+		vector_write(3, 0x43, false);
+		config_write(FV_MSIX + PCI_MSIX_FLAGS, 2, 0x8000);
+		CHECK(fd[3] >= 0);
+		config_write(FV_MSIX + PCI_MSIX_FLAGS, 2, 0xc000);
+		for (unsigned i = 70; i < 74; i++)
+			vector_write(i, 0x44, false);
+		dev.dead = dead;
+		config_write(FV_MSIX + PCI_MSIX_FLAGS, 2, 0x8000); // several at once
+		CHECK(dead || fd[3] >= 0);
+		CHECK_EQ(fd[70], -1);
+		vector_write(75, 0x44, false);
+		CHECK(dead || fd[3] >= 0);
+		dev.dead = false;
+		CHECK(finish());
+	}
+}
+
 TEST(msix_table_and_its_neighbours)
 {
 	uint64_t val;
