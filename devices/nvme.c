@@ -24,7 +24,10 @@ static const struct vdev_option options[] = {
 	{ NULL, NULL, NULL },
 };
 
-static const struct sandbox_rule rules[] = { BLK_ENGINE_RULES };
+static const struct sandbox_rule rules[] = {
+	BLK_ENGINE_RULES,
+	SANDBOX_RARE(preadv2, "there was more in a queue than one turn takes (an eventfd)"),
+};
 
 static int nvme_option(struct vdev *d, const char *name, const char *value, struct err *e)
 {

@@ -67,7 +67,8 @@
 #define DEVICE_RULES                                                                                      \
 	SANDBOX_CALL(futex, "locks, and the barrier between runs"),                                       \
 		SANDBOX_CALL(write, "doorbells and interrupts (eventfds), serial output, log"),           \
-		SANDBOX_CALL(read, "eventfds that are taken down"),                                       \
+		SANDBOX_CALL(read, "input, signals, timers"),                                             \
+		SANDBOX_CALL(preadv2, "eventfds that are taken down, without waiting"),                   \
 		SANDBOX_CALL(sendmsg, "requests to back-ends"),                                           \
 		SANDBOX_CALL(recvmsg, "replies of back-ends, with descriptors"),                          \
 		SANDBOX_CALL(recvfrom, "what a back-end said unasked (a peek)"),                          \
@@ -191,8 +192,8 @@ static struct sandbox_rule loop_rules[] = {
 
 // Between two connections; in the time between nothing but a poll().
 #define WAIT_RULES                                                                                      \
-	SANDBOX_RARE(futex, "a device's lock"),                                                         \
-		SANDBOX_RARE(read, "what the loop has to say (eventfds), a program's log"),             \
+	SANDBOX_RARE(futex, "a device's lock"), SANDBOX_RARE(read, "a program's log"),                  \
+		SANDBOX_RARE(preadv2, "what the loop has to say (eventfds)"),                           \
 		SANDBOX_RARE(write, "the same to the loop, doorbells and interrupts that may be lost"), \
 		SANDBOX_RARE(sendmsg, "requests to the spawner and to the back-end"),                   \
 		SANDBOX_RARE(recvmsg, "replies, with descriptors"),                                     \
@@ -237,7 +238,7 @@ static struct sandbox_rule carrier_rules[] = {
 	SANDBOX_RARE(recvmsg, "a command; data for guest memory"),
 	SANDBOX_RARE(sendmsg, "data of guest memory; what was posted for the server"),
 	SANDBOX_RARE(futex, "those who wait for a reply"),
-	SANDBOX_RARE(read, "what is to be done (an eventfd)"),
+	SANDBOX_RARE(preadv2, "what is to be done (an eventfd)"),
 	SANDBOX_RARE(write, "the server's end, to the loop"),
 	SANDBOX_RARE(shutdown, "one that broke its protocol is cut off"),
 	SANDBOX_RARE(close, "descriptors that should not have come"),

@@ -70,6 +70,20 @@ TEST(eventfds)
 	CHECK(fcntl(fd, F_GETFD) & FD_CLOEXEC);
 }
 
+// An eventfd that a peer got is one open file with ours, and so are its flags.
+TEST(eventfd_that_a_peer_made_blocking)
+{
+	FD_AUTO fd = fd_eventfd();
+	FD_AUTO peers = dup(fd);
+	CHECK_EQ(fcntl(peers, F_SETFL, 0), 0);
+	alarm(10);
+	CHECK(!fd_event_take(fd));
+	fd_event_signal(fd);
+	CHECK(fd_event_take(fd));
+	CHECK(!fd_event_take(fd));
+	alarm(0);
+}
+
 TEST(references_by_number)
 {
 	listen_names(NULL, NULL);

@@ -32,7 +32,7 @@ int fd_eventfd(void);
 // Adds 1 to an eventfd's count.  Never blocks; a full counter is already "signalled".
 void fd_event_signal(int eventfd);
 
-// Takes an eventfd's count down to 0; true if it was signalled.
+// Takes an eventfd's count down to 0; true if it was signalled.  Never blocks, even if a peer that has it, too, made it blocking.
 bool fd_event_take(int eventfd);
 
 // True if the eventfd is signalled; leaves the count as it is.
