@@ -7,7 +7,6 @@
 #include "bridges/passthrough_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/err.h"
-#include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/kvm.h"
 
@@ -176,20 +175,6 @@ void pt_bar_read(struct pci_func *f, unsigned bar, uint64_t offset, unsigned siz
 	pt_irqs_touched(pt);
 }
 
-// What came here although KVM has a doorbell for it: before the doorbell was there, or between two places of the BAR.
-static bool doorbell_rings(struct passthrough *pt, unsigned bar, uint64_t offset, unsigned size, uint64_t val)
-{
-	for (unsigned i = 0; i < pt->doorbell_count; i++) {
-		const struct vfio_doorbell *d = &pt->doorbell[i].place;
-		if (pt->doorbell[i].bar != bar || d->offset != offset || (d->size && d->size != size) ||
-		    (d->match_data && ((d->data ^ val) & size_mask(size))))
-			continue;
-		fd_event_signal(d->fd);
-		return true;
-	}
-	return false;
-}
-
 void pt_bar_write(struct pci_func *f, unsigned bar, uint64_t offset, unsigned size, uint64_t val)
 {
 	struct passthrough *pt = pt_of(f);
@@ -200,7 +185,8 @@ void pt_bar_write(struct pci_func *f, unsigned bar, uint64_t offset, unsigned si
 	if (in_table(pt, bar, offset, size, &within, &table))
 		pt_irqs_table_write(pt, within, size, val);
 	else if (!in_pba(pt, bar, offset, size, &within, &pba) && !table && !pba &&
-		 range_in(offset, size, pt->bar_size[bar]) && !doorbell_rings(pt, bar, offset, size, val))
+		 range_in(offset, size, pt->bar_size[bar]))
+		// Also a doorbell's that KVM did not take: the eventfd is the server's, and might have us wait.
 		region_write(pt, bar, offset, size, val);
 	pt_irqs_touched(pt);
 }

@@ -505,13 +505,17 @@ TEST(doorbells_follow_their_bar)
 	command(ON);
 	CHECK_EQ(fake.doorbell_count, 1);
 	CHECK_EQ(fake.doorbell[0].where, bar_gpa(1) + 0x40);
-	// Those that came here nevertheless ring it, or go to the device where they do not match.
+	// Those that come here nevertheless, or do not match, are writes as any other.  The eventfd is its server's, which may have made it
+	// one that waits.
+	const uint64_t full = UINT64_MAX - 1;
+	CHECK_EQ(write(dev.doorbell.fd, &full, sizeof(full)), sizeof(full));
+	CHECK_EQ(fcntl(dev.doorbell.fd, F_SETFL, 0), 0);
+	alarm(10);
 	bus_write(&mmio, bar_gpa(1) + 0x40, 4, 7);
-	CHECK(fd_event_take(dev.doorbell.fd));
-	CHECK_EQ(dev.memory[1][0x40], 0);
+	CHECK_EQ(dev.memory[1][0x40], 7);
 	bus_write(&mmio, bar_gpa(1) + 0x40, 4, 8);
-	CHECK(!fd_event_take(dev.doorbell.fd));
 	CHECK_EQ(dev.memory[1][0x40], 8);
+	alarm(0);
 	command(0);
 	CHECK_EQ(fake.doorbell_count, 0);
 	CHECK(finish());
