@@ -62,8 +62,9 @@ static void disable(struct pdev *p, uint32_t index)
 	if (index == VFIO_PCI_INTX_IRQ_INDEX) {
 		pdev_intx_set(p, -1);
 		pdev_intx_set_unmask(p, -1);
-		return;
 	}
+	if (index != VFIO_PCI_MSIX_IRQ_INDEX)
+		return;
 	for (unsigned i = 0; i < p->vector_count; i++) {
 		pdev_vector_set(p, i, -1);
 		p->vector[i].masked = p->vector[i].pending = false;

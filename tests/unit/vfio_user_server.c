@@ -683,6 +683,12 @@ TEST(msix_by_eventfd_without_losing_one)
 	CHECK(fd_event_take(e1));
 	CHECK_EQ(ask(VFIO_USER_DEVICE_SET_IRQS, &t, sizeof(t.s) + 1), EINVAL);
 	CHECK_EQ(ask(VFIO_USER_DEVICE_SET_IRQS, &t, sizeof(t.s) + 3), EINVAL);
+	// What is disabled of another kind, which the device has none of, is not these.
+	const uint32_t others[] = { VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX };
+	for (unsigned i = 0; i < ARRAY_LEN(others); i++)
+		CHECK_EQ(set_irqs(others[i], SET_NONE, 0, 0, NULL, 0), 0);
+	pdev_interrupt(d.pci, 1);
+	CHECK(fd_event_take(e1));
 	// One is taken back, then all.
 	CHECK_EQ(set_irqs(VFIO_PCI_MSIX_IRQ_INDEX, SET_EVENTFD, 0, 1, NULL, 0), 0);
 	pdev_interrupt(d.pci, 0);
