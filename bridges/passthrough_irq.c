@@ -309,7 +309,7 @@ int pt_irqs_init(struct passthrough *pt, struct err *e)
 		rc = pt_intx_init(pt, e);
 	if (rc == 0)
 		rc = notice_init(pt, &pt->failed, VFIO_PCI_ERR_IRQ_INDEX, failed_ready, e);
-	if (rc == 0)
+	if (rc == 0 && pt->link->pins_memory) // a server that wants its device back ends the connection
 		rc = notice_init(pt, &pt->wanted, VFIO_PCI_REQ_IRQ_INDEX, wanted_ready, e);
 	return rc;
 }

@@ -12,6 +12,7 @@
 // called on the loop's thread, too, and must not wait for an answer there: irq_set() without descriptors, and close().
 // A carrier whose peer broke its protocol or missed a deadline is dead: that call and all later ones return -EPIPE at once, and `died` is
 // called once.  Kernel VFIO has no peer and never dies; that its device failed or shall be given back are interrupts (ERR, REQ).
+// REQ is not asked for of carriers with a peer, which can end the connection.
 #ifndef MINIVMM_BRIDGES_VFIO_OPS_H
 #define MINIVMM_BRIDGES_VFIO_OPS_H
 

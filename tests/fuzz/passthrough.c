@@ -129,6 +129,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fake_reset();
 	kvm.vm_fd = memfd_create("vm", MFD_CLOEXEC);
 	fv_init(&dev);
+	dev.link.pins_memory = true; // so that it may be wanted back
 	unsigned changes = 0;
 	if (size > 0) {
 		changes = *data++;

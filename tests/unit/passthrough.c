@@ -850,6 +850,7 @@ TEST(error_interrupt)
 TEST(request_interrupt_gives_the_device_back)
 {
 	prepare();
+	dev.link.pins_memory = true;
 	CHECK_EQ(start(), 0);
 	command(ON);
 	fd_event_signal(dev.fd[VFIO_PCI_REQ_IRQ_INDEX][0]);
@@ -861,6 +862,17 @@ TEST(request_interrupt_gives_the_device_back)
 	CHECK(is_dead());
 	CHECK(finish());
 	CHECK_EQ(dev.closes, 1);
+}
+
+// A server's link has a thread and sources in the loop: whichever thread holds the lock may not close it while they are at work.
+TEST(request_interrupt_is_not_for_servers)
+{
+	prepare();
+	CHECK_EQ(start(), 0);
+	command(ON);
+	CHECK(dev.fd[VFIO_PCI_ERR_IRQ_INDEX][0] >= 0);
+	CHECK_EQ(dev.fd[VFIO_PCI_REQ_IRQ_INDEX][0], -1);
+	CHECK(finish());
 }
 
 // B20: the page behind a mapped BAR is gone when a vCPU touches it.
