@@ -220,26 +220,19 @@ int pt_capabilities_show(struct passthrough *pt, struct err *e)
 
 // ---- extended capabilities --------------------------------------------------------------------------------------
 
-static int read32(struct passthrough *pt, unsigned offset, uint32_t *out)
+static uint32_t get32(const uint8_t *b)
 {
-	uint8_t b[4];
-	int rc = pt_device_read(pt, offset, b, sizeof(b));
-	*out = rc < 0 ? 0
-		      : (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
-	return rc;
+	return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
 }
 
 // Bytes of one that is shown; 0: it is not.
-static unsigned extended_len(struct passthrough *pt, unsigned at, uint32_t header)
+static unsigned extended_len(const uint8_t *space, unsigned at, uint32_t header)
 {
-	uint32_t vendor;
 	switch (header & 0xffff) {
 	case PCI_EXT_CAP_ID_DSN:
 		return PCI_EXT_CAP_DSN_SIZEOF;
 	case PCI_EXT_CAP_ID_VNDR:
-		if (at + 8 > PCI_CONFIG_LARGE || read32(pt, at + 4, &vendor) < 0)
-			return 0;
-		return MAX(vendor >> 20, 8u);
+		return at + 8 > PCI_CONFIG_LARGE ? 0 : MAX(get32(space + at + 4) >> 20, 8u);
 	default:
 		return 0;
 	}
@@ -257,8 +250,12 @@ static void extended_add(struct passthrough *pt, unsigned at, unsigned len, uint
 
 int pt_extended_show(struct passthrough *pt, struct err *e)
 {
-	uint8_t seen[PCI_CONFIG_LARGE / 32] = { 0 };
+	uint8_t seen[PCI_CONFIG_LARGE / 32] = { 0 }, space[PCI_CONFIG_LARGE];
 	uint32_t header;
+	// In one piece: a list of a thousand would else be as many answers to wait for.
+	if (pt_device_read(pt, PCI_CONFIG_SIZE, space + PCI_CONFIG_SIZE, PCI_CONFIG_LARGE - PCI_CONFIG_SIZE) <
+	    0)
+		memset(space, 0, sizeof(space));
 	for (unsigned at = PCI_CONFIG_SIZE; at; at = header >> 20 & 0xffc) {
 		if (at < PCI_CONFIG_SIZE || seen[at / 32] & 1u << at / 4 % 8)
 			return err_set(e, EPROTO, "%s: the device's list of extended capabilities %s at %#x",
@@ -266,9 +263,10 @@ int pt_extended_show(struct passthrough *pt, struct err *e)
 				       at < PCI_CONFIG_SIZE ? "leads into the header" : "runs in a circle",
 				       at);
 		seen[at / 32] |= (uint8_t)(1u << at / 4 % 8);
-		if (read32(pt, at, &header) < 0 || header == 0 || header == UINT32_MAX)
+		header = get32(space + at);
+		if (header == 0 || header == UINT32_MAX)
 			break;
-		const unsigned len = extended_len(pt, at, header);
+		const unsigned len = extended_len(space, at, header);
 		if (len && at + len <= PCI_CONFIG_LARGE && pt->ext_count < PT_EXT_CAPS_MAX) {
 			if (at != PCI_CONFIG_SIZE && pt->ext_count == 0)
 				extended_add(pt, PCI_CONFIG_SIZE, 4, 0); // the list has to begin there

@@ -171,6 +171,17 @@ TEST(capabilities_keep_their_places_and_lose_what_the_guest_cannot_have)
 	CHECK(finish());
 }
 
+// Each access may take a server as long as its deadline.
+TEST(as_many_capabilities_as_there_is_room_for)
+{
+	prepare();
+	for (unsigned at = 0x100; at < 0xffc; at += 4)
+		fv_put32(&dev, at, 0x00010019 | (at + 4) << 20);
+	CHECK_EQ(start(), 0);
+	CHECK(dev.reads < 20);
+	CHECK(finish());
+}
+
 TEST(without_extended_capabilities_and_without_express)
 {
 	prepare();
