@@ -7,7 +7,7 @@
 // device's DMA before the guest runs.
 //
 // A device that fails, is wanted back by its host or whose carrier died is marked dead: it reads as all ones, as one that was pulled out
-// does, and the machine goes on.
+// does, and the machine goes on.  A carrier that returns finds what the guest had set up (passthrough_return.c).
 #ifndef MINIVMM_BRIDGES_PASSTHROUGH_H
 #define MINIVMM_BRIDGES_PASSTHROUGH_H
 

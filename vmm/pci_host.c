@@ -275,7 +275,9 @@ void pci_host_destroy(struct pci_host *h)
 		if (!f)
 			continue;
 		h->func[i] = NULL;
+		pci_func_lock(f); // a thread that waits for its peer is still there
 		pci_func_unmap_bars(f);
+		pci_func_unlock(f);
 		f->ops->destroy(f);
 	}
 	if (h->mmio)
