@@ -9,9 +9,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define CAPS_MAX 16
@@ -88,6 +90,7 @@ static const char *check_areas(struct vfio_region *r)
 static const char *file_refused(const struct vfio_region *r, int fd)
 {
 	struct stat st;
+	struct statfs fs;
 	const int due = r->writable ? O_RDWR : O_RDONLY;
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return "its descriptor is no file";
@@ -97,6 +100,9 @@ static const char *file_refused(const struct vfio_region *r, int fd)
 	const int seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0 || !(seals & F_SEAL_SHRINK))
 		return "its file is not sealed against shrinking (F_SEAL_SHRINK of a memfd)";
+	// Of huge pages nothing smaller can be unmapped.
+	if (fstatfs(fd, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
+		return "its file is of huge pages";
 	for (unsigned i = 0; i < r->area_count; i++) {
 		const uint64_t end = r->area[i].offset + r->area[i].size;
 		if (r->fd_offset > (uint64_t)st.st_size || end > (uint64_t)st.st_size - r->fd_offset)

@@ -220,6 +220,7 @@ static struct sandbox_rule return_rules[] = {
 	SANDBOX_RARE(getsockopt, "whether the socket for its commands is one"),
 	SANDBOX_RARE_IF(fcntl, "access mode of a descriptor that it sent", 1, UINT32_MAX, F_GETFL),
 	SANDBOX_RARE_IF(fcntl, "whether it can truncate a BAR's memory", 1, UINT32_MAX, F_GET_SEALS),
+	SANDBOX_RARE(fstatfs, "and whether that is of huge pages"),
 	SANDBOX_RARE_IF(madvise, "which stays out of core dumps", 2, UINT32_MAX, MADV_DONTDUMP),
 	SANDBOX_RARE_IF(madvise, "and out of children", 2, UINT32_MAX, MADV_DONTFORK),
 	SANDBOX_RARE_IOCTL(KVM_SET_USER_MEMORY_REGION, "its BARs' memory is the guest's again"),

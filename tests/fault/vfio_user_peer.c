@@ -490,6 +490,16 @@ TEST(b20_a_file_that_can_be_cut_short_is_not_mapped)
 	CHECK(ftruncate(p.region_fd[0], 0x1000 + PEER_BAR_SIZE - 1) == 0);
 	CHECK(fcntl(p.region_fd[0], F_ADD_SEALS, F_SEAL_SHRINK) == 0);
 	CHECK(!mapped_with(&p));
+	// Of huge pages: what is mapped of half a one can never be unmapped, and each return of the server would leave one behind.
+	FD_AUTO huge = memfd_create("huge", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB);
+	if (huge >= 0 && ftruncate(huge, 4 << 20) == 0) { // not of a kernel without them
+		CHECK(fcntl(huge, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
+		peer_init(&p);
+		peer_add_file(&p, F_SEAL_SHRINK);
+		close(p.region_fd[0]);
+		p.region_fd[0] = fd_steal(&huge);
+		CHECK(!mapped_with(&p));
+	}
 	// B08: none of these is a file that can be written.
 	static const char *const paths[] = { "/", "/dev/zero", "/proc/self/exe" };
 	for (unsigned i = 0; i < 3; i++) {
