@@ -17,11 +17,11 @@ scenario() { # NAME
     scenario both
 }
 
-@test "ports where nobody is, programs that do not say CONNECT, and what nobody answers" {
+@test "C08 of its socket: ports where nobody is, programs that do not say CONNECT or half of it, and what nobody answers" {
     scenario nobody
 }
 
-@test "flow control to the byte, both ways; a slow reader holds up nobody else" {
+@test "C08 of its socket: flow control to the byte, both ways; one that does not read holds up nobody else" {
     scenario credit
 }
 
@@ -29,7 +29,7 @@ scenario() { # NAME
     scenario lots
 }
 
-@test "1024 connections, and one more; a listener whose queue is full" {
+@test "C08 of its socket: 1024 connections, and one more; a listener whose queue is full" {
     scenario many
 }
 

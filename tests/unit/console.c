@@ -557,7 +557,7 @@ TEST(unix_client_that_types_and_leaves)
 	finish();
 }
 
-TEST(unix_client_that_never_reads)
+TEST(c08_unix_client_that_never_reads)
 {
 	CHECK_EQ(start_unix(), 0);
 	int fd = client();
@@ -573,6 +573,45 @@ TEST(unix_client_that_never_reads)
 	const char *log = captured();
 	CHECK(strstr(log, "bytes dropped") != NULL);
 	finish();
+}
+
+// One is served, the others wait with the kernel or are sent away, and cost no descriptor here; those that left before their turn, some
+// with half a line said, hold up nobody.
+TEST(c08_a_thousand_unix_clients)
+{
+	static int many[1000]; // most of which are sent away
+	const uint64_t before = fds_open();
+	unsigned connected = 0;
+	CHECK_EQ(start_unix(), 0);
+	const uint64_t quiet = fds_open();
+	for (unsigned i = 0; i < ARRAY_LEN(many); i++) {
+		int fd = client();
+		if (fd < 0)
+			continue;
+		many[connected++] = fd;
+		if (i % 2 && write(fd, "\0\xff half", 7) != 7)
+			abort();
+		turn(1);
+	}
+	CHECK(connected > 1 && connected < 20);
+	CHECK_EQ(__builtin_popcountll(fds_open()), __builtin_popcountll(quiet) + (int)connected + 1);
+	typed_len = 0;
+	say("for the first\n");
+	CHECK_STR(received(many[0]), "for the first\n");
+	for (unsigned i = 1; i < connected; i++)
+		CHECK_STR(received(many[i]), "");
+	for (unsigned i = 0; i < connected; i++)
+		close(many[i]);
+	TURN_UNTIL(fds_open() == quiet);
+	int next = -1;
+	TURN_UNTIL((next = client()) >= 0);
+	turn(3 * (int)connected); // those before it come first
+	say("to the next\n");
+	const char *got = received(next);
+	CHECK(strstr(got, "to the next\n") != NULL);
+	close(next);
+	finish();
+	CHECK_EQ(fds_open(), before);
 }
 
 static atomic_bool over;
