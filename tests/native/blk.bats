@@ -1,54 +1,14 @@
 # minivmm-blk against real peers, without a virtual machine: qemu-img and qemu-io through libblkio's vhost-user driver, and QEMU's
 # own vhost-user-blk-pci with a boot sector as the guest.  The peers are the rig's tree, under its own loader; no root, no KVM.
-bats_require_minimum_version 1.5.0
+load helpers
 
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    TREE=${MINIVMM_CACHE:-$HOME/.cache/minivmm}/rig/root
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    S=$D/sock
-    [ -x "$BIN/minivmm-blk" ] || skip "minivmm-blk is not built"
-    export QEMU_MODULE_DIR=$TREE/usr/lib/x86_64-linux-gnu/qemu
+    common minivmm-blk
     O=driver=virtio-blk-vhost-user,path=$S,cache.direct=on
-    blk=
 }
 
-teardown() {
-    [ -z "$blk" ] || kill -KILL "$blk" 2> /dev/null || true
-}
-
-needs_tree() {
-    [ -x "$TREE/usr/bin/qemu-img" ] || skip "the rig's tree is not built (make rig)"
-}
-
-peer() { # PROGRAM ARG...
-    local program=$1
-    shift
-    timeout 60 "$TREE/lib64/ld-linux-x86-64.so.2" --argv0 "$program" --library-path \
-        "$TREE/usr/lib/x86_64-linux-gnu:$TREE/usr/lib/x86_64-linux-gnu/pulseaudio" "$TREE/usr/bin/$program" "$@"
-}
-
-serve() { # ARG...: in the background, until it listens
-    "$BIN/minivmm-blk" --image "$D/img" --socket-path "$S" "$@" 2> "$D/log" 3>&- &
-    blk=$!
-    for _ in $(seq 100); do
-        # flags 00010000: it listens; a file alone may be what an earlier one left
-        ! grep -q " 00010000 .* $S\$" /proc/net/unix || return 0
-        kill -0 "$blk" 2> /dev/null || { cat "$D/log"; return 1; }
-        sleep 0.05
-    done
-    return 1
-}
-
-finish() { # SIGTERM: status 0, no socket left
-    local status=0
-    kill -TERM "$blk"
-    wait "$blk" || status=$?
-    blk=
-    cat "$D/log"
-    [ "$status" = 0 ]
-    [ ! -e "$S" ]
+disk() { # ARG...
+    serve "$BIN/minivmm-blk" --image "$D/img" --socket-path "$S" "$@"
 }
 
 every_request() { # of qemu-io, checked by what is read back
@@ -67,7 +27,7 @@ every_request() { # of qemu-io, checked by what is read back
 round_trip() { # ARG...
     needs_tree
     truncate -s 64M "$D/img"
-    serve "$@"
+    disk "$@"
     every_request
     head -c 64M /dev/urandom > "$D/source"
     peer qemu-img convert -n -f raw --target-image-opts "$D/source" "$O"
@@ -103,7 +63,7 @@ round_trip() { # ARG...
     D=$(mktemp -d /dev/shm/minivmm-blk.XXXXXX)
     S=$D/sock O=driver=virtio-blk-vhost-user,path=$S,cache.direct=on
     truncate -s 64M "$D/img"
-    serve -v
+    disk -v
     grep -q 'lies in memory' "$D/log"
     every_request
     finish
@@ -114,12 +74,8 @@ full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
     mkdir -p "$D/full"
     unshare -Urm sh -c 'mount -t tmpfs -o size=4M full "$1/full" && truncate -s 64M "$1/full/img" && p=$1 && shift &&
         exec "$@" --image "$p/full/img" --socket-path "$p/sock"' sh "$D" "$BIN/minivmm-blk" "$@" 2> "$D/log" 3>&- &
-    blk=$!
-    for _ in $(seq 100); do
-        ! grep -q " 00010000 .* $S\$" /proc/net/unix || break
-        kill -0 "$blk" 2> /dev/null || { cat "$D/log"; return 1; }
-        sleep 0.05
-    done
+    started=$!
+    listening
     peer qemu-io --image-opts "$O" -c 'write -P 1 0 1M' -c 'write -P 2 8M 16M' -c 'write -z -u 0 1M' -c 'read -P 0 0 1M' \
         -c 'write -P 3 0 64k' -c 'read -P 3 0 64k' > "$D/qemu-io" 2>&1 || true
     cat "$D/qemu-io"
@@ -143,7 +99,7 @@ full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
     for how in uring sync; do
         rm -f "$D/img"
         truncate -s 64M "$D/img"
-        serve --engine "$how"
+        disk --engine "$how"
         peer qemu-io --image-opts "$O" -c 'write -P 1 0 1M' -c 'write -P 2 32M 1M'
         truncate -s 1M "$D/img"
         peer qemu-io --image-opts "$O" -c 'read 32M 1M' -c 'read -P 1 0 1M' > "$D/qemu-io" 2>&1 || true
@@ -159,7 +115,7 @@ full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
     needs_tree
     head -c 1M /dev/urandom > "$D/img"
     cp "$D/img" "$D/before"
-    serve --read-only
+    disk --read-only
     peer qemu-img convert -O raw --image-opts "$O,read-only=on" "$D/back"
     cmp "$D/img" "$D/back"
     run peer qemu-io --image-opts "$O" -c 'write -P 1 0 4k'
@@ -170,13 +126,13 @@ full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
 
 @test "one writer, or readers: the second is told so" {
     truncate -s 1M "$D/img"
-    serve
+    disk
     run -1 timeout 10 "$BIN/minivmm-blk" --image "$D/img" --socket-path "$D/other"
     [[ $output == *"is in use by another process"* ]]
     run -1 timeout 10 "$BIN/minivmm-blk" --image "$D/img" --readonly --socket-path "$D/other"
     [ ! -e "$D/other" ]
     finish
-    serve --readonly
+    disk --readonly
     run -124 timeout 1 "$BIN/minivmm-blk" --image "$D/img" --readonly --socket-path "$D/other"
     [ "$output" = "" ]
     [ ! -e "$D/other" ]
@@ -221,12 +177,12 @@ full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
     needs_tree
     truncate -s 64M "$D/img"
     for _ in 1 2 3; do
-        serve --engine uring || serve
+        disk --engine uring || disk
         peer qemu-img bench -w -c 2000000 -d 32 -s 4096 -t none --image-opts "$O" > "$D/bench" 2>&1 3>&- &
         local bench=$! status=0
         sleep 0.3
-        kill -KILL "$blk"
-        wait "$blk" || status=$?
+        kill -KILL "$started"
+        wait "$started" || status=$?
         [ "$status" = 137 ]
         for _ in $(seq 40); do
             [ -e "$S" ] || break
@@ -236,7 +192,7 @@ full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
         pkill -KILL -f "^[^ ]*ld-linux.*bench.*$S" || true # it waits for ever
         wait "$bench" || true
     done
-    serve
+    disk
     peer qemu-io --image-opts "$O" -c 'read 0 4k'
     finish
 }
@@ -244,24 +200,24 @@ full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
 @test "a socket file of which even the keeper was killed is replaced, another's is left" {
     local keeper
     truncate -s 1M "$D/img"
-    serve
+    disk
     keeper=$(pgrep -x socket-keeper | while read -r pid; do ! tr '\0' ' ' < "/proc/$pid/cmdline" | grep -qF "$S" || echo "$pid"; done)
-    kill -KILL "$keeper" "$blk"
-    wait "$blk" || true
+    kill -KILL "$keeper" "$started"
+    wait "$started" || true
     [ -S "$S" ]
-    serve
+    disk
     rm "$S"
     echo text > "$S"
-    kill -TERM "$blk"
-    wait "$blk"
+    kill -TERM "$started"
+    wait "$started"
     [ "$(cat "$S")" = text ]
 }
 
 @test "front-ends that are killed in the middle leave nothing behind" {
     needs_tree
     truncate -s 64M "$D/img"
-    serve
-    local device=$blk before bench
+    disk
+    local device=$started before bench
     sleep 0.2
     before=$(find "/proc/$device/fd" -type l | wc -l)
     for _ in 1 2 3 4 5; do
@@ -325,10 +281,10 @@ END
     printf 'read from sector 0\n\0' >> "$D/img"
     truncate -s 1M "$D/img"
     printf '\x55\xaa' | dd of="$D/img" bs=1 seek=510 conv=notrunc status=none
-    serve
+    disk
     local queues
     for queues in 1 2; do
-        [ "$queues" = 1 ] || { finish; serve --queues 2; }
+        [ "$queues" = 1 ] || { finish; disk --queues 2; }
         run peer qemu-system-x86_64 -L "$TREE/usr/share/seabios" -L "$TREE/usr/share/qemu" -M q35,accel=tcg,memory-backend=m \
             -object memory-backend-memfd,id=m,size=64M,share=on -chardev "socket,id=c,path=$S" \
             -device "vhost-user-blk-pci,chardev=c,bootindex=0,num-queues=$queues" -display none -nodefaults -serial stdio \

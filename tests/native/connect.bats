@@ -1,11 +1,8 @@
 # The other socket role: a device that connects to a front-end which listens.  No root, no KVM.
-bats_require_minimum_version 1.5.0
+load helpers
 
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    [ -x "$BIN/minivmm-blk" ] || skip "minivmm-blk is not built"
+    common minivmm-blk
     truncate -s 1M "$D/img"
 }
 

@@ -1,13 +1,8 @@
 # minivmm-console against a front-end of ours, with the host's ends of its ports at hand: console-front-end has the scenarios.
 # No root, no KVM.
-bats_require_minimum_version 1.5.0
+load helpers
 
-setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    [ -x "$BIN/minivmm-console" ] || skip "minivmm-console is not built"
-}
+setup() { common minivmm-console; }
 
 scenario() { # NAME
     timeout 100 "$TOP/tests/native/console-front-end" "$BIN/minivmm-console" "$D" "$1"
@@ -88,10 +83,7 @@ scenario() { # NAME
     for i in $(seq 31); do many+=(--port "p$i=socket:$D/p$i"); done
     "$BIN/minivmm-console" --socket-path "$D/sock" "${many[@]}" 2> "$D/log" 3>&- &
     local pid=$!
-    for _ in $(seq 100); do
-        ! grep -q " 00010000 .* $D/sock\$" /proc/net/unix || break
-        sleep 0.1
-    done
+    listening
     PYTHONPATH="$TOP/tests/native" timeout 30 python3 -c '
 import socket, sys
 from vhost_user import FrontEnd
@@ -122,8 +114,7 @@ for i in range(31):
 }
 
 @test "it needs each row of its system call table, and nothing else" {
-    command -v strace > /dev/null || skip "strace is not installed"
-    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    needs_strace
     "$BIN/minivmm-console" --print-syscalls > "$D/table"
     # shellcheck disable=SC2016
     printf '#!/bin/sh\nexec strace -D -o "%s/strace.$$" -f -e raw=all "%s" "$@"\n' "$D" "$BIN/minivmm-console" > "$D/traced"

@@ -1,16 +1,13 @@
 # DPDK's virtio-user port as the front-end of minivmm-net, with a real tap behind it and no virtual machine.
-bats_require_minimum_version 1.5.0
+load helpers
 
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    RIG=${MINIVMM_CACHE:-$HOME/.cache/minivmm}/rig
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
+    common
     LIBRARIES=$RIG/peers/usr/lib/x86_64-linux-gnu
     [ -x "$RIG/peers/usr/bin/dpdk-testpmd" ] || skip "the rig's peers are not there (make rig)"
-    [ -w /dev/net/tun ] || skip "no access to /dev/net/tun"
+    needs_tun
     command -v ip > /dev/null || skip "iproute2 is not installed"
-    unshare -rn true 2> /dev/null || skip "no name spaces on this host"
+    needs_name_spaces
     export TOP D RIG LIBRARIES
 }
 

@@ -1,16 +1,13 @@
 # Jails around real programs that do real work, and around one that tries what nobody in a jail may do.  The programs are the rig's, run in its
 # tree as root (that is what pivot_root is for), so that their profiles find libraries where they belong.
-bats_require_minimum_version 1.5.0
+load helpers
 
 PROFILES='default fs qemu-storage-daemon passt vhost-device-vsock'
 
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
+    common
     NATIVES=${NATIVES:-$TOP/build/release/tests/native}
-    RIG=${MINIVMM_CACHE:-$HOME/.cache/minivmm}/rig
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
     cd "$BATS_TEST_DIRNAME" || return
-    started=
 }
 
 teardown() {
@@ -41,8 +38,8 @@ in_tree() {
         exec "$@"' in_tree "$RIG" "$NATIVES" "$D" "$@"
 }
 
-# listening PATH COMMAND...: {fd} in COMMAND is the number of a socket that listens at PATH.
-listening() {
+# listen PATH COMMAND...: {fd} in COMMAND is the number of a socket that listens at PATH.
+listen() {
     python3 -c '
 import os, socket, sys
 s = socket.socket(socket.AF_UNIX)
@@ -56,13 +53,9 @@ in_tree_listening() { # COMMAND...: at $D/sock
     export -f in_tree
     export RIG NATIVES D
     # shellcheck disable=SC2016
-    listening "$D/sock" bash -c 'in_tree "$@"' in_tree "$@" > "$D/pid" 2> "$D/log" &
+    listen "$D/sock" bash -c 'in_tree "$@"' in_tree "$@" > "$D/pid" 2> "$D/log" &
     started=$!
-    for _ in $(seq 100); do
-        ! grep -q " 00010000 .* $D/sock\$" /proc/net/unix || return 0
-        sleep 0.05
-    done
-    return 1
+    listening
 }
 
 jailed=/tmp/programs/jailed

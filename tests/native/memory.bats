@@ -1,10 +1,8 @@
 # R02: each device program without memory, at its start and while it serves; short-of-memory has the scenario.  No root, no KVM.
-bats_require_minimum_version 1.5.0
+load helpers
 
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
+    common
     gcc -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -shared -fPIC -o "$D/no_memory.so" "$TOP/tests/native/lib/no_memory.c"
 }
 
@@ -20,8 +18,8 @@ without_memory() { # DEVICE ARG...
 }
 
 @test "R02: minivmm-net without memory" {
-    [ -w /dev/net/tun ] || skip "no access to /dev/net/tun"
-    unshare -rn true 2> /dev/null || skip "no name spaces on this host"
+    needs_tun
+    needs_name_spaces
     [ -x "$BIN/minivmm-net" ] || skip "minivmm-net is not built"
     unshare -rn bash -c 'ip tuntap add tap0 mode tap && ip link set tap0 up && exec "$@"' - \
         timeout -k 5 100 "$TOP/tests/native/short-of-memory" "$BIN/minivmm-net" "$D/no_memory.so" "$D" --tap tap0

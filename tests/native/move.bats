@@ -1,15 +1,10 @@
 # A guest that moves while its disk is read: two QEMUs, each with a minivmm-blk of its own, and a boot sector that checks what it
 # has read.  The log of dirty pages is what makes it right.  No root, no KVM.
-bats_require_minimum_version 1.5.0
+load helpers
 
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    TREE=${MINIVMM_CACHE:-$HOME/.cache/minivmm}/rig/root
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    [ -x "$BIN/minivmm-blk" ] || skip "minivmm-blk is not built"
-    [ -x "$TREE/usr/bin/qemu-system-x86_64" ] || skip "the rig's tree is not built (make rig)"
-    export QEMU_MODULE_DIR=$TREE/usr/lib/x86_64-linux-gnu/qemu
+    common minivmm-blk
+    needs_tree
 }
 
 @test "QEMU moves a running guest (LOG_SHMFD): every page that minivmm-blk wrote arrives" {

@@ -1,14 +1,11 @@
 # minivmm-net on real taps, in a network name space of the test's own, with a front-end of ours: net-front-end has the scenarios.
 # Needs /dev/net/tun; no KVM.
-bats_require_minimum_version 1.5.0
+load helpers
 
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    [ -x "$BIN/minivmm-net" ] || skip "minivmm-net is not built"
-    [ -w /dev/net/tun ] || skip "no access to /dev/net/tun"
-    unshare -rn true 2> /dev/null || skip "no name spaces on this host"
+    common minivmm-net
+    needs_tun
+    needs_name_spaces
 }
 
 scenario() { # NAME
@@ -75,8 +72,7 @@ scenario() { # NAME
 }
 
 @test "it needs each row of its system call table, and nothing else" {
-    command -v strace > /dev/null || skip "strace is not installed"
-    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    needs_strace
     "$BIN/minivmm-net" --print-syscalls > "$D/table"
     # shellcheck disable=SC2016
     printf '#!/bin/sh\nexec strace -D -o "%s/strace.$$" -f -e raw=all "%s" "$@"\n' "$D" "$BIN/minivmm-net" > "$D/traced"

@@ -1,46 +1,18 @@
 # minivmm probe against real back-ends: QEMU's storage daemon, virtiofsd and passt out of the rig's tree, under its own loader, and the
 # device programs here.  No virtual machine, no KVM.
-bats_require_minimum_version 1.5.0
+load helpers
 
-setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    TREE=${MINIVMM_CACHE:-$HOME/.cache/minivmm}/rig/root
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    S=$D/sock
-    export QEMU_MODULE_DIR=$TREE/usr/lib/x86_64-linux-gnu/qemu
-    peer=
-}
-
-teardown() {
-    [ -z "$peer" ] || kill -KILL "$peer" 2> /dev/null || true
-}
+setup() { common minivmm; }
 
 foreign() { # PROGRAM ARG...: in the background, until it listens
     local program=$TREE/$1
     shift
     [ -x "$program" ] || skip "the rig's tree is not built (make rig)"
-    "$TREE/lib64/ld-linux-x86-64.so.2" \
-        --library-path "$TREE/usr/lib/x86_64-linux-gnu" "$program" "$@" > "$D/log" 2>&1 3>&- &
-    peer=$!
-    listening
+    serve "$TREE/lib64/ld-linux-x86-64.so.2" --library-path "$TREE/usr/lib/x86_64-linux-gnu" "$program" "$@"
 }
 
 own() { # PROGRAM ARG...
-    "$BIN/$1" --socket-path "$S" "${@:2}" > "$D/log" 2>&1 3>&- &
-    peer=$!
-    listening
-}
-
-listening() {
-    for _ in $(seq 100); do
-        # Between bind(2), which makes the file, and listen(2) nobody listens yet.
-        awk -v s="$S" '$8 == s && $4 == "00010000" { f = 1 } END { exit !f }' /proc/net/unix && return
-        kill -0 "$peer" 2> /dev/null || break
-        sleep 0.05
-    done
-    cat "$D/log"
-    return 1
+    serve "$BIN/$1" --socket-path "$S" "${@:2}"
 }
 
 probe() { # ARG...: good, and all of the 23 protocol features have a line
@@ -72,7 +44,7 @@ has() { # LINE, a pattern
     probe --virtio 2
     probe
     has 'virtio     9 ?                        used: .*'
-    kill -0 "$peer"
+    kill -0 "$started"
     ! grep -qiE 'error|fail|critical' "$D/log"
     "$TREE/lib64/ld-linux-x86-64.so.2" --argv0 qemu-io --library-path \
         "$TREE/usr/lib/x86_64-linux-gnu:$TREE/usr/lib/x86_64-linux-gnu/pulseaudio" "$TREE/usr/bin/qemu-io" --image-opts \
@@ -86,7 +58,7 @@ has() { # LINE, a pattern
     probe --virtio fs
     has 'queues    it has up to [0-9]*, [1-9][0-9]* would be used'
     has 'config    40 bytes'
-    wait "$peer" # it ends with its front-end
+    wait "$started" # it ends with its front-end
     rm -f "$S"
     foreign usr/libexec/virtiofsd --socket-path="$S" --shared-dir="$D/share" --sandbox=none
     run -1 timeout 10 "$BIN/minivmm" probe --virtio fs "$S"
@@ -102,7 +74,7 @@ has() { # LINE, a pattern
         has 'queues    .*, 2 would be used'
         has 'config    not shown'
     done
-    kill -0 "$peer"
+    kill -0 "$started"
 }
 
 @test "minivmm-blk, through a path and through a descriptor" {
@@ -169,7 +141,7 @@ if kind == "rave":
 if kind != "close":
     time.sleep(10)
 END
-        peer=$!
+        started=$!
         listening
         local before=$SECONDS
         run -1 --separate-stderr timeout 8 "$BIN/minivmm" probe --virtio blk "$S"
@@ -178,9 +150,9 @@ END
         [ "${#stderr_lines[@]}" = 1 ]
         [[ $stderr == "minivmm: $S: probe: the back-end "* ]]
         [ $((SECONDS - before)) -le 4 ]
-        kill -KILL "$peer" 2> /dev/null || true
-        wait "$peer" || true
-        peer=
+        kill -KILL "$started" 2> /dev/null || true
+        wait "$started" || true
+        started=
         rm -f "$S"
     done
     run -1 "$BIN/minivmm" probe "$S"

@@ -1,29 +1,16 @@
 # What the real minivmm refuses at the command line: one clear line that names the object and the mend, the documented
 # exit status, nothing left behind.  Rows C04 to C07, B01, K01, R01; P04 at the end.
-bats_require_minimum_version 1.5.0
+load helpers
 
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    TREE=${MINIVMM_CACHE:-$HOME/.cache/minivmm}/rig/root
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    [ -x "$BIN/minivmm" ] || skip "minivmm is not built"
+    common minivmm
     cd "$D"
     truncate -s 1M disk.raw
     mkfifo fifo
     mkdir folder
     echo text > text
-    vm=
     AS=() # what runs it
     NAME=refusal-$$-$RANDOM
-}
-
-teardown() {
-    [ -z "$vm" ] || kill -KILL "$vm" 2> /dev/null || true
-}
-
-needs_kvm() {
-    [ -w /dev/kvm ] || skip "no access to /dev/kvm"
 }
 
 needs_kernel() {
@@ -32,26 +19,6 @@ needs_kernel() {
     for kernel in "$TREE"/boot/vmlinuz-*; do :; done
     [ -e "$kernel" ] || skip "no Debian kernel here (make rig)"
     ln -s "$kernel" vmlinuz
-}
-
-# A kernel that only halts, as a tiny ELF file: enough for what is refused before or after it is looked at.
-tiny_kernel() {
-    cat > guest.S << 'END'
-        .section .note, "a", @note
-        .align 4
-        .long 4, 4, 18          # XEN_ELFNOTE_PHYS32_ENTRY
-        .asciz "Xen"
-        .long _start
-        .text
-        .code32
-        .globl _start
-_start: cli
-        hlt
-        jmp _start
-END
-    gcc -m32 -c -o guest.o guest.S
-    ld -m elf_i386 -N --no-warn-rwx-segments -Ttext 0x200000 --section-start=.note=0x201000 -o guest32 guest.o
-    objcopy -O elf64-x86-64 guest32 kernel
 }
 
 machine() { # [DEVICE LINE...]: vm.toml
@@ -107,8 +74,8 @@ refused() { # STATUS WORDS ARG...
     refused 1 "is in use by another process" --set device.disk1.readonly=true
     machine 'blk disk0' 'image = "disk.raw"'
     "$BIN/minivmm-blk" --image disk.raw --socket-path other 2> /dev/null 3>&- &
-    vm=$!
-    for _ in $(seq 100); do ! grep -q " 00010000 .* other\$" /proc/net/unix || break; sleep 0.05; done
+    started=$!
+    listening other
     refused 1 "minivmm: disk0: minivmm-blk: image $(realpath disk.raw) is in use by another process"
 }
 
@@ -283,12 +250,8 @@ as_nobody() { # in a folder that everybody may read
 
 serial_machine() { # in the background, until it listens
     "$BIN/minivmm" -c vm.toml --set serial.to=unix:serial.sock 3>&- &
-    vm=$!
-    for _ in $(seq 100); do
-        ! grep -q " 00010000 .* .*serial.sock\$" /proc/net/unix || return 0
-        sleep 0.05
-    done
-    return 1
+    started=$!
+    listening .*serial.sock
 }
 
 alive() { # a zombie is only waiting for init
@@ -309,15 +272,15 @@ gone() { # within 2 s
     machine 'blk disk0' 'image = "disk.raw"'
     serial_machine
     sleep 0.3
-    kill -INT "$vm"
-    wait "$vm"
+    kill -INT "$started"
+    wait "$started"
     [ ! -e serial.sock ] # orderly: at once
     serial_machine
     sleep 0.3
     local child
-    child=$(pgrep -P "$vm" -x minivmm-blk)
-    kill -KILL "$vm"
-    wait "$vm" || true
+    child=$(pgrep -P "$started" -x minivmm-blk)
+    kill -KILL "$started"
+    wait "$started" || true
     gone
     for _ in $(seq 40); do alive "$child" || break; sleep 0.05; done
     ! alive "$child"
@@ -325,8 +288,8 @@ gone() { # within 2 s
     sleep 0.3
     rm serial.sock
     echo text > serial.sock
-    kill -INT "$vm"
-    wait "$vm"
+    kill -INT "$started"
+    wait "$started"
     [ "$(cat serial.sock)" = text ]
-    vm=
+    started=
 }

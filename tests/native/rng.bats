@@ -1,48 +1,21 @@
 # minivmm-rng against a front-end of ours, without a virtual machine.  No root, no KVM.
-bats_require_minimum_version 1.5.0
+load helpers
 
-setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    S=$D/sock
-    [ -x "$BIN/minivmm-rng" ] || skip "minivmm-rng is not built"
-    rng=
-}
+setup() { common minivmm-rng; }
 
-teardown() {
-    [ -z "$rng" ] || kill -KILL "$rng" 2> /dev/null || true
-}
-
-serve() { # ARG...
-    "$BIN/minivmm-rng" --socket-path "$S" "$@" 2> "$D/log" 3>&- &
-    rng=$!
-    for _ in $(seq 100); do
-        ! grep -q " 00010000 .* $S\$" /proc/net/unix || return 0
-        sleep 0.05
-    done
-    cat "$D/log"
-    return 1
-}
-
-finish() {
-    local status=0
-    kill -TERM "$rng"
-    wait "$rng" || status=$?
-    rng=
-    cat "$D/log"
-    [ "$status" = 0 ]
+rng() { # ARG...
+    serve "$BIN/minivmm-rng" --socket-path "$S" "$@"
 }
 
 @test "random bytes in buffers of all shapes; rings that break the rules (G22-G28)" {
-    serve
+    rng
     timeout 60 "$TOP/tests/native/rng-front-end" "$S"
     finish
     [ "$(wc -l < "$D/log")" -lt 15 ] # logs at a rate
 }
 
 @test "a rate is kept" {
-    serve --rate=20000
+    rng --rate=20000
     timeout 60 "$TOP/tests/native/rng-front-end" "$S" 20000
     finish
 }
@@ -58,15 +31,11 @@ finish() {
 }
 
 @test "it needs each row of its system call table, and nothing else" {
-    command -v strace > /dev/null || skip "strace is not installed"
-    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    needs_strace
     "$BIN/minivmm-rng" --print-syscalls > "$D/table"
     strace -f -e raw=all -o "$D/strace" "$BIN/minivmm-rng" --rate 50000 --socket-path "$S" -v 2> "$D/log" 3>&- &
     local tracer=$!
-    for _ in $(seq 100); do
-        ! grep -q " 00010000 .* $S\$" /proc/net/unix || break
-        sleep 0.1
-    done
+    listening
     timeout 60 "$TOP/tests/native/rng-front-end" "$S" 50000
     pkill -TERM -P "$tracer"
     wait "$tracer"

@@ -1,6 +1,6 @@
 # The device of docs/device.md, taken out of the page and built against what `make install` installs, and the same in Python: against a
 # front-end of ours, qemu-img and qemu-io (libblkio), QEMU, and minivmm itself with a tiny guest.  No root; minivmm's part needs KVM.
-bats_require_minimum_version 1.5.0
+load helpers
 
 setup_file() {
     TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
@@ -14,38 +14,12 @@ setup_file() {
 }
 
 setup() {
-    TREE=${MINIVMM_CACHE:-$HOME/.cache/minivmm}/rig/root
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    S=$D/sock
-    export QEMU_MODULE_DIR=$TREE/usr/lib/x86_64-linux-gnu/qemu
+    common
     O=driver=virtio-blk-vhost-user,path=$S,cache.direct=on,read-only=on
-    rom=
 }
 
-teardown() {
-    [ -z "$rom" ] || kill -KILL "$rom" 2> /dev/null || true
-}
-
-needs_tree() {
-    [ -x "$TREE/usr/bin/qemu-img" ] || skip "the rig's tree is not built (make rig)"
-}
-
-peer() { # PROGRAM ARG...
-    local program=$1
-    shift
-    timeout 60 "$TREE/lib64/ld-linux-x86-64.so.2" --argv0 "$program" --library-path \
-        "$TREE/usr/lib/x86_64-linux-gnu:$TREE/usr/lib/x86_64-linux-gnu/pulseaudio" "$TREE/usr/bin/$program" "$@"
-}
-
-serve() { # PROGRAM: in the background, until it listens
-    "$@" --file "$D/img" --socket-path "$S" 2> "$D/log" 3>&- &
-    rom=$!
-    for _ in $(seq 100); do
-        ! grep -q " 00010000 .* $S\$" /proc/net/unix || return 0
-        sleep 0.05
-    done
-    cat "$D/log"
-    return 1
+rom() { # PROGRAM
+    serve "$@" --file "$D/img" --socket-path "$S"
 }
 
 # rig build makes it, from the page as it is.
@@ -54,24 +28,19 @@ rust() {
 }
 
 kill_it() { # what the crates serve knows no SIGTERM
-    kill -KILL "$rom"
-    wait "$rom" || true
-    rom=
+    kill -KILL "$started"
+    wait "$started" || true
+    started=
     rm -f "$S"
     cat "$D/log"
 }
 
-finish() { # SIGTERM: status 0, no socket left
-    local status=0
+leave() {
     if [ "${ROMDISK_RS:-}" ]; then
         kill_it
-        return
+    else
+        finish
     fi
-    kill -TERM "$rom"
-    wait "$rom" || status=$?
-    rom=
-    cat "$D/log"
-    [ "$status" = 0 ] && [ ! -e "$S" ]
 }
 
 random_image() { head -c 8M /dev/urandom > "$D/img"; }
@@ -80,7 +49,7 @@ reads_back() { # by libblkio, a few at a time and many, and nothing is written
     needs_tree
     random_image
     cp "$D/img" "$D/before"
-    serve "$@"
+    rom "$@"
     peer qemu-img convert -O raw --image-opts "$O" "$D/back"
     cmp "$D/img" "$D/back"
     peer qemu-img bench -c 2000 -d 1 -s 4096 -t none --image-opts "$O"
@@ -90,7 +59,7 @@ reads_back() { # by libblkio, a few at a time and many, and nothing is written
     [[ $output != *"wrote 4096"* ]]
     run -0 peer qemu-io -r --image-opts "$O" -c 'read -v 0 16'
     [[ $output == *"$(od -An -tx1 -N16 "$D/img" | cut -c 2-)"* ]]
-    finish
+    leave
     cmp "$D/img" "$D/before"
 }
 
@@ -101,7 +70,7 @@ boots() { # PROGRAM: QEMU as the front-end, a guest that runs from sector 0
     printf 'read from sector 0\n\0' >> "$D/img"
     truncate -s 1M "$D/img"
     printf '\x55\xaa' | dd of="$D/img" bs=1 seek=510 conv=notrunc status=none
-    serve "$@"
+    rom "$@"
     run peer qemu-system-x86_64 -L "$TREE/usr/share/seabios" -L "$TREE/usr/share/qemu" -M q35,accel=tcg,memory-backend=m \
         -object memory-backend-memfd,id=m,size=64M,share=on -chardev "socket,id=c,path=$S" \
         -device vhost-user-blk-pci,chardev=c,bootindex=0,num-queues=1 -display none -nodefaults -serial stdio \
@@ -109,20 +78,20 @@ boots() { # PROGRAM: QEMU as the front-end, a guest that runs from sector 0
     echo "$status: $output"
     [ "$status" = 1 ]
     [[ $output == *"read from sector 0"* ]]
-    finish
+    leave
 }
 
 # The guest of the data path's own test: its first disk is ours, its second the page's.
 under_minivmm() { # socket|exec PROGRAM
     local how=$1 place
     shift
-    [ -w /dev/kvm ] || skip "no access to /dev/kvm"
+    needs_kvm
     make -s -C "$TOP" O="$SDK/guests" "$SDK/guests/tests/guest/io.elf"
     truncate -s 4M "$D/disk0.img"
     printf 'written by the harness' > "$D/img"
     truncate -s 4M "$D/img"
     case $how in
-    socket) serve "$@"; place="socket = \"$S\"" ;;
+    socket) rom "$@"; place="socket = \"$S\"" ;;
     exec) place="exec = [\"$1\", \"--file\", \"$D/img\", \"--fd={fd}\"]"$'\n''sandbox = "none"' ;;
     esac
     cat > "$D/vm.toml" << END
@@ -147,7 +116,7 @@ END
     echo "$status: $output"
     [ "$status" = 0 ]
     [[ $output == *"PASS a read-only disk"*" passed, 0 failed, 0 skipped"* ]]
-    [ "$how" = exec ] || finish
+    [ "$how" = exec ] || leave
 }
 
 @test "what is installed: an archive without our devices, headers that stand alone, their names" {
@@ -167,16 +136,16 @@ END
 
 @test "C, as a driver sees it: reads, refusals, rings that break the rules (G22-G26)" {
     random_image
-    serve "$SDK/romdisk"
+    rom "$SDK/romdisk"
     timeout 60 "$TOP/tests/native/sdk-front-end" "$S" "$D/img" hostile
-    finish
+    leave
 }
 
 @test "Python, as a driver sees it" {
     random_image
-    serve "$TOP/docs/romdisk.py"
+    rom "$TOP/docs/romdisk.py"
     timeout 60 "$TOP/tests/native/sdk-front-end" "$S" "$D/img"
-    finish
+    leave
     [ "$(wc -l < "$D/log")" = 1 ]
     grep -q 'front-end dropped: a request without header or status' "$D/log"
 }
@@ -184,7 +153,7 @@ END
 @test "Rust, as a driver sees it" {
     rust
     random_image
-    serve "$ROMDISK_RS"
+    rom "$ROMDISK_RS"
     timeout 60 "$TOP/tests/native/sdk-front-end" "$S" "$D/img" crates
     kill_it
 }
@@ -199,16 +168,12 @@ END
 }
 
 @test "C: it needs each row of its system call table, and nothing else" {
-    command -v strace > /dev/null || skip "strace is not installed"
-    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    needs_strace
     random_image
     "$SDK/romdisk" --print-syscalls > "$D/table"
     strace -f -e raw=all -o "$D/strace" "$SDK/romdisk" --file "$D/img" --socket-path "$S" -v 2> "$D/log" 3>&- &
     local tracer=$!
-    for _ in $(seq 100); do
-        ! grep -q " 00010000 .* $S\$" /proc/net/unix || break
-        sleep 0.1
-    done
+    listening
     timeout 60 "$TOP/tests/native/sdk-front-end" "$S" "$D/img" hostile
     pkill -TERM -P "$tracer"
     wait "$tracer"

@@ -1,13 +1,10 @@
 # minivmm-switch with front-ends of ours, in a network name space of the test's own: switch-front-end has the scenarios.
 # The uplink needs /dev/net/tun; no KVM.
-bats_require_minimum_version 1.5.0
+load helpers
 
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    [ -x "$BIN/minivmm-switch" ] || skip "minivmm-switch is not built"
-    unshare -rn true 2> /dev/null || skip "no name spaces on this host"
+    common minivmm-switch
+    needs_name_spaces
 }
 
 scenario() { # NAME
@@ -97,11 +94,11 @@ qemu() { # NUMBER DEVICE-OPTION COMMAND: a Linux guest under QEMU's emulator, un
 }
 
 @test "two Linux guests under QEMU, one with packed rings: 20 MB of TCP" {
-    TREE=${MINIVMM_CACHE:-$HOME/.cache/minivmm}/rig/root GUEST=${MINIVMM_CACHE:-$HOME/.cache/minivmm}/guest
+    GUEST=$CACHE/guest
     [ -x "$TREE/usr/bin/qemu-system-x86_64" ] && [ -e "$GUEST/rig-bzImage" ] || skip "the rig's tree is not built (make rig)"
     "$BIN/minivmm-switch" -v --socket-path "$D/sock" 2> "$D/log" 3>&- &
     local switch=$! first second
-    for _ in $(seq 100); do ! grep -q " 00010000 .* $D/sock\$" /proc/net/unix || break; sleep 0.05; done
+    listening
     qemu 2 packed=on 'tail -f /dev/null | nc -l -p 5000 > /run/got &
         until [ "$(stat -c %s /run/got)" -ge 20000000 ] 2> /dev/null; do sleep 0.2; done; echo sum $(sha256sum < /run/got)' > "$D/second" &
     second=$!
@@ -117,8 +114,7 @@ qemu() { # NUMBER DEVICE-OPTION COMMAND: a Linux guest under QEMU's emulator, un
 }
 
 @test "it needs each row of its system call table, and nothing else" {
-    command -v strace > /dev/null || skip "strace is not installed"
-    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    needs_strace
     [ -w /dev/net/tun ] || skip "no access to /dev/net/tun"
     "$BIN/minivmm-switch" --print-syscalls > "$D/table"
     # shellcheck disable=SC2016

@@ -1,14 +1,12 @@
 # Sandbox tables against what the programs really call: a row that no run needs is a hole with a reason.
 # Needs strace; some KVM too; no root.
 bats_require_minimum_version 1.8.0
+load helpers
 
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
+    common
     tracer=
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    command -v strace > /dev/null || skip "strace is not installed"
-    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    needs_strace
 }
 
 # What a test that failed has left running.  strace hands on SIGTERM only, which a guest may ignore.
@@ -24,10 +22,7 @@ blk_life() { # ENGINE
     timeout 60 strace -f -e raw=all -o "$D/$1.strace" "$BIN/minivmm-blk" -v --engine "$1" --socket-path "$D/$1.sock" \
         --image "$D/$1.img" 2> "$D/$1.log" 3>&- &
     tracer=$!
-    for _ in $(seq 100); do
-        ! grep -q " 00010000 .* $D/$1.sock\$" /proc/net/unix || break
-        sleep 0.1
-    done
+    listening "$D/$1.sock"
     timeout 40 "$TOP/tests/native/blk-front-end" "$D/$1.sock"
     pkill -TERM -P "$(pgrep -P "$tracer")"
     wait "$tracer"
@@ -124,7 +119,7 @@ END
     [ "$(grep -c 'no Landlock in this kernel' "$D/log")" = 1 ]
     "$BIN/minivmm-blk" --image "$D/disk.img" --vhost-user "$D/blk.sock" 2> "$D/log" 3>&- &
     pid=$!
-    for _ in $(seq 100); do ! grep -q " 00010000 .* $D/blk.sock\$" /proc/net/unix || break; sleep 0.05; done
+    listening "$D/blk.sock"
     kill "$pid"
     wait "$pid"
     [ ! -s "$D/log" ]

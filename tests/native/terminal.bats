@@ -1,28 +1,13 @@
 # The terminal of serial.to = "stdio" is as before whatever way a sealed monitor ends, short of SIGKILL.
 
+load helpers
+
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    [ -x "$BIN/minivmm" ] || skip "minivmm is not built"
-    [ -w /dev/kvm ] || skip "no access to /dev/kvm"
+    common minivmm
+    needs_kvm
     [ "$(uname -m)" = x86_64 ] || skip "the guest is for x86_64"
-    cd "$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")"
-    cat > guest.S << 'END'
-        .section .note, "a", @note
-        .align 4
-        .long 4, 4, 18          # XEN_ELFNOTE_PHYS32_ENTRY
-        .asciz "Xen"
-        .long _start
-        .text
-        .code32
-        .globl _start
-_start: cli
-        hlt
-        jmp _start
-END
-    gcc -m32 -c -o guest.o guest.S
-    ld -m elf_i386 -N --no-warn-rwx-segments -Ttext 0x200000 --section-start=.note=0x201000 -o guest32 guest.o
-    objcopy -O elf64-x86-64 guest32 kernel
+    cd "$D"
+    tiny_kernel
     printf '[vm]\ncpus = 2\nmemory = "64M"\n[boot]\nkernel = "kernel"\n' > vm.toml
 }
 

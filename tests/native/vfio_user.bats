@@ -1,43 +1,20 @@
 # Device programs over vfio-user: with drivers of ours, and in Linux guests of a QEMU that has vfio-user-pci (11.1 when this was
 # written), under TCG.  No root, no KVM; taps need /dev/net/tun.
-bats_require_minimum_version 1.5.0
+load helpers
 
 setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    CACHE=${MINIVMM_CACHE:-$HOME/.cache/minivmm}
-    NATIVE=$TOP/tests/native
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    device='' qemu=''
-    [ -x "$BIN/minivmm-blk" ] || skip "the device programs are not built"
+    common minivmm-blk
+    qemu=
 }
 
 teardown() {
     [ -z "$qemu" ] || pkill -TERM -P "$qemu" || true
-    [ -z "$device" ] || kill -KILL "$device" 2> /dev/null || true
+    [ -z "$started" ] || kill -KILL "$started" 2> /dev/null || true
     cat "$D"/*.log 2> /dev/null || true
 }
 
-listening() { # SOCKET
-    for _ in $(seq 100); do
-        grep -q "00010000 .* $1\$" /proc/net/unix && return 0
-        sleep 0.05
-    done
-    return 1
-}
-
-serve() { # PROGRAM ARG...
-    "$BIN/$1" -v --vfio-user "$D/sock" "${@:2}" 2> "$D/device.log" 3>&- &
-    device=$!
-    listening "$D/sock"
-}
-
-finish() {
-    local status=0
-    kill -TERM "$device"
-    wait "$device" || status=$?
-    device=
-    [ "$status" = 0 ] && [ ! -e "$D/sock" ]
+device() { # PROGRAM ARG...
+    serve "$BIN/$1" -v --vfio-user "$S" "${@:2}"
 }
 
 needs_qemu() {
@@ -79,10 +56,10 @@ over() { # SCRIPT ARG...
 }
 
 @test "minivmm-rng: buffers of all shapes, split and packed; rings that break the rules (G22-G26)" {
-    serve minivmm-rng
+    device minivmm-rng
     over rng-front-end "$D/sock"
     finish
-    [ "$(wc -l < "$D/device.log")" -lt 1000 ]
+    [ "$(wc -l < "$D/log")" -lt 1000 ]
 }
 
 @test "minivmm-console: ports, streams, the control queue" {
@@ -106,22 +83,21 @@ over() { # SCRIPT ARG...
 
 @test "minivmm-blk: a client that leaves and comes back goes on; one that is new finds nothing under way" {
     head -c 1M /dev/urandom > "$D/img"
-    serve minivmm-blk --image "$D/img"
+    device minivmm-blk --image "$D/img"
     timeout 60 "$NATIVE/vfio-user-client" "$D/sock" "$D/img"
     finish
 }
 
 @test "minivmm-blk needs each row of its table over vfio-user, and nothing else" {
-    command -v strace > /dev/null || skip "strace is not installed"
-    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    needs_strace
     truncate -s 1M "$D/img"
     timeout 100 strace -f -e raw=all -o "$D/strace" "$BIN/minivmm-blk" --engine sync --vfio-user "$D/sock" --image "$D/img" 3>&- &
-    device=$!
+    started=$!
     listening "$D/sock"
     timeout 60 "$NATIVE/vfio-user-client" "$D/sock" "$D/img"
-    pkill -TERM -P "$(pgrep -P "$device")"
-    wait "$device" || true
-    device=
+    pkill -TERM -P "$(pgrep -P "$started")"
+    wait "$started" || true
+    started=
     "$BIN/minivmm-blk" --print-syscalls > "$D/table"
     run "$NATIVE/unused-rules" "$D/table" "$D/strace"
     [[ $output != *"not in the table"* ]]
@@ -141,7 +117,7 @@ over() { # SCRIPT ARG...
     needs_qemu
     head -c 4M /dev/urandom > "$D/img"
     cp "$D/img" "$D/before"
-    serve minivmm-blk --image "$D/img"
+    device minivmm-blk --image "$D/img"
     boot 'grep virtio /proc/interrupts; sha256sum /dev/vda; head -c 65536 /dev/urandom > /tmp/new
         dd if=/tmp/new of=/dev/vda bs=4096 seek=100 conv=fsync 2> /dev/null; sha256sum /tmp/new'
     cat "$D/console"
@@ -157,7 +133,7 @@ over() { # SCRIPT ARG...
 @test "QEMU: the same by the pin (pci=nomsi), with packed rings, and random numbers beside it" {
     needs_qemu
     head -c 1M /dev/urandom > "$D/img"
-    serve minivmm-blk --image "$D/img"
+    device minivmm-blk --image "$D/img"
     "$BIN/minivmm-rng" --vfio-user "$D/rng" 2> "$D/rng.log" 3>&- &
     local rng=$!
     listening "$D/rng"
@@ -176,7 +152,7 @@ over() { # SCRIPT ARG...
 @test "QEMU: the guest reboots three times with its disk; QEMU is killed, and the next one goes on with the device" {
     needs_qemu
     truncate -s 1M "$D/img"
-    serve minivmm-blk --image "$D/img"
+    device minivmm-blk --image "$D/img"
     # Counts its boots on the disk.
     boot 'n=$(head -c 1 /dev/vda | tr -dc 0-9); n=$((${n:-0} + 1)); printf $n | dd of=/dev/vda conv=fsync,notrunc 2> /dev/null
         echo "boot $n of 4"; [ $n -ge 4 ] || echo reboot > /run/after'
@@ -191,7 +167,7 @@ over() { # SCRIPT ARG...
     kill -KILL "$(pgrep -P "$(pgrep -P "$qemu")")" # timeout's child
     wait "$qemu" || true
     qemu=
-    kill -0 "$device"
+    kill -0 "$started"
     head -c 1M /dev/urandom > "$D/new"
     cat "$D/new" > "$D/img"
     boot 'sha256sum /dev/vda'
@@ -200,18 +176,18 @@ over() { # SCRIPT ARG...
 }
 
 @test "minivmm-pci-example: registers, ports, a shared page, DMA both ways, the pin and MSI-X; system calls" {
-    serve minivmm-pci-example
+    device minivmm-pci-example
     timeout 60 "$NATIVE/pci-example-client" "$D/sock"
     finish
     run -2 timeout 10 "$BIN/minivmm-pci-example" --vhost-user "$D/sock"
     command -v strace > /dev/null || skip "strace is not installed"
     timeout 60 strace -f -e raw=all -o "$D/strace" "$BIN/minivmm-pci-example" --vfio-user "$D/sock" 3>&- &
-    device=$!
+    started=$!
     listening "$D/sock"
     timeout 60 "$NATIVE/pci-example-client" "$D/sock"
-    pkill -TERM -P "$(pgrep -P "$device")"
-    wait "$device" || true
-    device=
+    pkill -TERM -P "$(pgrep -P "$started")"
+    wait "$started" || true
+    started=
     "$BIN/minivmm-pci-example" --print-syscalls > "$D/table"
     run "$NATIVE/unused-rules" "$D/table" "$D/strace"
     [[ $output != *"not in the table"* ]]
@@ -219,7 +195,7 @@ over() { # SCRIPT ARG...
 
 @test "QEMU: a guest uses minivmm-pci-example: its page mapped, DMA between it and memory of the guest" {
     needs_qemu
-    serve minivmm-pci-example
+    device minivmm-pci-example
     # Debian's kernel has /dev/mem; the last MiB but one is kept from it, so that it may be had there.
     KERNEL=debian boot 'cd /sys/bus/pci/devices/0000:00:01.0 || exit; echo 1 > enable; cat vendor device
         read -r bar rest < resource; ram=0xbe00000
@@ -246,7 +222,7 @@ over() { # SCRIPT ARG...
     for engine in auto sync; do
         head -c 8M /dev/urandom > "$D/img"
         truncate -s 1M "$D/img2"
-        serve minivmm-nvme --image "$D/img" --image "$D/img2" --engine "$engine"
+        device minivmm-nvme --image "$D/img" --image "$D/img2" --engine "$engine"
         timeout 60 "$NATIVE/nvme-client" "$D/sock" "$D/img"
         finish
     done
@@ -257,19 +233,18 @@ over() { # SCRIPT ARG...
 }
 
 @test "minivmm-nvme calls nothing but what its table has" {
-    command -v strace > /dev/null || skip "strace is not installed"
-    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    needs_strace
     local engine
     for engine in uring sync; do
         head -c 8M /dev/urandom > "$D/img"
         timeout 100 strace -f -e raw=all -o "$D/$engine.strace" "$BIN/minivmm-nvme" --engine "$engine" --vfio-user "$D/sock" \
             --image "$D/img" 3>&- &
-        device=$!
+        started=$!
         listening "$D/sock" || { [ "$engine" = uring ] && skip "no io_uring on this host"; }
         timeout 60 "$NATIVE/nvme-client" "$D/sock" "$D/img"
-        pkill -TERM -P "$(pgrep -P "$device")"
-        wait "$device" || true
-        device=
+        pkill -TERM -P "$(pgrep -P "$started")"
+        wait "$started" || true
+        started=
     done
     "$BIN/minivmm-nvme" --print-syscalls > "$D/table"
     "$NATIVE/unused-rules" "$D/table" "$D/uring.strace" "$D/sync.strace"
@@ -282,7 +257,7 @@ over() { # SCRIPT ARG...
         head -c 8M /dev/urandom > "$D/img"
         truncate -s 2M "$D/img2"
         cp "$D/img" "$D/want"
-        serve minivmm-nvme --image "$D/img" --image "$D/img2" --serial tester
+        device minivmm-nvme --image "$D/img" --image "$D/img2" --serial tester
         boot 'grep nvme /proc/interrupts; cat /sys/class/nvme/nvme0/serial
             # Linux looks for name spaces side by side, and numbers its disks as it finds them
             for d in /sys/block/nvme0n*; do ln -s /dev/${d##*/} /tmp/ns$(cat $d/nsid); [ $(cat $d/nsid) = 1 ] || cat $d/size; done
@@ -318,7 +293,7 @@ over() { # SCRIPT ARG...
     truncate -s 32M "$D/img"
     "$tree/lib64/ld-linux-x86-64.so.2" --library-path "$tree/usr/lib/x86_64-linux-gnu" "$tree/usr/sbin/mke2fs" -q -t ext4 "$D/img" > "$D/mke2fs" 2>&1 ||
         { cat "$D/mke2fs"; false; }
-    serve minivmm-nvme --image "$D/img"
+    device minivmm-nvme --image "$D/img"
     boot 'mount -t ext4 /dev/nvme0n1 /mnt; cd /mnt; [ ! -e sums ] || sha256sum -c sums > /tmp/check || echo wrong; wc -l < /tmp/check
         n=$(cat count 2> /dev/null); n=$((${n:-0} + 1)); echo $n > count; mkdir $n
         for i in $(seq 40); do head -c $((i * 3000)) /dev/urandom > $n/$i; done

@@ -1,37 +1,15 @@
 # What minivmm makes of vfio-user servers without a virtual machine: probe and explain, with tests/native/vfio_user_server.py and programs
 # of ours at the other end.
-bats_require_minimum_version 1.5.0
+load helpers
 
-setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    S=$D/sock
-    peer=
-}
-
-teardown() {
-    [ -z "$peer" ] || kill -KILL "$peer" 2> /dev/null || true
-}
-
-serve() { # PROGRAM ARG...: in the background, until it listens
-    "$@" > "$D/log" 2>&1 3>&- &
-    peer=$!
-    for _ in $(seq 200); do
-        awk -v s="$S" '$8 == s && $4 == "00010000" { f = 1 } END { exit !f }' /proc/net/unix && return
-        kill -0 "$peer" 2> /dev/null || break
-        sleep 0.05
-    done
-    cat "$D/log"
-    return 1
-}
+setup() { common; }
 
 server() { serve "$BATS_TEST_DIRNAME/vfio_user_server.py" "$@" "$S"; }
 
 stop() {
-    kill -KILL "$peer" 2> /dev/null || true
-    wait "$peer" 2> /dev/null || true
-    peer=
+    kill -KILL "$started" 2> /dev/null || true
+    wait "$started" 2> /dev/null || true
+    started=
     rm -f "$S"
 }
 
@@ -60,7 +38,7 @@ has() { # LINE, a pattern
         has 'interrupt MSI-X                4'
         has 'verdict   minivmm would use it'
     done
-    kill -0 "$peer"
+    kill -0 "$started"
     [ ! -s "$D/log" ]
 }
 

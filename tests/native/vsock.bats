@@ -1,12 +1,7 @@
 # minivmm-vsock against a front-end of ours, with the host's programs at hand: vsock-front-end has the scenarios.  No root, no KVM.
-bats_require_minimum_version 1.5.0
+load helpers
 
-setup() {
-    TOP=$(realpath "$BATS_TEST_DIRNAME/../..")
-    BIN=${MINIVMM_BIN:-$TOP}
-    D=$(mktemp -d "$BATS_TEST_TMPDIR/XXXXXX")
-    [ -x "$BIN/minivmm-vsock" ] || skip "minivmm-vsock is not built"
-}
+setup() { common minivmm-vsock; }
 
 scenario() { # NAME
     timeout 100 "$TOP/tests/native/vsock-front-end" "$BIN/minivmm-vsock" "$D" "$1"
@@ -84,8 +79,7 @@ scenario() { # NAME
 }
 
 @test "it needs each row of its system call tables, and nothing else" {
-    command -v strace > /dev/null || skip "strace is not installed"
-    strace -o /dev/null true 2> /dev/null || skip "strace may not trace here"
+    needs_strace
     "$BIN/minivmm-vsock" --print-syscalls | sed 's/^aside	//' > "$D/table"
     # shellcheck disable=SC2016
     printf '#!/bin/sh\nexec strace -D -o "%s/strace.$$" -f -e raw=all "%s" "$@"\n' "$D" "$BIN/minivmm-vsock" > "$D/traced"
@@ -98,10 +92,7 @@ scenario() { # NAME
 @test "it and the process that connects for it stay below 512 kB, also after 200 connections" {
     "$BIN/minivmm-vsock" --socket-path "$D/sock" --cid 3 --socket "$D/vm.vsock" 2> "$D/log" 3>&- &
     local pid=$! connector
-    for _ in $(seq 100); do
-        ! grep -q " 00010000 .* $D/sock\$" /proc/net/unix || break
-        sleep 0.1
-    done
+    listening
     pss() { sed -n 's/^Pss: *\([0-9]*\) kB/\1/p' "/proc/$1/smaps_rollup"; }
     connector=$(pgrep -n -x vsock-connector)
     # the front-end's memory is not its own: none is there now
