@@ -38,7 +38,7 @@ CFLAGS_fuzz    = -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,u
                  -Wno-unknown-warning-option -Wno-sign-conversion -DMINIVMM_SANITIZED
 LDFLAGS_fuzz   = -fsanitize=address,undefined
 # musl's header macros (CMSG_*, ioctl's int request) do not survive -Wconversion; the glibc builds check the same code.
-CFLAGS_musl    = -O2 -D_FORTIFY_SOURCE=2 -Wno-conversion -Wno-sign-conversion -ffunction-sections -fdata-sections -isystem $(CACHE)/musl/include
+CFLAGS_musl    = -O2 -D_FORTIFY_SOURCE=2 -fno-asynchronous-unwind-tables -Wno-conversion -Wno-sign-conversion -ffunction-sections -fdata-sections -isystem $(CACHE)/musl/include
 LDFLAGS_musl   = -static -L$(CACHE)/musl/lib
 # The monitor has no data path, so there size is what its speed is made of.
 $(O)/vmm/%.o $(O)/bridges/%.o $(O)/firmware/%.o: CFLAGS_musl += -Os
