@@ -185,7 +185,7 @@ static int finish_vhost(struct bridge_end *out, struct bridge_pending *p, struct
 static int finish_vfio(struct bridge_end *out, struct bridge_pending *p, struct err *e)
 {
 	if (!p->host->containers)
-		p->host->containers = vfio_containers_make(p->host->kvm);
+		p->host->containers = vfio_containers_make(p->host->kvm, p->host->memory);
 	if (!p->host->containers)
 		return err_set(e, ENOMEM, "%s: out of memory", p->cfg->id);
 	return vfio_open(&out->link, p->cfg, p->host->containers, e);

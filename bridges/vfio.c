@@ -90,7 +90,8 @@ static int op_irq_set(struct vfio_link *l, unsigned index, enum vfio_irq_action 
 
 static int op_dma_map(struct vfio_link *l, const struct mem_region *r, struct err *e)
 {
-	int rc = vfio_container_map(device_of(l)->container, r, e);
+	const struct vfio_device *d = device_of(l);
+	int rc = vfio_container_map(d->all, d->container, r, e);
 	if (rc < 0)
 		err_prefix(e, "%s", l->id);
 	return rc;

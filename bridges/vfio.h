@@ -14,8 +14,8 @@ struct device_config;
 struct kvm;
 struct vfio_containers;
 
-// What all devices of a machine share; from malloc(), ended by vfio_containers_free() after the last of them.
-struct vfio_containers *vfio_containers_make(struct kvm *kvm);
+// What all devices of a machine with `memory` bytes share; from malloc(), ended by vfio_containers_free() after the last of them.
+struct vfio_containers *vfio_containers_make(struct kvm *kvm, uint64_t memory);
 void vfio_containers_free(struct vfio_containers *all);
 
 // Opens the device that the configuration names (host, mdev, sysfsdev, cdev).  -errno with the sentence, the device's id in front.

@@ -31,12 +31,15 @@ static int address_space(struct vfio_container **out, struct vfio_containers *al
 	if (!fresh)
 		return err_set(e, ENOSPC, "more than %d containers", VFIO_CONTAINERS_MAX);
 	FD_AUTO fd = open(IOMMU_NODE, O_RDWR | O_CLOEXEC);
-	if (fd < 0)
-		return err_sys(
-			e, errno, "open %s%s", IOMMU_NODE,
-			errno == ENOENT
-				? " (modprobe iommufd; a kernel without it has groups only: host = ...)"
-				: "");
+	if (fd < 0) {
+		const int error = errno;
+		const char *mend = "";
+		if (error == ENOENT)
+			mend = " (modprobe iommufd; a kernel without it has groups only: host = ...)";
+		else if (error == EACCES)
+			mend = " (chown it to this user)";
+		return err_sys(e, error, "open %s%s", IOMMU_NODE, mend);
+	}
 	struct ioas_alloc alloc = { .size = sizeof(alloc) };
 	if (ioctl(fd, IOAS_ALLOC, &alloc) < 0)
 		return err_sys(e, errno, "%s: IOMMU_IOAS_ALLOC", IOMMU_NODE);
@@ -73,7 +76,9 @@ static int bind_and_attach(struct vfio_device *d, const char *path, struct err *
 	struct cdev_bind bind = { .argsz = sizeof(bind), .iommufd = d->container->fd };
 	if (ioctl(d->fd, CDEV_BIND, &bind) < 0)
 		return err_sys(e, errno, "%s: VFIO_DEVICE_BIND_IOMMUFD%s", path,
-			       errno == EBUSY ? " (another program has it, or a device of its group)" : "");
+			       errno == EBUSY || errno == EINVAL
+				       ? " (another program has it, or a device of its group)"
+				       : "");
 	struct cdev_attach attach = { .argsz = sizeof(attach), .pt_id = d->container->ioas };
 	if (ioctl(d->fd, CDEV_ATTACH, &attach) < 0)
 		return err_sys(e, errno, "%s: VFIO_DEVICE_ATTACH_IOMMUFD_PT", path);
@@ -83,13 +88,15 @@ static int bind_and_attach(struct vfio_device *d, const char *path, struct err *
 int vfio_cdev_take(struct vfio_device *d, const char *path, struct err *e)
 {
 	d->fd = fd_open_path(path, O_RDWR, e);
+	if (d->fd == -ENOENT)
+		return err_set(e, ENOENT,
+			       "open %s: no such device (give it to vfio-pci: minivmm bind; its node is "
+			       "named in /sys/bus/pci/devices/ADDRESS/vfio-dev)",
+			       path);
+	if (d->fd == -EACCES)
+		return err_sys(e, EACCES, "open %s (chown it to this user)", path);
 	if (d->fd < 0)
-		return d->fd == -ENOENT
-			       ? err_set(e, ENOENT,
-					 "open %s: no such device (give it to vfio-pci: minivmm bind; its node is "
-					 "named in /sys/bus/pci/devices/ADDRESS/vfio-dev)",
-					 path)
-			       : d->fd;
+		return d->fd;
 	int rc = address_space(&d->container, d->all, e);
 	if (rc < 0) {
 		fd_close(&d->fd);

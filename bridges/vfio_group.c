@@ -19,11 +19,11 @@
 
 #define CONTAINER_NODE "/dev/vfio/vfio"
 
-struct vfio_containers *vfio_containers_make(struct kvm *kvm)
+struct vfio_containers *vfio_containers_make(struct kvm *kvm, uint64_t memory)
 {
 	struct vfio_containers *all = calloc(1, sizeof(*all));
 	if (all)
-		all->kvm = kvm;
+		*all = (struct vfio_containers){ .kvm = kvm, .memory = memory };
 	for (unsigned i = 0; all && i < VFIO_CONTAINERS_MAX; i++)
 		all->container[i].fd = all->group[i].fd = -1;
 	return all;
@@ -49,19 +49,33 @@ int vfio_sysfs_link(const char *folder, const char *name, char *out, unsigned le
 
 // ---- memory -----------------------------------------------------------------------------------------------------
 
-static int map_refused(const struct mem_region *r, int error, struct err *e)
+// What is locked once this container has all of the guest's memory: each container counts it anew.
+static uint64_t locked_memory(const struct vfio_containers *all, const struct vfio_container *this)
 {
+	uint64_t sum = all->memory;
+	for (unsigned i = 0; i < VFIO_CONTAINERS_MAX; i++) {
+		const struct vfio_container *c = &all->container[i];
+		for (unsigned k = 0; c->fd >= 0 && c != this && k < c->map_count; k++)
+			sum += c->map[k].size;
+	}
+	return sum;
+}
+
+static int map_refused(const struct vfio_containers *all, const struct vfio_container *c,
+		       const struct mem_region *r, int error, struct err *e)
+{
+	const uint64_t need = locked_memory(all, c);
 	const unsigned long long mib = (r->size + (1 << 20) - 1) >> 20;
 	struct rlimit l = { 0 };
 	getrlimit(RLIMIT_MEMLOCK, &l);
-	if (error == ENOMEM && l.rlim_cur != RLIM_INFINITY)
+	if (error == ENOMEM && l.rlim_cur < need)
 		return err_set(
 			e, error,
-			"map %llu MiB of guest memory for the device: %s; all of it is locked: raise ulimit -l, "
-			"now %llu KiB, by %llu KiB at least (LimitMEMLOCK= of systemd)",
+			"map %llu MiB of guest memory for the device: %s; all of it is locked: raise ulimit -l "
+			"from %llu KiB to %llu KiB at least (LimitMEMLOCK= of systemd)",
 			mib, err_text(error), (unsigned long long)l.rlim_cur >> 10,
-			(unsigned long long)r->size >> 10);
-	if (error == ENOSPC)
+			(unsigned long long)need >> 10);
+	if (error == ENOSPC && !c->iommufd)
 		return err_set(
 			e, error,
 			"map %llu MiB of guest memory for the device: no entries left for this region; raise "
@@ -89,7 +103,8 @@ static int type1_unmap(const struct vfio_container *c, uint64_t gpa, uint64_t si
 	return ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap) < 0 ? -errno : 0;
 }
 
-int vfio_container_map(struct vfio_container *c, const struct mem_region *r, struct err *e)
+int vfio_container_map(struct vfio_containers *all, struct vfio_container *c, const struct mem_region *r,
+		       struct err *e)
 {
 	for (unsigned i = 0; i < c->map_count; i++)
 		if (c->map[i].gpa == r->gpa && c->map[i].size == r->size) {
@@ -100,7 +115,7 @@ int vfio_container_map(struct vfio_container *c, const struct mem_region *r, str
 		return err_set(e, ENOSPC, "more than %d regions of guest memory", VFIO_MAPS_MAX);
 	int rc = c->iommufd ? vfio_ioas_map(c, r) : type1_map(c, r);
 	if (rc < 0)
-		return map_refused(r, -rc, e);
+		return map_refused(all, c, r, -rc, e);
 	c->map[c->map_count].gpa = r->gpa;
 	c->map[c->map_count].size = r->size;
 	c->map[c->map_count++].users = 1;

@@ -39,6 +39,7 @@ struct vfio_group {
 
 struct vfio_containers {
 	struct kvm *kvm;
+	uint64_t memory; // of the guest, bytes
 	struct vfio_container container[VFIO_CONTAINERS_MAX];
 	struct vfio_group group[VFIO_CONTAINERS_MAX];
 };
@@ -60,7 +61,8 @@ int vfio_group_take(struct vfio_group **out, struct vfio_containers *all, const 
 void vfio_group_leave(struct vfio_containers *all, struct vfio_group *g);
 
 // Each mapping is made once, for the first device that asks, and ends with the last.
-int vfio_container_map(struct vfio_container *c, const struct mem_region *r, struct err *e);
+int vfio_container_map(struct vfio_containers *all, struct vfio_container *c, const struct mem_region *r,
+		       struct err *e);
 void vfio_container_leave(struct vfio_container *c);
 int vfio_container_unmap(struct vfio_container *c, uint64_t gpa, uint64_t size);
 
