@@ -19,6 +19,14 @@
 # rig: -q user,id=n2,guestfwd=tcp:10.0.2.100:5000-cmd:cat %G/rig-bzImage
 # rig: -q -device
 # rig: -q igb,bus=rp3,netdev=n2
+# rig: -q -device
+# rig: -q pcie-root-port,id=rp4,chassis=4,slot=4
+# rig: -q -device
+# rig: -q pcie-pci-bridge,id=old,bus=rp4
+# rig: -q -device
+# rig: -q e1000,bus=old,addr=1
+# rig: -q -device
+# rig: -q e1000,bus=old,addr=2
 load lib/helpers
 load lib/vfio
 
@@ -167,4 +175,98 @@ load lib/vfio
     [ -e "$PCI/devices/$BDF/driver" ] || echo "$BDF" > "$PCI/drivers_probe"
     { vm_boot rig; vfio_device nic0 "$BDF"; } | vm_start b
     refused "$BDF has the driver e1000e; give it to vfio-pci: minivmm bind $BDF"
+}
+
+@test "a group of two behind an old bridge: given whole or not at all" {
+    local two=() d
+    [ -n "${IN_RIG:-}" ] || skip "devices of this host are its own"
+    modprobe -a vfio-pci e1000
+    for d in "$PCI"/devices/*; do
+        [ "$(cat "$d/device")" != 0x100e ] || two+=("${d##*/}")
+    done
+    [ ${#two[@]} = 2 ]
+    run -1 "$MINIVMM" bind "${two[0]}"
+    [[ $output == *"${two[1]}"*"driver e1000  loses network interface"* ]] || fail "$output"
+    [[ $output == *"is given whole or not at all; these have to come along, if they may: ${two[1]}"* ]] || fail "$output"
+    # By hand one goes alone; its group is of no use then.
+    echo vfio-pci > "$PCI/devices/${two[0]}/driver_override"
+    echo "${two[0]}" > "$PCI/devices/${two[0]}/driver/unbind"
+    echo "${two[0]}" > "$PCI/drivers_probe"
+    { vm_boot rig; vfio_device nic0 "${two[0]}"; } | vm_start b
+    run -1 vm_exit b
+    grep -q "^minivmm: nic0: group [0-9]* is not viable: ${two[1]} has e1000; all of a group" "$D/b/stderr" || fail "$(cat "$D/b/stderr")"
+    "$MINIVMM" bind "${two[@]}"
+    {
+        vm_boot rig minivmm.agent
+        vfio_device nic0 "${two[0]}"
+        vfio_device nic1 "${two[1]}"
+    } | vm_start a
+    run -0 vm_guest a 'cat /sys/bus/pci/devices/0000:00:01.0/device /sys/bus/pci/devices/0000:00:02.0/device'
+    [ "${lines[*]}" = "0x100e 0x100e" ] || fail "$output"
+    vm_stop a
+}
+
+@test "an ordinary user: the group's node is enough, and locked memory is asked for by its number" {
+    umask 022
+    need_device $NIC
+    chown 1000 "/dev/vfio/$(basename "$(readlink "$PCI/devices/$BDF/iommu_group")")"
+    { vm_boot rig; vfio_device nic0 "$BDF"; } | MINIVMM=$(as_user 65536) vm_start b
+    run -1 vm_exit b
+    grep -q '^minivmm: nic0: map 256 MiB of guest memory for the device: .*: raise ulimit -l from 65536 KiB to 262144 KiB at least' "$D/b/stderr" ||
+        fail "$(cat "$D/b/stderr")"
+    { MEMORY=3584M vm_boot rig; vfio_device nic0 "$BDF"; } | MINIVMM=$(as_user 65536) vm_start b
+    run -1 vm_exit b
+    grep -q 'map [0-9]* MiB of .*: raise ulimit -l from 65536 KiB to 3670016 KiB at least' "$D/b/stderr" || fail "$(cat "$D/b/stderr")"
+    {
+        vm_boot rig minivmm.agent
+        vfio_device nic0 "$BDF"
+    } | MINIVMM=$(as_user 262144) vm_start a # what it said is enough
+    guest_ping a eth0
+    is_user a
+    vm_stop a
+    [ ! -s "$D/a/stderr" ] || fail "$(cat "$D/a/stderr")"
+
+    echo 0 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit
+    { vm_boot rig; vfio_device nic0 "$BDF"; } | vm_start b
+    run -1 vm_exit b
+    echo 65535 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit
+    grep -q '^minivmm: nic0: map 256 MiB of guest memory for the device: no entries left .*dma_entry_limit by 1 at least' "$D/b/stderr" ||
+        fail "$(cat "$D/b/stderr")"
+}
+
+# What the IOMMU was given, by the kernel's own trace: "COUNT BYTES" in pieces of 2 MiB or more.
+pieces() {
+    sed -n 's/.* map: IOMMU: iova=.* size=\([0-9]*\)$/\1/p' "$1" |
+        awk '$1 >= 2097152 { count++; bytes += $1 } END { print count + 0, bytes + 0 }'
+}
+
+@test "huge pages: one call for both devices, and the IOMMU gets no piece that is smaller than a page" {
+    local trace=/sys/kernel/tracing count bytes
+    need_device $NIC
+    NIC_BDF=$BDF
+    need_device $DRIVE
+    mount -t tracefs tracefs $trace
+    echo 128 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
+    printf '#!/bin/sh\nexec strace -D -e trace=ioctl -o "%s/calls" "%s" "$@"\n' "$D" "$MINIVMM" > "$D/traced"
+    chmod 755 "$D/traced"
+    echo 1 > $trace/events/iommu/map/enable
+    {
+        vm_boot rig minivmm.agent | sed 's/^memory = .*/&\nbacking = "hugetlb-2M"/'
+        vfio_device nic0 "$NIC_BDF"
+        vfio_device drive "$BDF"
+    } | MINIVMM=$D/traced vm_start a
+    vm_line a '^MINIVMM-AGENT'
+    echo 0 > $trace/events/iommu/map/enable
+    grep minivmm- $trace/trace > "$D/maps"
+    umount $trace
+    [ "$(grep -c 'VFIO_IOMMU_MAP_DMA' "$D/calls")" = 1 ] || fail "$(grep MAP_DMA "$D/calls")"
+    read -r count bytes < <(pieces "$D/maps")
+    [ "$bytes" = 268435456 ] || fail "$(cat "$D/maps")"
+    [ "$count" -le 128 ]
+    guest_ping a eth0
+    run -0 vm_guest a 'dd if=/dev/nvme0n1 bs=1M count=4 iflag=direct 2> /dev/null | wc -c'
+    [ "$output" = 4194304 ] || fail "$output"
+    vm_stop a
+    [ ! -s "$D/a/stderr" ] || fail "$(cat "$D/a/stderr")"
+    echo 0 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 }
