@@ -84,6 +84,10 @@ $(O)/vmm/jail_profile.o: $(O)/include/profiles.inc
 $(O)/include/profiles.inc: vmm/profiles/embed $(PROFILES) vmm/profiles
 	$(Q)mkdir -p $(@D) && vmm/profiles/embed $(@D) $(PROFILES)
 
+$(O)/vmm/syscall_name.o: $(O)/include/syscalls.inc
+$(O)/include/syscalls.inc: vmm/syscall_names | musl-libs
+	$(Q)mkdir -p $(@D) && vmm/syscall_names $(CC) $(CFLAGS) > $@.new && [ -s $@.new ] && mv $@.new $@
+
 ar = $(Q)mkdir -p $(@D) && rm -f $@ && ar crsD $@ $^
 $(call lib,base):     $(call obj,$(BASE))     ; $(ar)
 $(call lib,vmm):      $(call obj,$(VMM))      ; $(ar)

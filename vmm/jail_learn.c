@@ -6,6 +6,7 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/msg.h"
+#include "vmm/syscall_name.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,11 +14,9 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <poll.h>
-#include <seccomp.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -138,11 +137,10 @@ static void write_call(FILE *f, const struct seen *s, int nr, bool *first)
 		return;
 	if (!s->call[nr] && nr != SYS_rt_sigreturn && nr != SYS_restart_syscall && nr != SYS_exit_group)
 		return;
-	char *name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, nr);
+	const char *name = syscall_name(nr);
 	if (name)
 		fprintf(f, "%s\"%s\"", *first ? "" : ", ", name);
 	*first &= !name;
-	free(name);
 }
 
 static void write_profile(FILE *f, const struct seen *s, const char *program)

@@ -6,6 +6,7 @@
 #include "vmm/base/parse.h"
 #include "vmm/base/suggest.h"
 #include "vmm/base/toml.h"
+#include "vmm/syscall_name.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -224,8 +225,7 @@ static int read_allow(struct reader *r, const struct toml_value *t)
 		if (v->type != TOML_STRING)
 			return COMPLAIN(r, v, "a call is no text");
 		rule.name = v->string.bytes;
-		rule.syscall = seccomp_syscall_resolve_name(rule.name);
-		if (rule.syscall == __NR_SCMP_ERROR)
+		if (!syscall_number(rule.name, &rule.syscall))
 			return COMPLAIN(r, v, "\"%.40s\" is no system call that libseccomp knows", rule.name);
 		if (r->p->rule_count == PROFILE_RULES_MAX)
 			return COMPLAIN(r, v, "more than %d rows of system calls", PROFILE_RULES_MAX);

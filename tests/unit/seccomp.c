@@ -10,6 +10,7 @@
 #include "vmm/explain_impl.h"
 #include "vmm/jail_profile.h"
 #include "vmm/seal.h"
+#include "vmm/syscall_name.h"
 
 #include <errno.h>
 #include <linux/audit.h>
@@ -369,4 +370,26 @@ TEST(a_value_that_the_mask_takes_bits_from_fits_nothing)
 		CHECK_EQ(run(p.insn, p.count, &d), SECCOMP_RET_KILL_PROCESS);
 	d.args[0] = rules[1].value;
 	CHECK_EQ(run(p.insn, p.count, &d), SECCOMP_RET_KILL_PROCESS);
+}
+
+// ---- names -----------------------------------------------------------------------------------------------------
+
+TEST(names_are_libseccomp_s)
+{
+	unsigned known = 0;
+	int number;
+	for (int nr = 0; nr < NUMBERS_MAX; nr++) {
+		char *theirs = seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, nr);
+		const char *ours = syscall_name(nr);
+		const bool same_name = theirs ? ours && strcmp(ours, theirs) == 0 : !ours;
+		const bool back = !theirs || (syscall_number(theirs, &number) && number == nr);
+		if (!same_name || !back)
+			printf("%d: %s, libseccomp's %s\n", nr, ours ? ours : "-", theirs ? theirs : "-");
+		known += theirs != NULL;
+		free(theirs);
+		CHECK(same_name && back);
+	}
+	CHECK(known > 300);
+	CHECK(syscall_number("socketcall", &number) && number == seccomp_syscall_resolve_name("socketcall"));
+	CHECK(!syscall_number("opn", &number) && !syscall_number("", &number));
 }
