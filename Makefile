@@ -178,7 +178,7 @@ endif
 # ---- care ------------------------------------------------------------------------------------------------------
 CODE = $(shell git ls-files '*.c' '*.h')
 format: ; $(Q)clang-format -i $(CODE)
-analyze: $(O)/include/profiles.inc ; $(Q)tests/analyze "$(CPPFLAGS)" "$(WARN)"
+analyze: $(O)/include/profiles.inc $(O)/include/syscalls.inc ; $(Q)tests/analyze "$(CPPFLAGS)" "$(WARN)"
 install: all install-sdk
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -s $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
