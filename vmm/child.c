@@ -113,7 +113,8 @@ static void describe_end(const siginfo_t *si, char *how, size_t room)
 			how, room,
 			"killed by seccomp: a system call that its sandbox forbids (the kernel log may name it)");
 	else
-		snprintf(how, room, "killed by signal %d (%s)", si->si_status, strsignal(si->si_status));
+		snprintf(how, room, "killed by signal %d (%s)", si->si_status,
+			 err_signal_text(si->si_status));
 }
 
 bool spawn_ended(const struct child *c, int wait_ms, char *how, size_t room)

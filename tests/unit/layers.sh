@@ -37,9 +37,9 @@ allowed() { # INCLUDED PATTERN...
     return 1
 }
 
-# It may allocate, which the seal takes for the work of an intruder: err_text().
-if wrong=$(grep -rnw strerror vmm bridges devices arch firmware --include='*.c' | grep -v '^vmm/base/err.c:'); then
-    echo "strerror() belongs into err_text() alone:"$'\n'"$wrong"
+# They may allocate, which the seal takes for the work of an intruder: err_text(), err_signal_text().
+if wrong=$(grep -rnwE 'strerror|strsignal' vmm bridges devices arch firmware --include='*.c' | grep -v '^vmm/base/err.c:'); then
+    echo "strerror() and strsignal() belong into vmm/base/err.c alone:"$'\n'"$wrong"
     failed=$((failed + 1))
 else
     passed=$((passed + 1))

@@ -16,6 +16,16 @@ const char *err_text(int error)
 #endif
 }
 
+const char *err_signal_text(int signal)
+{
+#ifdef __GLIBC__
+	const char *text = sigdescr_np(signal);
+	return text ? text : "unknown signal";
+#else
+	return strsignal(signal);
+#endif
+}
+
 __attribute__((format(printf, 3, 0))) static void err_write(struct err *e, int error, const char *fmt,
 							    va_list ap)
 {

@@ -18,8 +18,10 @@ __attribute__((format(printf, 3, 4))) int err_set(struct err *e, int error, cons
 // The same, with ": " and err_text(error) appended.
 __attribute__((format(printf, 3, 4))) int err_sys(struct err *e, int error, const char *fmt, ...);
 
-// What an errno value means, for a person.  strerror() of newer C libraries allocates memory in threads, which the seal does not let them.
+// What an errno value or a signal means, for a person.  strerror() and strsignal() of newer C libraries allocate memory in threads, which
+// the seal does not let them.
 const char *err_text(int error);
+const char *err_signal_text(int signal);
 
 // Puts "prefix: " before a sentence that is already there.  Does nothing for NULL.
 __attribute__((format(printf, 2, 3))) void err_prefix(struct err *e, const char *fmt, ...);
