@@ -241,13 +241,13 @@ static void print_pages(FILE *out, const struct device_config *cfg)
 {
 	if (cfg->host_notifier)
 		explain_field(out, "doorbells",
-			      "BAR %u: the back-end's own pages, mapped by minivmm for the guest", VP_BAR);
+			      "BAR %d: the back-end's own pages, mapped by minivmm for the guest", VP_BAR);
 	if (!cfg->shared_memory)
 		return;
 	char how[128];
 	snprintf(
 		how, sizeof(how),
-		"BAR %u: memfds of the back-end's that cannot shrink, mapped by minivmm for the guest: at most",
+		"BAR %d: memfds of the back-end's that cannot shrink, mapped by minivmm for the guest: at most",
 		VP_SHARED_BAR);
 	explain_size(out, "shared", cfg->shared_memory, how);
 }
