@@ -9,6 +9,7 @@
 #include "vmm/base/deadline.h"
 #include "vmm/base/err.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -36,6 +37,8 @@ struct again_how {
 // One that lived this long is not thought to die of its start.
 #define AGAIN_SERVED_MS 1000
 
+// The thread of a carrier's that waits, with a small stack and all signals blocked.  0, or an errno value.
+int again_thread_make(pthread_t *thread, void *(*run)(void *), void *arg);
 // "starting it again": for the line in the log.
 const char *again_next_step(const struct again_how *how);
 // When the next attempt begins, 0, 1, 2, 4 ... 60 s after the one before; counts it in *tries.

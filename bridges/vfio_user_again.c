@@ -16,8 +16,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define THREAD_STACK ((size_t)128 * 1024)
-
 static bool region_same(const struct vfio_region *a, const struct vfio_region *b)
 {
 	return a->size == b->size && a->readable == b->readable && a->writable == b->writable;
@@ -177,21 +175,13 @@ int vfio_user_keep(struct vfio_link *l, const struct again_how *how, struct err 
 {
 	struct vfio_user *v = CONTAINER_OF(l, struct vfio_user, link);
 	struct vfu_again *a = &v->again;
-	pthread_attr_t attr;
-	sigset_t all, old;
 	a->how = *how;
 	a->back = deadline_now();
 	a->leave = fd_eventfd();
 	a->lost = fd_eventfd();
 	if (a->leave < 0 || a->lost < 0)
 		return err_sys(e, EMFILE, "%s: make an eventfd", l->id);
-	sigfillset(&all);
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, THREAD_STACK);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	int error = pthread_create(&a->thread, &attr, again_thread, v);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
+	const int error = again_thread_make(&a->thread, again_thread, v);
 	a->has_thread = error == 0;
 	return error ? err_sys(e, error, "%s: thread", l->id) : 0;
 }

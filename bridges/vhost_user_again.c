@@ -15,8 +15,6 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#define THREAD_STACK ((size_t)128 * 1024)
-
 // ---- a connection -----------------------------------------------------------------------------------------------
 
 static void connection_drop(struct vhost_user *vu)
@@ -248,21 +246,13 @@ int vhost_user_keep(struct backend *b, const struct again_how *how, struct err *
 {
 	struct vhost_user *vu = CONTAINER_OF(b, struct vhost_user, backend);
 	struct vu_again *a = &vu->again;
-	pthread_attr_t attr;
-	sigset_t all, old;
 	a->how = *how;
 	a->back = deadline_now();
 	a->leave = fd_eventfd();
 	a->lost = fd_eventfd();
 	if (a->leave < 0 || a->lost < 0)
 		return err_sys(e, EMFILE, "%s: make an eventfd", b->id);
-	sigfillset(&all);
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, THREAD_STACK);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	int error = pthread_create(&a->thread, &attr, again_thread, vu);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
+	const int error = again_thread_make(&a->thread, again_thread, vu);
 	a->has_thread = error == 0;
 	return error ? err_sys(e, error, "%s: thread", b->id) : 0;
 }
