@@ -9,7 +9,11 @@
 #include <string.h>
 
 // One controller a process.
-static struct nvme nvme = { .io_queues = 8, .serial = "minivmm" };
+static struct nvme nvme = {
+	.io_queues = 8,
+	.serial = "minivmm",
+	.poller = { .on = true, .idle_ns = POLLER_IDLE_US * NS_PER_MS / 1000 },
+};
 static bool readonly, direct;
 static uint32_t block_size;
 
@@ -21,17 +25,22 @@ static const struct vdev_option options[] = {
 	{ "serial", "TEXT", "serial number, up to 20 bytes" },
 	{ "direct", NULL, "go around the host's page cache" },
 	{ "engine", "KIND", "auto, uring or sync (default auto)" },
+	{ "poll-idle", "US",
+	  "microseconds without work before doorbells in memory are let be (default 50; 0: at once)" },
+	{ "cpus", "LIST", "processors to run on, as in 2-3,5" },
+	{ "doorbells", "KIND",
+	  "message; eventfd: for drivers with doorbells in memory only (default message)" },
 	{ NULL, NULL, NULL },
 };
 
 static const struct sandbox_rule rules[] = {
 	BLK_ENGINE_RULES,
-	SANDBOX_RARE(preadv2, "there was more in a queue than one turn takes (an eventfd)"),
 };
 
 static int nvme_option(struct vdev *d, const char *name, const char *value, struct err *e)
 {
 	uint64_t number;
+	int rc = 0;
 	(void)d;
 	if (strcmp(name, "image") == 0) {
 		if (nvme.ns_count == NVME_NAMESPACES_MAX)
@@ -49,15 +58,26 @@ static int nvme_option(struct vdev *d, const char *name, const char *value, stru
 		memset(nvme.serial, 0, sizeof(nvme.serial));
 		memcpy(nvme.serial, value, strlen(value));
 	} else if (strcmp(name, "queues") == 0) {
-		int rc = vdev_number(name, value, 1, NVME_QUEUES_MAX - 1, &number, e);
+		rc = vdev_number(name, value, 1, NVME_QUEUES_MAX - 1, &number, e);
 		nvme.io_queues = rc < 0 ? nvme.io_queues : (unsigned)number;
 		return rc;
+	} else if (strcmp(name, "poll-idle") == 0) {
+		nvme.poller.on = strcmp(value, "0") != 0;
+		if (nvme.poller.on)
+			poller_option(&nvme.poller, name, value, &rc, e);
+	} else if (strcmp(name, "doorbells") == 0) {
+		nvme.eventfds = strcmp(value, "eventfd") == 0;
+		if (!nvme.eventfds && strcmp(value, "message") != 0)
+			return err_set(e, EINVAL, "--doorbells: \"%s\" is neither message nor eventfd",
+				       value);
 	} else if (strcmp(name, "block-size") == 0) {
 		if (strcmp(value, "512") != 0 && strcmp(value, "4096") != 0)
 			return err_set(e, EINVAL, "--block-size: \"%s\" is neither 512 nor 4096", value);
 		block_size = value[0] == '5' ? 512 : 4096;
+	} else {
+		poller_option(&nvme.poller, name, value, &rc, e);
 	}
-	return 0;
+	return rc;
 }
 
 static int device_open(struct vdev *d, struct err *e)

@@ -41,6 +41,7 @@ static void identify_controller(const struct nvme *n, uint8_t *to)
 	to[77] = NVME_MDTS;
 	put32(to + 80, NVME_VERSION_1_4);
 	to[111] = 1;		       // an I/O controller
+	put16(to + 256, 1u << 8);      // doorbells in memory
 	to[258] = NVME_EVENTS_MAX - 1; // abort commands, event requests: 0's based
 	to[259] = NVME_EVENTS_MAX - 1;
 	to[260] = 3;	      // one firmware slot, read-only
@@ -175,6 +176,7 @@ static unsigned create_cq(struct nvme *n, const struct nvme_command *c)
 				       .vector = (uint16_t)vector,
 				       .phase = true,
 				       .interrupts = c->cdw11 & 2 };
+	nvme_doorbell_begin(n, 2 * qid + 1);
 	return NVME_OK;
 }
 
@@ -191,6 +193,7 @@ static unsigned create_sq(struct nvme *n, const struct nvme_command *c)
 	n->sq[qid] = (struct nvme_sq){ .base = c->prp1,
 				       .size = (uint16_t)((c->cdw10 >> 16) + 1),
 				       .cqid = (uint16_t)cqid };
+	nvme_doorbell_begin(n, 2 * qid);
 	return NVME_OK;
 }
 
@@ -313,6 +316,9 @@ bool nvme_admin(struct nvme *n, const struct nvme_command *c, unsigned *status, 
 		break;
 	case NVME_ABORT:
 		*dw0 = 1; // came too late, as it always may
+		break;
+	case NVME_DOORBELL_BUFFER:
+		*status = nvme_doorbells_set(n, c);
 		break;
 	case NVME_ASYNC_EVENT:
 		if (n->event_count < NVME_EVENTS_MAX) {

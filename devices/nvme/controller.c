@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/nvme/nvme.h"
 #include "vmm/base/check.h"
-#include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>
@@ -22,11 +21,6 @@ static bool works(const struct nvme *n)
 }
 
 // ---- completions ----------------------------------------------------------------------------------------------------
-
-static uint16_t entries_held(const struct nvme_cq *q)
-{
-	return (uint16_t)(q->tail >= q->head ? q->tail - q->head : q->tail + q->size - q->head);
-}
 
 void nvme_complete(struct nvme *n, uint16_t sqid, uint16_t cid, unsigned status, uint32_t dw0)
 {
@@ -62,19 +56,23 @@ static void pin_update(struct nvme *n)
 {
 	bool level = false;
 	for (unsigned i = 0; i <= n->io_queues; i++)
-		level |= n->cq[i].size && n->cq[i].interrupts && entries_held(&n->cq[i]) > 0;
+		level |= n->cq[i].size && n->cq[i].interrupts && nvme_entries_held(&n->cq[i]) > 0;
 	pdev_set_intx(n->p, level && !(n->int_mask & 1) && !pdev_msix_on(n->p));
 }
 
-static void announce(struct nvme *n)
+// True: there were any.
+static bool announce(struct nvme *n)
 {
+	bool any = false;
 	for (unsigned i = 0; i <= n->io_queues; i++) {
 		struct nvme_cq *q = &n->cq[i];
 		if (q->fresh && q->interrupts && pdev_msix_on(n->p))
 			pdev_interrupt(n->p, q->vector);
+		any |= q->fresh;
 		q->fresh = false;
 	}
 	pin_update(n);
+	return any;
 }
 
 // ---- commands -------------------------------------------------------------------------------------------------------
@@ -93,13 +91,6 @@ static void request_give_back(struct nvme *n, struct nvme_request *r)
 {
 	r->next_free = n->free;
 	n->free = r;
-}
-
-// There is always room for the completion of what was taken.
-static bool room_for_one(const struct nvme *n, const struct nvme_sq *sq)
-{
-	const struct nvme_cq *q = &n->cq[sq->cqid];
-	return entries_held(q) + q->due + 1 < q->size;
 }
 
 static void command_do(struct nvme *n, unsigned sqid, struct nvme_request *r, const struct nvme_command *c)
@@ -123,8 +114,9 @@ static void command_do(struct nvme *n, unsigned sqid, struct nvme_request *r, co
 static bool queue_work(struct nvme *n, unsigned sqid)
 {
 	struct nvme_sq *sq = &n->sq[sqid];
-	for (unsigned left = BATCH; works(n) && sq->size && sq->head != sq->tail && room_for_one(n, sq);
-	     left--) {
+	// There is always room for the completion of what is taken.
+	for (unsigned left = BATCH;
+	     works(n) && sq->size && sq->head != sq->tail && !nvme_cq_full(&n->cq[sq->cqid]); left--) {
 		struct nvme_command c;
 		struct nvme_request *r = sqid ? request_take(n) : NULL;
 		if (left == 0 || (sqid && !r)) {
@@ -138,6 +130,7 @@ static bool queue_work(struct nvme *n, unsigned sqid)
 			return false; // until memory changes: a client may be about to map it again
 		}
 		sq->head = (uint16_t)(sq->head + 1 == sq->size ? 0 : sq->head + 1);
+		n->commands++;
 		command_do(n, sqid, r, &c);
 	}
 	return false;
@@ -145,21 +138,22 @@ static bool queue_work(struct nvme *n, unsigned sqid)
 
 static void work(struct nvme *n)
 {
-	bool more = false;
+	bool more = false, new = works(n) && nvme_doorbells_look(n);
 	for (unsigned i = 0; i <= n->io_queues; i++)
 		more |= queue_work(n, i);
 	for (unsigned i = 0; i < n->ns_count; i++)
 		blk_engine_run(&n->ns[i].engine, false);
-	announce(n);
-	if (more)
-		fd_event_signal(n->again.fd);
+	if (announce(n) || new)
+		poller_worked(&n->poller);
+	if (!works(n))
+		return;
+	// Looks again as long as there is something to see, and for a while longer; then it is to be told.
+	n->p->again = more || (n->shadowed && poller_awake(&n->poller)) || nvme_doorbells_ask(n);
 }
 
-void nvme_work_again(struct loop_source *s, uint32_t events)
+static void nvme_again(struct pdev *p)
 {
-	(void)events;
-	fd_event_take(s->fd);
-	work(CONTAINER_OF(s, struct nvme, again));
+	work(p->priv);
 }
 
 void nvme_completed(struct loop_source *s, uint32_t events)
@@ -191,7 +185,12 @@ static void queues_forget(struct nvme *n)
 	nvme_drain(n->p);
 	memset(n->sq, 0, sizeof(n->sq));
 	memset(n->cq, 0, sizeof(n->cq));
+	if (n->commands)
+		log_limited(LOG_INFO, "%llu commands, %llu writes to doorbell registers",
+			    (unsigned long long)n->commands, (unsigned long long)n->rings);
+	n->commands = n->rings = 0;
 	n->event_count = 0;
+	n->shadowed = false;
 	nvme_features_reset(n);
 	pin_update(n);
 }
@@ -237,27 +236,6 @@ static void config_write(struct nvme *n, uint32_t val)
 	}
 }
 
-static void doorbell_write(struct nvme *n, unsigned index, uint32_t val)
-{
-	const unsigned qid = index / 2;
-	const bool is_cq = index % 2;
-	const uint16_t size = qid > n->io_queues ? 0 : is_cq ? n->cq[qid].size : n->sq[qid].size;
-	if (val >= size) {
-		log_limited(LOG_INFO, "doorbell %u: %u is not within its queue", index, val);
-		return;
-	}
-	if (is_cq) {
-		struct nvme_cq *q = &n->cq[qid];
-		const uint16_t taken = (uint16_t)(val >= q->head ? val - q->head : val + q->size - q->head);
-		if (taken > entries_held(q))
-			return; // more than there is
-		q->head = (uint16_t)val;
-	} else {
-		n->sq[qid].tail = (uint16_t)val;
-	}
-	work(n);
-}
-
 static uint32_t register_read(const struct nvme *n, uint64_t offset)
 {
 	const uint64_t cap = (NVME_ENTRIES_MAX - 1) | NVME_CAP_CQR | NVME_CAP_TO(TIMEOUT) | NVME_CAP_CSS_NVM;
@@ -295,6 +273,13 @@ static void half_write(uint64_t *reg, bool high, uint32_t val)
 	*reg = high ? (uint32_t)*reg | (uint64_t)val << 32 : (*reg & ~(uint64_t)UINT32_MAX) | val;
 }
 
+// A driver that takes us for one that died and was started again: there is no queue to tell it by (§3.1.6 CFS).
+static void rung_in_vain(struct nvme *n)
+{
+	if (!(n->csts & NVME_CSTS_CFS))
+		fatal(n, "a command for a controller that is not enabled");
+}
+
 static void register_write(struct nvme *n, uint64_t offset, uint32_t val)
 {
 	const bool enabled = n->cc & NVME_CC_EN;
@@ -329,11 +314,24 @@ static void register_write(struct nvme *n, uint64_t offset, uint32_t val)
 	if (offset < NVME_DOORBELLS || offset >= NVME_MSIX_TABLE)
 		return;
 	const unsigned index = (unsigned)(offset - NVME_DOORBELLS) / 4;
-	if (works(n))
-		doorbell_write(n, index, val);
-	// Its driver takes us for one that died and was started again: there is no queue to tell it by (§3.1.6 CFS).
-	else if (!enabled && index % 2 == 0 && !(n->csts & NVME_CSTS_CFS))
-		fatal(n, "a command for a controller that is not enabled");
+	if (works(n)) {
+		n->rings++;
+		nvme_doorbell_ring(n, index, val);
+		work(n);
+	} else if (!enabled && index % 2 == 0) {
+		rung_in_vain(n);
+	}
+}
+
+// An I/O queue was rung by an eventfd: what the driver wrote is lost, and has to be in memory as well.
+static void nvme_doorbell(struct pdev *p, unsigned index)
+{
+	struct nvme *n = p->priv;
+	if (!(n->cc & NVME_CC_EN))
+		rung_in_vain(n);
+	else if (works(n) && !n->shadowed && n->sq[index + 1].size)
+		fatal(n, "--doorbells eventfd, and a driver that has no doorbells in memory");
+	work(n);
 }
 
 static uint64_t nvme_bar_read(struct pdev *p, unsigned bar, uint64_t offset, unsigned size)
@@ -364,6 +362,8 @@ static void nvme_reset(struct pdev *p)
 const struct pdev_ops nvme_pci_ops = {
 	.bar_read = nvme_bar_read,
 	.bar_write = nvme_bar_write,
+	.doorbell = nvme_doorbell,
+	.again = nvme_again,
 	.drain = nvme_drain,
 	.memory_changed = nvme_memory_changed,
 	.reset = nvme_reset,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // An NVM Express 1.4 controller with one or more namespaces, each an image.
 //
-// devices/nvme.c is the program; open.c opens, controller.c has registers, queues and completions, admin.c the admin commands, io.c those of
-// the NVM command set on the block engine.  What lies in guest memory (commands, PRP lists, ranges) is copied once and then
-// checked.  One thread; nothing is allocated once the device is open.
+// devices/nvme.c is the program; open.c opens, controller.c has registers, queues and completions, doorbell.c what the driver says of
+// its queues, admin.c the admin commands, io.c those of the NVM command set on the block engine.  What lies in guest memory (commands,
+// PRP lists, ranges, doorbells) is copied once and then checked.  One thread; nothing is allocated once the device is open.
 #ifndef MINIVMM_NVME_NVME_H
 #define MINIVMM_NVME_NVME_H
 
@@ -12,6 +12,7 @@
 #include "devices/nvme/nvme_wire.h"
 #include "devices/sdk/dev.h"
 #include "devices/sdk/pdev.h"
+#include "devices/sdk/poller.h"
 
 #define NVME_PAGE	    4096u
 #define NVME_NAMESPACES_MAX 8
@@ -34,11 +35,19 @@ struct nvme_namespace {
 	struct loop_source completions;
 };
 
+// One direction of a queue, where the driver may use memory for it.
+struct nvme_doorbell {
+	uint32_t seen;	// in memory, when it was looked at last
+	uint32_t event; // by our word there: at which value the driver is to write its register, too
+	bool in_memory; // it has changed there, so that a register's value may be an older one
+};
+
 struct nvme_sq {
 	uint64_t base; // gpa
 	uint16_t size; // 0: there is none
 	uint16_t head, tail;
 	uint16_t cqid;
+	struct nvme_doorbell bell;
 };
 
 struct nvme_cq {
@@ -48,6 +57,7 @@ struct nvme_cq {
 	uint16_t vector;
 	uint16_t due;		       // commands whose completion it is to take
 	bool phase, interrupts, fresh; // fresh: entries that were not announced
+	struct nvme_doorbell bell;
 };
 
 struct nvme_request {
@@ -65,6 +75,8 @@ struct nvme {
 	struct pdev *p;
 	// By the command line.
 	unsigned ns_count, io_queues;
+	bool eventfds; // I/O queues are rung without a value
+	struct poller poller;
 	enum blk_engine_kind engine;
 	char serial[20];
 	struct nvme_namespace ns[NVME_NAMESPACES_MAX];
@@ -75,7 +87,9 @@ struct nvme {
 	unsigned event_count; // asynchronous event requests that wait, for ever
 	struct nvme_sq sq[NVME_QUEUES_MAX];
 	struct nvme_cq cq[NVME_QUEUES_MAX];
-	struct loop_source again; // an eventfd: there is more to be taken from a queue
+	bool shadowed; // it said where its doorbells are in memory
+	uint64_t shadow, event_index;
+	uint64_t commands, rings; // since it was enabled: taken; register writes for them
 	struct nvme_request *free;
 	unsigned request_made; // those behind it were never used
 	struct nvme_request request[NVME_REQUESTS];
@@ -88,11 +102,34 @@ extern const struct pdev_ops nvme_pci_ops;
 int nvme_open(struct nvme *n, struct vdev *d, struct err *e);
 void nvme_close(struct nvme *n);
 
-// controller.c: more to do, completions of the engine's.
-void nvme_work_again(struct loop_source *s, uint32_t events);
+// Completions of the engine's.
 void nvme_completed(struct loop_source *s, uint32_t events);
 // One command is done, of the queue that it came from.
 void nvme_complete(struct nvme *n, uint16_t sqid, uint16_t cid, unsigned status, uint32_t dw0);
+
+static inline uint16_t nvme_entries_held(const struct nvme_cq *q)
+{
+	return (uint16_t)(q->tail >= q->head ? q->tail - q->head : q->tail + q->size - q->head);
+}
+
+// No completion may be promised any more until the driver has taken some.
+static inline bool nvme_cq_full(const struct nvme_cq *q)
+{
+	return nvme_entries_held(q) + q->due + 1 >= q->size;
+}
+
+// ---- doorbell.c; index: 2 * queue for submission, 1 more for completion
+
+// A register was written.
+void nvme_doorbell_ring(struct nvme *n, unsigned index, uint32_t val);
+// Takes what is new in memory.  True: something was.
+bool nvme_doorbells_look(struct nvme *n);
+// Asks the driver to write registers from here on.  True: it has gone on meanwhile, perhaps without.
+bool nvme_doorbells_ask(struct nvme *n);
+// The command: from now on doorbells are in memory.  A status.
+unsigned nvme_doorbells_set(struct nvme *n, const struct nvme_command *c);
+// A queue was made.
+void nvme_doorbell_begin(struct nvme *n, unsigned index);
 
 // ---- admin.c: does one command.  True: it is done, with *status and *dw0; false: it stays.
 

@@ -69,6 +69,7 @@ enum nvme_admin_opcode {
 	NVME_SET_FEATURES = 0x09,
 	NVME_GET_FEATURES = 0x0a,
 	NVME_ASYNC_EVENT = 0x0c,
+	NVME_DOORBELL_BUFFER = 0x7c,
 };
 
 enum nvme_io_opcode {

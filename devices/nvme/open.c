@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The life of the controller: its images, what it is as a PCI function, its end.
 #include "devices/nvme/nvme.h"
-#include "vmm/base/fd.h"
 
 #include <errno.h>
 
@@ -35,10 +34,6 @@ int nvme_open(struct nvme *n, struct vdev *d, struct err *e)
 		n->ns[i].img.fd = n->ns[i].img.direct_fd = -1;
 		n->ns[i].engine.ring.fd = -1; // until they are open
 	}
-	n->again = (struct loop_source){ .fd = fd_eventfd(), .ready = nvme_work_again };
-	rc = n->again.fd < 0 ? n->again.fd : loop_add(&d->loop, &n->again, EPOLLIN);
-	if (rc < 0)
-		err_sys(e, -rc, "eventfd");
 	for (unsigned i = 0; i < n->ns_count && rc == 0; i++)
 		rc = namespace_open(n, i, e);
 	if (rc < 0) {
@@ -50,6 +45,8 @@ int nvme_open(struct nvme *n, struct vdev *d, struct err *e)
 	pdev_add_bar(p, BAR, BAR_SIZE, true);
 	pdev_add_intx(p);
 	pdev_add_msix(p, n->io_queues + 1, BAR, NVME_MSIX_TABLE, MSIX_PBA);
+	for (unsigned i = 1; i <= n->io_queues && n->eventfds; i++)
+		pdev_add_doorbell(p, BAR, NVME_DOORBELLS + 8 * i, 4);
 	nvme_features_reset(n);
 	return 0;
 }
@@ -60,6 +57,4 @@ void nvme_close(struct nvme *n)
 		blk_engine_close(&n->ns[i].engine);
 		blk_image_close(&n->ns[i].img);
 	}
-	loop_remove(&n->d->loop, &n->again);
-	fd_close(&n->again.fd);
 }

@@ -29,6 +29,8 @@ struct pdev_ops {
 	void (*bar_write)(struct pdev *p, unsigned bar, uint64_t offset, unsigned size, uint64_t val);
 	// A doorbell of pdev_add_doorbell() was rung, perhaps more than once; index: in the order in which they were added.
 	void (*doorbell)(struct pdev *p, unsigned index);
+	// p->again was set: what else was due has been seen to.
+	void (*again)(struct pdev *p);
 	// Configuration space is about to be read, or was written: p->config is what it says (then: the new value, within p->writable).
 	void (*config_read)(struct pdev *p, unsigned offset, unsigned size);
 	void (*config_written)(struct pdev *p, unsigned offset, unsigned size);
@@ -73,6 +75,7 @@ struct pdev {
 	struct pdev_bar bar[PDEV_BARS];
 	uint8_t config[PDEV_CONFIG_SIZE];
 	uint8_t writable[PDEV_CONFIG_SIZE]; // the bits that the guest may change
+	bool again;			    // set by the device: its again() is to be called soon
 	// The SDK's.
 	bool attached, described;
 	uint8_t initial[PDEV_CONFIG_SIZE]; // what a reset restores

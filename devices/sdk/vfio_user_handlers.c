@@ -25,7 +25,8 @@ static int on_dma_map(struct vfs *s, struct vfs_request *rq)
 {
 	const struct vfio_user_dma_map m = VFS_GET(rq, struct vfio_user_dma_map);
 	const uint32_t both = VFIO_USER_DMA_READABLE | VFIO_USER_DMA_WRITEABLE;
-	if (m.argsz < sizeof(m) || m.flags & ~both || m.size == 0 || (m.iova | m.size) % PAGE ||
+	if (m.argsz < sizeof(m) || m.flags & ~both || m.size == 0 ||
+	    (m.iova | m.size | (rq->fds.count ? m.offset : 0)) % PAGE ||
 	    !range_in(m.iova, m.size, UINT64_MAX))
 		return -EINVAL;
 	if (mapped_somewhere(s, m.iova, m.size))

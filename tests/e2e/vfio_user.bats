@@ -18,7 +18,7 @@ tools() { printf '[[device]]\nid = "tools"\nvirtio = "blk"\nimage = "%s"\nreadon
 @test "minivmm-nvme: fio checks what it wrote, the driver unbound and bound, a file system over a reboot" {
     need e2fsck
     truncate -s 64M "$D/img"
-    serve drive minivmm-nvme --image "$D/img"
+    serve drive minivmm-nvme -v --image "$D/img"
     {
         CPUS=2 MEMORY=384M vm_boot rig minivmm.agent minivmm.tools=/dev/vda
         device drive
@@ -29,7 +29,15 @@ tools() { printf '[[device]]\nid = "tools"\nvirtio = "blk"\nimage = "%s"\nreadon
     [[ $output == 2$'\n'minivmm-nvme* ]] || fail "$output"
     run -0 vm_guest a -t 120 'cd /run
         fio --direct=1 --ioengine=libaio --iodepth=16 --bsrange=4k-256k --rw=randwrite --size=8M --verify=crc32c \
-            --verify_fatal=1 --do_verify=1 --minimal --name=drive --filename=/dev/nvme0n1 > fio.out || { cat fio.out; exit 1; }'
+            --verify_fatal=1 --do_verify=1 --minimal --name=drive --filename=/dev/nvme0n1 > fio.out || { cat fio.out; exit 1; }
+        d=$(basename $(readlink /sys/class/nvme/nvme0/device))
+        for i in 1 2; do
+            echo $d > /sys/bus/pci/drivers/nvme/unbind
+            echo $d > /sys/bus/pci/drivers/nvme/bind
+            for j in $(seq 100); do [ ! -b /dev/nvme0n1 ] || break; sleep 0.1; done
+            [ $i = 2 ] || fio --direct=1 --ioengine=libaio --iodepth=32 --bs=4k --rw=randread --size=8M --minimal --name=drive --filename=/dev/nvme0n1 > fio.out
+        done'
+    cat "$D/drive.log" | sed 's/^/# /' >&3
     run -0 vm_guest a -t 120 'set -e
         d=$(basename $(readlink /sys/class/nvme/nvme0/device))
         for i in 1 2 3; do

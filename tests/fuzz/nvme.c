@@ -50,8 +50,10 @@ static void give(unsigned q, const void *command)
 	put(NVME_DOORBELLS + 8 * q, tail[q]);
 	// Whatever was completed is taken.
 	put(NVME_DOORBELLS + 8 * q + 4, n.cq[q].tail);
-	while (loop_once(&d.loop, 0) > 0)
-		;
+	while (loop_once(&d.loop, 0) > 0 || d.pci->again) {
+		d.pci->again = false;
+		d.pci->ops->again(d.pci);
+	}
 }
 
 static void first_open(void)
@@ -118,6 +120,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	must(n.ns[0].engine.in_flight == 0, "something is in flight");
 	must(fstat(image_fd, &st) == 0 && st.st_size == IMAGE_LEN, "the image changed its size");
 	for (unsigned q = 0; q <= 2; q++)
-		must(n.cq[q].size == 0 || n.cq[q].due == 0, "a command was lost");
+		must(n.cq[q].size == 0 || (n.cq[q].due == 0 && n.cq[q].head < n.cq[q].size),
+		     "a command was lost");
+	for (unsigned q = 0; q <= 2; q++)
+		must(n.sq[q].size == 0 || n.sq[q].tail < n.sq[q].size, "a doorbell outside its queue");
 	return 0;
 }

@@ -227,9 +227,28 @@ over() { # SCRIPT ARG...
         finish
     done
     [ "$(stat -c %s "$D/img")" = 8388608 ]
+    run -2 timeout 10 "$BIN/minivmm-nvme" --vfio-user "$D/sock" --doorbells loud
     run -2 timeout 10 "$BIN/minivmm-nvme" --vfio-user "$D/sock" --queues 0
     run -1 timeout 10 "$BIN/minivmm-nvme" --vfio-user "$D/sock"
     [[ $output == *"--image is missing"* ]]
+}
+
+@test "minivmm-nvme: doorbells in memory are seldom rung, and by eventfds without a message" {
+    truncate -s 8M "$D/img"
+    device minivmm-nvme --image "$D/img"
+    timeout 60 "$NATIVE/nvme-client" "$D/sock" "$D/img" count > "$D/counted"
+    finish
+    sed '/^ok/d; s/^/# /' "$D/counted" >&3
+    device minivmm-nvme --image "$D/img" --poll-idle 1000000
+    timeout 60 "$NATIVE/nvme-client" "$D/sock" "$D/img" count-awake
+    finish
+    device minivmm-nvme --image "$D/img" --poll-idle 0 --cpus 0
+    timeout 60 "$NATIVE/nvme-client" "$D/sock" "$D/img" count
+    finish
+    device minivmm-nvme --image "$D/img" --doorbells eventfd
+    timeout 60 "$NATIVE/nvme-client" "$D/sock" "$D/img" eventfd
+    finish
+    grep -q 'a driver that has no doorbells in memory' "$D/stderr"
 }
 
 @test "minivmm-nvme calls nothing but what its table has" {
