@@ -204,6 +204,13 @@ static void check_builtin(struct config_reader *r, const struct toml_value *t, c
 				      "a descriptor is one queue; for more, name the tap");
 }
 
+// By its name; one that only has the name gets no more of the host than any other.
+static bool program_is_ours(const struct device_config *d)
+{
+	const char *program = d->exec ? d->exec[0] : "", *slash = strrchr(program, '/');
+	return strncmp(slash ? slash + 1 : program, "minivmm-", 8) == 0;
+}
+
 // Whoever is at the other end of a socket: vhost-user, vfio-user.
 static void check_peer(struct config_reader *r, const struct toml_value *t, struct device_config *d)
 {
@@ -232,7 +239,7 @@ static void check_peer(struct config_reader *r, const struct toml_value *t, stru
 	if (limits && !exec)
 		config_complain_key(r, limits, "key \"limits\" goes with \"exec\" only");
 	if (exec && !sandbox)
-		d->sandbox = "default";
+		d->sandbox = program_is_ours(d) ? "minivmm" : "default";
 	if (d->learn && toml_get(t, "restart") && d->restart != RESTART_NEVER)
 		config_complain_key(r, toml_get(t, "restart"),
 				    "one that is learned from runs once: restart = \"never\"");

@@ -156,6 +156,38 @@ scenario_vfio_user_minivmm_blk_io() {
     kill -TERM "$server"
 }
 
+# Our own programs by `exec`, over either protocol: in a jail, and behind their own walls in it.
+scenario_our_programs_in_their_jail() {
+    machine io ''
+    truncate -s 4M "$T/disk0.img"
+    printf 'written by the harness' > "$T/disk1.img"
+    truncate -s 4M "$T/disk1.img"
+    vfio_user_device "exec = [\"$MINIVMM_BLK\", \"--image\", \"$T/disk0.img\", \"--queues\", \"2\", \"--serial\", \"disk0\", \"--vfio-user\", \"fd:{listen}\"]" \
+        "paths = [\"$T/disk0.img:rw\"]" 'slot = 1'
+    printf '[[device]]\nid = "disk1"\nvia = "vhost-user"\nvirtio = "blk"\nexec = ["%s", "--image", "%s", "--readonly", "--serial", "disk1", "--fd", "{fd}"]\nsandbox = "minivmm"\npaths = ["%s"]\n' \
+        "$MINIVMM_BLK" "$T/disk1.img" "$T/disk1.img" >> "$T/vm.toml"
+    "$MINIVMM" explain -c "$T/vm.toml" > "$T/explained"
+    check "explain says that their own walls go up inside" [ "$(grep -c '^  jail  *minivmm: our device programs: .*until their own walls are up' "$T/explained")" = 2 ]
+    go
+}
+scenario_our_programs_in_their_jail_and_walls() {
+    local p
+    machine machine do=wait
+    truncate -s 4M "$T/disk0.img"
+    vfio_user_device "exec = [\"${MINIVMM_BLK%blk}nvme\", \"--image\", \"$T/disk0.img\", \"--fd\", \"{fd}\"]" "paths = [\"$T/disk0.img:rw\"]"
+    start
+    wait_line ready
+    p=$(pgrep -P "$pid" -f minivmm-nvme)
+    check 'both filters hold it' grep -qzP 'NoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t2' "/proc/$p/status"
+    check 'it has no capability' grep -qzP 'CapInh:\t0+\nCapPrm:\t0+\nCapEff:\t0+\n' "/proc/$p/status"
+    if [ "$(id -u)" = 0 ]; then
+        check 'its root is empty' [ -z "$(ls -A "/proc/$p/root/")" ]
+        check 'and nothing else is mounted' [ "$(wc -l < "/proc/$p/mountinfo")" = 1 ]
+    fi
+    kill -INT "$pid"
+    finish 5
+}
+
 scenario_vfio_user_minivmm_blk_msix() {
     machine msix '' 2
     minivmm_blk_server --queues 2 --serial disk0

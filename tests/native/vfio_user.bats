@@ -248,7 +248,6 @@ over() { # SCRIPT ARG...
     device minivmm-nvme --image "$D/img" --doorbells eventfd
     timeout 60 "$NATIVE/nvme-client" "$D/sock" "$D/img" eventfd
     finish
-    grep -q 'a driver that has no doorbells in memory' "$D/stderr"
 }
 
 @test "minivmm-nvme calls nothing but what its table has" {

@@ -751,13 +751,14 @@ TEST(foreign_programs)
 
 TEST(jails)
 {
-	static const char text[] =
-		BOOT USER PROGRAM "paths = [\"/a\", \"b:rw\"]\n"
-				  "[[device]]\nid = \"v\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\n" PROGRAM
-				  "sandbox = { learn = \"l\" }\n"
-				  "[[device]]\nid = \"w\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\n" PROGRAM
-				  "sandbox = \"./p\"\n"
-				  "limits = { memory = \"256M\", processes = 16, cpu = \"50%\" }\n";
+	static const char text[] = BOOT USER PROGRAM
+		"paths = [\"/a\", \"b:rw\"]\n"
+		"[[device]]\nid = \"v\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\n" PROGRAM
+		"sandbox = { learn = \"l\" }\n"
+		"[[device]]\nid = \"w\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\n" PROGRAM
+		"sandbox = \"./p\"\n"
+		"limits = { memory = \"256M\", processes = 16, cpu = \"50%\" }\n"
+		"[[device]]\nid = \"x\"\nvia = \"vfio-user\"\nexec = [\"/usr/bin/minivmm-nvme\"]\n";
 	struct vm_config c;
 	int r;
 	free(read_text(text, strlen(text), NULL, &c, &r));
@@ -769,6 +770,7 @@ TEST(jails)
 	CHECK_STR(c.devices[1].sandbox, "default");
 	CHECK_STR(c.devices[1].learn, "l");
 	CHECK_STR(c.devices[2].sandbox, "./p");
+	CHECK_STR(c.devices[3].sandbox, "minivmm");
 	CHECK_EQ(c.devices[2].limits.memory, UINT64_C(256) << 20);
 	CHECK_EQ(c.devices[2].limits.processes, 16);
 	CHECK_EQ(c.devices[2].limits.cpu, 50);

@@ -148,7 +148,7 @@ static int empty_root(struct err *e)
 	const char *place = "/proc", *step;
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return err_sys(e, errno, "sandbox: make mounts private");
-	if (mount("none", place, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0") < 0)
+	if (mount("none", place, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0100") < 0)
 		return err_sys(e, errno, "sandbox: mount an empty root");
 	if (chdir(place) < 0)
 		return err_sys(e, errno, "sandbox: enter the empty root");
