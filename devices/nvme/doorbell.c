@@ -141,8 +141,9 @@ void nvme_doorbell_begin(struct nvme *n, unsigned index)
 unsigned nvme_doorbells_set(struct nvme *n, const struct nvme_command *c)
 {
 	_Static_assert(8 * NVME_QUEUES_MAX <= NVME_PAGE, "a page has the entries of all queues");
-	if (c->flags & 0xc0 || (c->prp1 | c->prp2) % NVME_PAGE || !pdev_memory(n->p, c->prp1, NVME_PAGE) ||
-	    !pdev_memory(n->p, c->prp2, NVME_PAGE))
+	// Of one page for both each side would take the other's word for its own.
+	if (c->flags & 0xc0 || (c->prp1 | c->prp2) % NVME_PAGE || c->prp1 == c->prp2 ||
+	    !pdev_memory(n->p, c->prp1, NVME_PAGE) || !pdev_memory(n->p, c->prp2, NVME_PAGE))
 		return NVME_INVALID_FIELD | NVME_DNR;
 	n->shadowed = true;
 	n->shadow = c->prp1;

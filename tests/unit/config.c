@@ -758,7 +758,7 @@ TEST(jails)
 		"[[device]]\nid = \"w\"\nvia = \"vhost-user\"\nvirtio = \"fs\"\n" PROGRAM
 		"sandbox = \"./p\"\n"
 		"limits = { memory = \"256M\", processes = 16, cpu = \"50%\" }\n"
-		"[[device]]\nid = \"x\"\nvia = \"vfio-user\"\nexec = [\"/usr/bin/minivmm-nvme\"]\n";
+		"[[device]]\nid = \"x\"\nvia = \"vfio-user\"\nexec = [\"/usr/bin/minivmm-nvme\", \"{fd}\"]\n";
 	struct vm_config c;
 	int r;
 	free(read_text(text, strlen(text), NULL, &c, &r));
