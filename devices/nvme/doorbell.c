@@ -46,12 +46,13 @@ static void said(struct nvme *n, unsigned index, uint32_t val)
 	}
 }
 
-// An index that is ahead of where the driver is would have it ring when it gets there.
+// An index that is ahead of where the driver is would have it ring when it gets there, so that it is moved on: by half a round, for
+// the driver may just be comparing what is near.
 static void stand_back(struct nvme_doorbell *b, uint32_t *event, uint16_t size)
 {
 	const uint32_t ahead = b->event >= b->seen ? b->event - b->seen : b->event + size - b->seen;
-	if (ahead < size / 2 && b->seen > 0 && b->seen < size) {
-		b->event = b->seen - 1;
+	if (ahead < size / 4u && b->seen < size) {
+		b->event = (b->seen + size / 2u) % size;
 		__atomic_store_n(event, b->event, __ATOMIC_RELAXED);
 	}
 }
