@@ -130,7 +130,8 @@ static void region_write(struct passthrough *pt, unsigned bar, uint64_t offset, 
 		b[i] = (uint8_t)(val >> (8 * i));
 	for (unsigned done = 0, n; done < size; done += n) {
 		n = piece_of(offset + done, size - done);
-		int rc = pt->link->ops->region_write(pt->link, bar, offset + done, &b[done], n);
+		int rc = pt->link->ops->region_write(pt->link, bar, offset + done, &b[done], n,
+						     bar != PCI_ROM_BAR && !pt->func.bar[bar].is_io);
 		if (rc < 0)
 			log_limited(LOG_INFO, "%s: BAR %u: write of %u bytes at %#llx: %s", pt->func.id, bar,
 				    n, (unsigned long long)(offset + done), err_text(-rc));

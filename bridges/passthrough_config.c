@@ -23,7 +23,7 @@ int pt_device_read(struct passthrough *pt, unsigned offset, void *buf, unsigned 
 
 static int device_write(struct passthrough *pt, unsigned offset, const void *buf, unsigned len)
 {
-	return pt->link->ops->region_write(pt->link, VFIO_PCI_CONFIG_REGION_INDEX, offset, buf, len);
+	return pt->link->ops->region_write(pt->link, VFIO_PCI_CONFIG_REGION_INDEX, offset, buf, len, false);
 }
 
 static void device_write16(struct passthrough *pt, unsigned offset, uint16_t val)

@@ -50,9 +50,11 @@ static int op_region_read(struct vfio_link *l, unsigned index, uint64_t offset, 
 	return carried(pread(d->fd, buf, len, (off_t)(d->region[index].fd_offset + offset)), len);
 }
 
-static int op_region_write(struct vfio_link *l, unsigned index, uint64_t offset, const void *buf, size_t len)
+static int op_region_write(struct vfio_link *l, unsigned index, uint64_t offset, const void *buf, size_t len,
+			   bool posted)
 {
 	const struct vfio_device *d = device_of(l);
+	(void)posted;
 	return carried(pwrite(d->fd, buf, len, (off_t)(d->region[index].fd_offset + offset)), len);
 }
 

@@ -70,9 +70,11 @@ struct vfio_link_ops {
 
 	// [offset, offset + len) lies within the region and is one access of the guest's: len is 1, 2, 4 or 8, little-endian bytes.  The
 	// configuration region is also read in longer pieces.  0 only if all of it was carried.
+	// posted: the write is one to memory, which on a bus is on its way when the processor goes on: it may be, too, when this returns 0,
+	// and nobody hears of it if the device refuses it.  Whatever is asked for later comes to the device after it.
 	int (*region_read)(struct vfio_link *l, unsigned index, uint64_t offset, void *buf, size_t len);
-	int (*region_write)(struct vfio_link *l, unsigned index, uint64_t offset, const void *buf,
-			    size_t len);
+	int (*region_write)(struct vfio_link *l, unsigned index, uint64_t offset, const void *buf, size_t len,
+			    bool posted);
 	// The doorbells of a region, at most `room`: their number, 0 where there are none.  No exchange, like region_info().
 	int (*region_doorbells)(struct vfio_link *l, unsigned index, struct vfio_doorbell *out,
 				unsigned room);

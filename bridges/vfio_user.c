@@ -18,8 +18,7 @@ static struct vfio_user *of(struct vfio_link *l)
 	return CONTAINER_OF(l, struct vfio_user, link);
 }
 
-// A call for the owner: a server that is not the one it knows, not yet or not any more, hears nothing of it.
-static int ask(struct vfio_user *v, const struct vfu_call *c)
+int vfu_ask(struct vfio_user *v, const struct vfu_call *c)
 {
 	if (!atomic_load(&v->live))
 		return -EPIPE;
@@ -32,15 +31,14 @@ static int ask(struct vfio_user *v, const struct vfu_call *c)
 static int call(struct vfio_user *v, uint16_t command, const void *head, size_t head_len, void *reply,
 		size_t reply_cap)
 {
-	return ask(v, &(struct vfu_call){ .command = command,
-					  .head = head,
-					  .head_len = head_len,
-					  .reply = reply,
-					  .reply_cap = reply_cap });
+	return vfu_ask(v, &(struct vfu_call){ .command = command,
+					      .head = head,
+					      .head_len = head_len,
+					      .reply = reply,
+					      .reply_cap = reply_cap });
 }
 
-// For what its caller does not log.  A dead one was told once.
-static int refused(struct vfio_user *v, int rc, const char *what)
+int vfu_refused(struct vfio_user *v, int rc, const char *what)
 {
 	if (rc != -EPIPE)
 		log_limited(LOG_WARN, "%s: the server refuses %s: %s", v->link.id, what, err_text(-rc));
@@ -55,80 +53,6 @@ static int region_info(struct vfio_link *l, unsigned index, struct vfio_region *
 		return -EINVAL;
 	*out = of(l)->said.region[index];
 	return 0;
-}
-
-static int region_failed(struct vfio_user *v, int rc, bool write, unsigned index, uint64_t offset, size_t len)
-{
-	char what[64];
-	snprintf(what, sizeof(what), "a %s of %zu bytes at %#llx of region %u", write ? "write" : "read", len,
-		 (unsigned long long)offset, index);
-	return refused(v, rc, what);
-}
-
-// One message; `len` fits in its reply.
-static int read_piece(struct vfio_user *v, unsigned index, uint64_t offset, uint8_t *buf, size_t len)
-{
-	const struct vfio_user_region_access want = { .offset = offset,
-						      .region = index,
-						      .count = (uint32_t)len };
-	struct {
-		struct vfio_user_region_access head;
-		uint8_t data[VFU_REPLY_MAX - sizeof(struct vfio_user_region_access)];
-	} reply;
-	int n = call(v, VFIO_USER_REGION_READ, &want, sizeof(want), &reply, sizeof(reply.head) + len);
-	if (n < 0)
-		return n;
-	if (reply.head.count != (size_t)n - sizeof(reply.head) || reply.head.offset != offset ||
-	    reply.head.region != index) {
-		vfu_broken(&v->io, "broke the protocol (reply to REGION_READ: it is not what was asked for)");
-		return -EPIPE;
-	}
-	if (reply.head.count != len)
-		return -EIO;
-	memcpy(buf, reply.data, len);
-	return 0;
-}
-
-static int region_read(struct vfio_link *l, unsigned index, uint64_t offset, void *buf, size_t len)
-{
-	struct vfio_user *v = of(l);
-	if (!atomic_load(&v->live))
-		return -EPIPE;
-	const uint64_t most = MIN(v->said.caps.max_data_xfer_size, VFIO_USER_DATA_XFER_SIZE_MIN);
-	uint8_t *to = buf;
-	for (size_t done = 0; done < len;) {
-		const size_t n = MIN(len - done, most);
-		int rc = read_piece(v, index, offset + done, to + done, n);
-		if (rc < 0)
-			return region_failed(v, rc, false, index, offset + done, n);
-		done += n;
-	}
-	return 0;
-}
-
-static int region_write(struct vfio_link *l, unsigned index, uint64_t offset, const void *buf, size_t len)
-{
-	struct vfio_user *v = of(l);
-	const struct vfio_user_region_access want = { .offset = offset,
-						      .region = index,
-						      .count = (uint32_t)len };
-	struct vfio_user_region_access done = { 0 };
-	int rc = ask(v, &(struct vfu_call){ .command = VFIO_USER_REGION_WRITE,
-					    .head = &want,
-					    .head_len = sizeof(want),
-					    .data = buf,
-					    .data_len = len,
-					    .reply = &done,
-					    .reply_cap = sizeof(done) });
-	if (rc >= 0 && (done.offset != offset || done.region != index)) {
-		vfu_broken(&v->io,
-			   "broke the protocol (reply to REGION_WRITE: it is not what was asked for)");
-		rc = -EPIPE;
-	}
-	// Older servers say 0 where they mean all of it.
-	if (rc >= 0 && done.count != len && done.count != 0)
-		rc = -EIO;
-	return rc < 0 ? region_failed(v, rc, true, index, offset, len) : 0;
 }
 
 static int region_doorbells(struct vfio_link *l, unsigned index, struct vfio_doorbell *out, unsigned room)
@@ -169,15 +93,17 @@ static int set_eventfds(struct vfio_user *v, struct vfio_user_irq_set set, const
 		const unsigned n = run_of(fds + done, count - done, most);
 		set.start = start + done;
 		set.count = n;
-		int rc = ask(v, &(struct vfu_call){ .command = VFIO_USER_DEVICE_SET_IRQS,
-						    .head = &set,
-						    .head_len = sizeof(set),
-						    .fds = fds + done,
-						    .fd_count = fds[done] >= 0 ? n : 0 });
+		int rc = vfu_ask(v, &(struct vfu_call){ .command = VFIO_USER_DEVICE_SET_IRQS,
+							.head = &set,
+							.head_len = sizeof(set),
+							.fds = fds + done,
+							.fd_count = fds[done] >= 0 ? n : 0 });
 		if (rc < 0)
 			return rc;
 		done += n;
 	}
+	if (set.index == VFIO_PCI_INTX_IRQ_INDEX && set.flags & VFIO_IRQ_SET_ACTION_UNMASK)
+		atomic_store(&v->intx_eventfd, true);
 	return 0;
 }
 
@@ -197,6 +123,8 @@ static int irq_set(struct vfio_link *l, unsigned index, enum vfio_irq_action act
 	if (fds)
 		return set_eventfds(of(l), set, fds, count);
 	set.flags |= VFIO_IRQ_SET_DATA_NONE;
+	if (index == VFIO_PCI_INTX_IRQ_INDEX && action == VFIO_LINK_TRIGGER && count == 0)
+		atomic_store(&of(l)->intx_eventfd, false);
 	return vfu_post(&of(l)->io, VFIO_USER_DEVICE_SET_IRQS, &set, sizeof(set));
 }
 
@@ -228,11 +156,11 @@ static int dma_map(struct vfio_link *l, const struct mem_region *r, struct err *
 	int rc = vfu_mapped_add(v, r);
 	if (rc < 0)
 		return err_set(e, -rc, "%s: more than %d maps of guest memory", l->id, MEM_REGIONS_MAX);
-	rc = ask(v, &(struct vfu_call){ .command = VFIO_USER_DMA_MAP,
-					.head = &map,
-					.head_len = sizeof(map),
-					.fds = &fd,
-					.fd_count = fd >= 0 });
+	rc = vfu_ask(v, &(struct vfu_call){ .command = VFIO_USER_DMA_MAP,
+					    .head = &map,
+					    .head_len = sizeof(map),
+					    .fds = &fd,
+					    .fd_count = fd >= 0 });
 	if (rc >= 0)
 		return 0;
 	vfu_mapped_remove(v, r->gpa, r->size);
@@ -250,7 +178,7 @@ static int dma_unmap(struct vfio_link *l, uint64_t gpa, uint64_t size)
 	struct vfio_user_dma_unmap done = { 0 };
 	int rc = call(v, VFIO_USER_DMA_UNMAP, &unmap, sizeof(unmap), &done, sizeof(done));
 	if (rc < 0)
-		return refused(v, rc, "DMA_UNMAP");
+		return vfu_refused(v, rc, "DMA_UNMAP");
 	if (done.iova != gpa || done.size != size) {
 		vfu_broken(&v->io, "broke the protocol (reply to DMA_UNMAP: it is not what was asked for)");
 		return -EPIPE;
@@ -266,8 +194,8 @@ static int reset(struct vfio_link *l)
 	struct vfio_user *v = of(l);
 	if (!l->can_reset)
 		return -ENOTSUP;
-	int rc = ask(v, &(struct vfu_call){ .command = VFIO_USER_DEVICE_RESET,
-					    .deadline = deadline_in_ms(v->reset_ms) });
+	int rc = vfu_ask(v, &(struct vfu_call){ .command = VFIO_USER_DEVICE_RESET,
+						.deadline = deadline_in_ms(v->reset_ms) });
 	return rc < 0 ? rc : 0;
 }
 
@@ -296,8 +224,8 @@ const struct vfio_link_ops vfu_ops = {
 	.kind = "vfio-user",
 	.region_info = region_info,
 	.irq_info = irq_info,
-	.region_read = region_read,
-	.region_write = region_write,
+	.region_read = vfu_region_read,
+	.region_write = vfu_region_write,
 	.region_doorbells = region_doorbells,
 	.irq_set = irq_set,
 	.dma_map = dma_map,

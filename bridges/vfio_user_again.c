@@ -70,6 +70,8 @@ static int take_over(struct vfio_user *v, struct err *e)
 	v->mapped.count = 0;
 	pthread_mutex_unlock(&v->dma_lock);
 	atomic_store(&v->answered, false);
+	atomic_store(&v->posts, VFU_POSTS_UNTRIED);
+	atomic_store(&v->intx_eventfd, false);
 	atomic_store(&v->live, true);
 	int rc = v->link.events->returned(v->link.owner, e);
 	if (rc < 0)

@@ -28,12 +28,13 @@ static struct iovec piece(const void *p, size_t len)
 }
 
 // With the send lock.
-static int send_command(struct vfu_link *l, const struct vfu_call *c, uint16_t id, deadline_ns deadline)
+static int send_command(struct vfu_link *l, const struct vfu_call *c, uint16_t id, uint32_t flags,
+			deadline_ns deadline)
 {
 	const struct vfio_user_header h = { .id = id,
 					    .command = c->command,
 					    .size = (uint32_t)(sizeof(h) + c->head_len + c->data_len),
-					    .flags = VFIO_USER_COMMAND };
+					    .flags = VFIO_USER_COMMAND | flags };
 	const struct iovec iov[] = { piece(&h, sizeof(h)), piece(c->head, c->head_len),
 				     piece(c->data, c->data_len) };
 	int rc = msg_send(l->sock, iov, ARRAY_LEN(iov), c->fds, c->fd_count, deadline);
@@ -91,7 +92,7 @@ void vfu_flush_posts(struct vfu_link *l)
 		const struct vfu_call c = { .command = post.command,
 					    .head = post.payload,
 					    .head_len = post.len };
-		send_command(l, &c, id, deadline);
+		send_command(l, &c, id, 0, deadline);
 	}
 }
 
@@ -267,14 +268,21 @@ void vfu_watch_main(struct vfu_link *l, uint32_t events)
 }
 
 // With the lock: NULL if the link is dead.
-static struct vfu_pending *call_begin(struct vfu_link *l, const struct vfu_call *c, deadline_ns deadline)
+static struct vfu_pending *pending_await(struct vfu_link *l, uint16_t command, deadline_ns deadline)
 {
 	const struct timespec until = vfu_when(deadline);
-	struct vfu_pending *p;
-	while (!l->dead && !(p = pending_take(l, c->command)))
+	struct vfu_pending *p = NULL;
+	while (!l->dead && !(p = pending_take(l, command)))
 		if (pthread_cond_timedwait(&l->changed, &l->lock, &until) == ETIMEDOUT)
-			vfu_die_locked(l, "does not answer (%s, deadline missed)", vfu_name_of(c->command));
-	if (l->dead)
+			vfu_die_locked(l, "does not answer (%s, deadline missed)", vfu_name_of(command));
+	return p;
+}
+
+// The same.
+static struct vfu_pending *call_begin(struct vfu_link *l, const struct vfu_call *c, deadline_ns deadline)
+{
+	struct vfu_pending *p = pending_await(l, c->command, deadline);
+	if (!p)
 		return NULL;
 	p->deadline = deadline;
 	p->buf = c->reply;
@@ -297,7 +305,7 @@ int vfu_call(struct vfu_link *l, const struct vfu_call *c)
 		return -EPIPE;
 	pthread_mutex_lock(&l->send_lock);
 	vfu_flush_posts(l);
-	int rc = send_command(l, c, p->id, deadline);
+	int rc = send_command(l, c, p->id, 0, deadline);
 	pthread_mutex_unlock(&l->send_lock);
 
 	pthread_mutex_lock(&l->lock);
@@ -312,6 +320,69 @@ int vfu_call(struct vfu_link *l, const struct vfu_call *c)
 	if (rc < 0 && c->reply_fds)
 		msg_fds_close(c->reply_fds);
 	return rc;
+}
+
+// ---- sends --------------------------------------------------------------------------------------
+
+// With the lock, which is let go of meanwhile.
+static int send_alone(struct vfu_link *l, const struct vfu_call *c, uint16_t id, deadline_ns deadline)
+{
+	l->senders++;
+	pthread_mutex_unlock(&l->lock);
+	pthread_mutex_lock(&l->send_lock);
+	vfu_flush_posts(l);
+	int rc = send_command(l, c, id, VFIO_USER_NO_REPLY, deadline);
+	pthread_mutex_unlock(&l->send_lock);
+	pthread_mutex_lock(&l->lock);
+	if (--l->senders == 0 && l->dead)
+		pthread_cond_broadcast(&l->changed);
+	return rc;
+}
+
+int vfu_send(struct vfu_link *l, const struct vfu_call *c)
+{
+	pthread_mutex_lock(&l->lock);
+	while (pending_of(l, l->next_id))
+		l->next_id++;
+	int rc = l->dead ? -EPIPE : send_alone(l, c, l->next_id++, deadline_in_ms(l->control_ms));
+	pthread_mutex_unlock(&l->lock);
+	return rc;
+}
+
+int vfu_send_tried(struct vfu_link *l, const struct vfu_call *c)
+{
+	const struct vfio_user_device_info ask = { .argsz = sizeof(ask) };
+	struct vfio_user_device_info info;
+	const deadline_ns deadline = deadline_in_ms(l->control_ms);
+	pthread_mutex_lock(&l->lock);
+	struct vfu_pending *p = pending_await(l, c->command, deadline);
+	if (!p) {
+		pthread_mutex_unlock(&l->lock);
+		return -EPIPE;
+	}
+	const uint16_t id = p->id;
+	p->posted = true;
+	p->deadline = INT64_MAX;
+	p->cap = VFU_REPLY_MAX;
+	l->senders++;
+	int rc = send_alone(l, c, id, deadline);
+	pthread_mutex_unlock(&l->lock);
+	if (rc == 0)
+		rc = vfu_call(l, &(struct vfu_call){ .command = VFIO_USER_DEVICE_GET_INFO,
+						     .head = &ask,
+						     .head_len = sizeof(ask),
+						     .reply = &info,
+						     .reply_cap = sizeof(info),
+						     .deadline = deadline });
+	pthread_mutex_lock(&l->lock);
+	// Another command may have the place by now.
+	const bool answered = !(p->used && p->posted && p->id == id);
+	if (!answered)
+		p->used = false;
+	l->senders--;
+	pthread_cond_broadcast(&l->changed);
+	pthread_mutex_unlock(&l->lock);
+	return rc == -EPIPE ? rc : answered;
 }
 
 // ---- for `serve` --------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What vfio_user.c (operations), vfio_user_open.c (handshake), vfio_user_region.c (what a server says of its regions),
+// What vfio_user.c and vfio_user_access.c (operations), vfio_user_open.c (handshake), vfio_user_region.c (what a server says of its regions),
 // vfio_user_dma.c (its own commands), vfio_user_death.c, vfio_user_again.c and probe_vfio_user.c share.
 #ifndef MINIVMM_BRIDGES_VFIO_USER_IMPL_H
 #define MINIVMM_BRIDGES_VFIO_USER_IMPL_H
@@ -39,7 +39,11 @@ struct vfu_said {
 	struct vfu_doorbells doorbells[VFU_BARS];
 	struct vfio_irq irq[VFU_IRQS];
 	bool can_reset;
+	bool bypassed; // messages are not the only way to it: there are eventfds, or pages that are mapped
 };
+
+// Whether it keeps to it that a posted write (NO_REPLY) has no reply; not all servers there are do.
+enum vfu_posts { VFU_POSTS_UNTRIED, VFU_POSTS_HONOURED, VFU_POSTS_ANSWERED };
 
 // What follows a death; vfio_user_death.c and vfio_user_again.c.
 struct vfu_again {
@@ -63,8 +67,10 @@ struct vfio_user {
 	int64_t control_ms, reset_ms;
 	bool keep_memory, no_doorbells;
 	struct vfu_said said;
-	atomic_bool live;     // the server below is the one that the owner knows
-	atomic_bool answered; // an access, since it was connected
+	atomic_bool live;	  // the server below is the one that the owner knows
+	atomic_bool answered;	  // an access, since it was connected
+	atomic_int posts;	  // enum vfu_posts, of this connection
+	atomic_bool intx_eventfd; // it has one for the end of INTx
 
 	pthread_mutex_t dma_lock; // held during an access by message
 	struct mem_table mapped;
@@ -101,8 +107,18 @@ void vfu_serve(struct vfu_link *l, int sock, const struct vfio_user_header *h);
 int vfu_mapped_add(struct vfio_user *v, const struct mem_region *r);
 void vfu_mapped_remove(struct vfio_user *v, uint64_t gpa, uint64_t size);
 
+// ---- vfio_user_access.c
+
+int vfu_region_read(struct vfio_link *l, unsigned index, uint64_t offset, void *buf, size_t len);
+int vfu_region_write(struct vfio_link *l, unsigned index, uint64_t offset, const void *buf, size_t len,
+		     bool posted);
+
 // ---- vfio_user.c
 
+// A call for the owner: a server that is not the one it knows, not yet or not any more, hears nothing of it.
+int vfu_ask(struct vfio_user *v, const struct vfu_call *c);
+// Logs what was refused, if its caller does not.  A dead one was told once.  `rc`.
+int vfu_refused(struct vfio_user *v, int rc, const char *what);
 extern const struct vfio_link_ops vfu_ops;
 
 // ---- vfio_user_death.c

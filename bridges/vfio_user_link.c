@@ -307,7 +307,7 @@ int vfu_link_renew(struct vfu_link *l, int sock)
 	const struct timespec until = vfu_when(deadline_in_ms(l->control_ms));
 	int rc = 0;
 	pthread_mutex_lock(&l->lock);
-	while (!l->leave && rc == 0 && (l->callers || l->reader != VFU_NOBODY || l->handed))
+	while (!l->leave && rc == 0 && (l->callers || l->senders || l->reader != VFU_NOBODY || l->handed))
 		rc = pthread_cond_timedwait(&l->changed, &l->lock, &until);
 	if (!l->leave && rc == 0) {
 		l->fresh = sock;

@@ -26,7 +26,8 @@
 #define VFU_POST_LEN	24
 
 struct vfu_pending {
-	bool used, done, posted;
+	bool used, done;
+	bool posted; // nobody waits; its reply, if one comes, is looked at for an error
 	uint16_t id, command;
 	int error; // 0 or the server's, -errno
 	deadline_ns deadline;
@@ -56,7 +57,8 @@ struct vfu_link {
 	bool dead;
 	char why[256]; // one clause, "closed its connection"
 	uint16_t next_id;
-	unsigned callers;
+	unsigned callers; // whose calls wait for replies
+	unsigned senders; // who send what has none
 	enum vfu_reader reader;
 	bool handed; // to the thread: a command's header
 	struct vfio_user_header command;
@@ -104,6 +106,11 @@ struct vfu_call {
 };
 // Sends a command and waits for its reply.  The length of its payload; -EPIPE: the server is dead; else -errno as the server says.
 int vfu_call(struct vfu_link *l, const struct vfu_call *c);
+// Sends a command that shall not be answered, and waits for room in the socket alone.  Commands that begin later are sent later.  0, or
+// -EPIPE: the server is dead.
+int vfu_send(struct vfu_link *l, const struct vfu_call *c);
+// The same to a server that may answer it all the same: waits for the reply to another command behind it.  1: it did.
+int vfu_send_tried(struct vfu_link *l, const struct vfu_call *c);
 // Sends one, soon, whose reply is only looked at for an error, which is logged.  Waits for nothing.  Commands of vfu_call() that begin
 // later are sent later.  0, or -EPIPE.  Any thread.
 int vfu_post(struct vfu_link *l, uint16_t command, const void *payload, size_t len);

@@ -153,6 +153,8 @@ int vfu_ask_all(struct vfio_user *v, deadline_ns deadline)
 	for (unsigned i = 0; i < VFU_BARS && !v->no_doorbells && rc != -EPIPE; i++)
 		if (v->said.region[i].size)
 			rc = vfu_ask_doorbells(v, i, deadline);
+	for (unsigned i = 0; i < VFU_BARS; i++)
+		v->said.bypassed |= v->said.region[i].fd >= 0 || v->said.doorbells[i].count;
 	return rc == -EPIPE ? rc : 0;
 }
 

@@ -537,7 +537,7 @@ static bool live_died(const char *because)
 	const bool told = front_loop_until(&live_front, &live_front.died, front_deadline_ms + 1000);
 	const deadline_ns start = deadline_now();
 	const bool refused = ops->region_read(live_front.l, 7, 0, &word, 4) == -EPIPE &&
-			     ops->region_write(live_front.l, 7, 0, &word, 4) == -EPIPE &&
+			     ops->region_write(live_front.l, 7, 0, &word, 4, false) == -EPIPE &&
 			     ops->irq_set(live_front.l, 0, VFIO_LINK_UNMASK, 0, 1, NULL) == -EPIPE;
 	const bool at_once = ms_since(start) < 100;
 	front_close(&live_front);
@@ -639,10 +639,91 @@ TEST(b27_nothing_is_read)
 	int small = 1;
 	setsockopt(live.front, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
 	const deadline_ns start = deadline_now();
-	CHECK_EQ(live_front.l->ops->region_write(live_front.l, 0, 0, much, sizeof(much)), -EPIPE);
+	CHECK_EQ(live_front.l->ops->region_write(live_front.l, 0, 0, much, sizeof(much), false), -EPIPE);
 	CHECK(ms_since(start) < FRONT_SHORT_MS + 1000);
 	CHECK(live_died("deadline missed"));
 	front_deadline_ms = FRONT_LONG_MS;
+}
+
+// Posted writes to one that reads no more fill the socket, and then one waits, once.
+TEST(b27_posted_writes_are_not_read)
+{
+	front_deadline_ms = FRONT_SHORT_MS;
+	peer_init(&live);
+	live.at = VFIO_USER_REGION_WRITE;
+	live.at_nth = 1; // the first is followed by a question
+	live.fault = fault_mute;
+	front_open(&live_front, &live);
+	CHECK_EQ(live_front.rc, 0);
+	CHECK_EQ(vfio_user_serve(live_front.l, NULL, &live_front.e), 0);
+	int small = 1;
+	const uint32_t word = 1;
+	setsockopt(live.front, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
+	unsigned n = 0;
+	int rc = 0;
+	deadline_ns start = 0;
+	while (rc == 0 && n++ < 10000) {
+		start = deadline_now();
+		rc = live_front.l->ops->region_write(live_front.l, 0, 0, &word, 4, true);
+	}
+	CHECK_EQ(rc, -EPIPE);
+	CHECK(n > 2);
+	CHECK(ms_since(start) >= FRONT_SHORT_MS - 1 && ms_since(start) < FRONT_SHORT_MS + 1000);
+	CHECK(live_died("does not read its commands (REGION_WRITE, deadline missed)"));
+	front_deadline_ms = FRONT_LONG_MS;
+}
+
+// Answers what shall not be answered.
+static bool fault_answers(struct peer *p, const struct peer_message *m)
+{
+	static struct peer_message loud;
+	loud = *m;
+	loud.h.flags &= ~VFIO_USER_NO_REPLY;
+	peer_answer(p, &loud);
+	return true;
+}
+
+TEST(b06_posted_writes_are_answered)
+{
+	uint32_t word = 5;
+	// One that always does is spared posted writes from then on; its refusals are heard of again.
+	for (unsigned thread = 0; thread < 2; thread++) {
+		peer_init(&live);
+		live.every = true;
+		live.fault = fault_answers;
+		front_open(&live_front, &live);
+		CHECK_EQ(live_front.rc, 0);
+		if (thread)
+			CHECK_EQ(vfio_user_serve(live_front.l, NULL, &live_front.e), 0);
+		const struct vfio_link_ops *ops = live_front.l->ops;
+		CHECK_EQ(ops->region_write(live_front.l, 3, 0, &word, 4, true), 0);
+		CHECK_EQ(ops->region_write(live_front.l, 3, 0, &word, 4, true), -EINVAL);
+		for (unsigned i = 0; i < 20; i++)
+			CHECK_EQ(ops->region_write(live_front.l, 0, 4 * i, &word, 4, true), 0);
+		CHECK_EQ(live.bar[76], 5);
+		CHECK_EQ(live_front.died, 0);
+		front_close(&live_front);
+		peer_join(&live);
+		unsigned quiet = 0;
+		for (unsigned i = 0; i < live.count; i++)
+			quiet += (live.log[i].h.flags & VFIO_USER_NO_REPLY) != 0;
+		CHECK_EQ(quiet, 1);
+		peer_free(&live);
+	}
+}
+
+TEST(b06_a_posted_write_is_answered_after_others_were_not)
+{
+	const uint32_t word = 5;
+	peer_init(&live);
+	live.at = VFIO_USER_REGION_WRITE;
+	live.at_nth = 2;
+	live.fault = fault_answers;
+	front_open(&live_front, &live);
+	CHECK_EQ(vfio_user_serve(live_front.l, NULL, &live_front.e), 0);
+	for (unsigned i = 0; i < 3; i++)
+		CHECK_EQ(live_front.l->ops->region_write(live_front.l, 0, 0, &word, 4, true), 0);
+	CHECK(live_died("sent a reply that nobody asked for"));
 }
 
 // What a server does of its own after it has answered a reset.

@@ -125,7 +125,8 @@ static inline void peer_reply_error(struct peer *p, const struct peer_message *m
 					    .size = 16,
 					    .flags = VFIO_USER_REPLY | VFIO_USER_ERROR,
 					    .error = error };
-	peer_message_to(p->sock, h, NULL, 0, NULL, 0);
+	if (!(m->h.flags & VFIO_USER_NO_REPLY))
+		peer_message_to(p->sock, h, NULL, 0, NULL, 0);
 }
 
 // ---- good behaviour -----------------------------------------------------------------------------

@@ -101,10 +101,11 @@ static void live(struct front *f, const struct mem_table *ram, int eventfd)
 		ops->dma_map(f->l, &ram->region[i], NULL);
 	ops->region_read(f->l, 7, 0, bytes, 256);
 	ops->region_read(f->l, 0, 0, bytes, sizeof(bytes));
-	ops->region_write(f->l, 0, 8, bytes, 8);
+	ops->region_write(f->l, 0, 8, bytes, 8, false);
 	ops->irq_set(f->l, 2, VFIO_LINK_TRIGGER, 0, 3, fds);
 	ops->irq_set(f->l, 0, VFIO_LINK_UNMASK, 0, 1, NULL);
 	ops->reset(f->l);
+	ops->region_write(f->l, 0, 8, bytes, 8, true);
 	ops->dma_unmap(f->l, ram->region[0].gpa, ram->region[0].size);
 	for (int i = 0; i < 3; i++)
 		loop_once(&f->loop, 0);

@@ -44,7 +44,10 @@ scenario_vfio_user_reboots() {
     vfio_user_run 'reboots=3 moves=10' ''
     check "three times as new" [ "$(grep -ac 'PASS as new' "$T/console")" = 3 ]
 }
-scenario_vfio_user_all_trapped() { vfio_user_run 'mapped=0 eventfds=0 moves=10' --no-file 'io_fds = false'; }
+scenario_vfio_user_all_trapped() { vfio_user_run 'mapped=0 eventfds=0 moves=10 posted=16' --no-file 'io_fds = false'; }
+scenario_vfio_user_posted_writes_answered() {
+    vfio_user_run 'mapped=0 eventfds=0 moves=10 posted=1' '--no-file --fault answers' 'io_fds = false'
+}
 scenario_vfio_user_unsealed_file_B20() {
     vfio_user_run 'mapped=0 moves=10' '--fault unsealed'
     check "why it is not mapped is in the log" log_has 'not sealed against shrinking'

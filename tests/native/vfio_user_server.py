@@ -47,7 +47,7 @@ XFER = 1 << 20
 REGISTERS = {
     "ID": 0x00, "SCRATCH": 0x04, "DMA_FROM": 0x08, "DMA_TO": 0x10, "DMA_LEN": 0x18, "DMA_DO": 0x1C, "DMA_STATUS": 0x20, "VECTOR": 0x24,
     "RAISE": 0x28, "INTX": 0x2C, "RINGS_7": 0x30, "RINGS_ANY": 0x34, "WRITES": 0x38, "MEM_AT": 0x3C, "MEM": 0x40, "RESETS": 0x44,
-    "REFUSED": 0x48, "DIE": 0x4C, "TRAPS": 0x50, "DOORBELL_7": 0x100, "DOORBELL_ANY": 0x104,
+    "REFUSED": 0x48, "DIE": 0x4C, "TRAPS": 0x50, "POSTED": 0x54, "DOORBELL_7": 0x100, "DOORBELL_ANY": 0x104,
 }
 R = REGISTERS
 DMA_COPY, DMA_MESSAGES, DMA_STRAY = 1, 2, 3  # to DMA_DO: through the mapping, by messages, by messages to where nothing is mapped
@@ -58,7 +58,7 @@ LEAVE = 0x100  # DIE: ends the connection alone, and keeps all state for the nex
 FAULTS = (
     "size+", "size-", "id", "flags", "command", "silence", "close", "fds", "late", "short", "lie", "error", "drip", "unasked", "twice",
     "json-huge", "json-deep", "json-utf8", "json-type", "major", "unsealed", "overlap", "outside", "chain", "areas", "irqs", "huge", "odd",
-    "dma-flood",
+    "dma-flood", "answers",
 )
 
 
@@ -161,7 +161,7 @@ class Connection:
 
     def reply(self, message, body=b"", fds=(), error=0):
         number, command, flags = message[:3]
-        if flags & NO_REPLY:
+        if flags & NO_REPLY and self.options.fault != "answers":
             return
         size, head, after = 16 + (0 if error else len(body)), (REPLY | (ERROR if error else 0)), 1
         fault = self.fault(command)
@@ -328,7 +328,7 @@ class Connection:
             if name == "RINGS_ANY" or value == 7:
                 f.set(name, f.get(name) + 0x10000)  # a message where an eventfd would do
         elif offset not in (R["ID"], R["DMA_STATUS"], R["RINGS_7"], R["RINGS_ANY"], R["WRITES"], R["RESETS"], R["REFUSED"],
-                            R["TRAPS"]):
+                            R["TRAPS"], R["POSTED"]):
             f.registers[offset : offset + len(data)] = data
 
     # ---- commands ----
@@ -432,6 +432,10 @@ class Connection:
         if m[1] == REGION_READ:
             self.reply(m, m[4][:16] + self.read(region, offset, count))
         else:
+            if m[2] & NO_REPLY and region in (BAR0, BAR2):
+                self.f.set("POSTED", self.f.get("POSTED") + 1)
+            elif m[2] & NO_REPLY:
+                print(f"a posted write to region {region}, which is not memory", file=sys.stderr)
             self.write(region, offset, m[4][16:])
             self.reply(m, m[4][:16])
 

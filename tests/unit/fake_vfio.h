@@ -51,6 +51,7 @@ struct fake_link {
 	unsigned reads, writes, resets, closes, irq_calls, disables[5], unmasks, config_writes;
 	unsigned last_index, last_len;
 	uint64_t last_offset, last_val;
+	bool last_posted;
 	uint16_t command; // as last written
 	unsigned command_writes;
 	unsigned slots_when_off; // KVM's slots when COMMAND.MEM was last written as 0
@@ -112,10 +113,11 @@ static inline unsigned fv_slots(void)
 }
 
 static inline int fv_region_write(struct vfio_link *l, unsigned index, uint64_t offset, const void *buf,
-				  size_t len)
+				  size_t len, bool posted)
 {
 	struct fake_link *f = fv_of(l);
 	f->writes++;
+	f->last_posted = posted;
 	if (f->dead || f->fails_access)
 		return f->dead ? -EPIPE : -EIO;
 	f->last_index = index;

@@ -482,6 +482,7 @@ TEST(accesses_that_exit)
 	CHECK_EQ(val, 0xffffffff);
 	bus_write(&mmio, gpa + 2, 2, 0xabcd);
 	CHECK_EQ(dev.memory[1][2] | dev.memory[1][3] << 8, 0xabcd);
+	CHECK(dev.last_posted);
 	dev.fails_access = true;
 	bus_read(&mmio, gpa, 4, &val);
 	CHECK_EQ(val, 0xffffffff);
@@ -493,6 +494,13 @@ TEST(accesses_that_exit)
 	CHECK(port >= 0x1000);
 	bus_write(&pio, (port & ~3u) + 4, 4, 0x01020304);
 	CHECK_EQ(dev.memory[2][4], 4);
+	CHECK(!dev.last_posted);
+	bus_write(&mmio, gpa, 4, 0);
+	CHECK(dev.last_posted);
+	dev.config_writes = 0;
+	command(0);
+	CHECK(dev.config_writes && !dev.last_posted);
+	command(ON);
 	config_write(PCI_ROM_ADDRESS, 4, 0xffffffff);
 	CHECK_EQ(config_read(PCI_ROM_ADDRESS, 4), 0xfffff001);
 	config_write(PCI_ROM_ADDRESS, 4, (WIN32 + 0x1000000) | PCI_ROM_ADDRESS_ENABLE);

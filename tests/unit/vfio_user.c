@@ -91,17 +91,100 @@ TEST(regions_are_read_and_written)
 	for (unsigned len = 1; len <= 8; len *= 2) {
 		const uint64_t out = UINT64_C(0x8877665544332211);
 		uint64_t in = 0;
-		CHECK_EQ(f.l->ops->region_write(f.l, 0, 8 * len, &out, len), 0);
+		CHECK_EQ(f.l->ops->region_write(f.l, 0, 8 * len, &out, len, false), 0);
 		CHECK_EQ(f.l->ops->region_read(f.l, 0, 8 * len, &in, len), 0);
 		CHECK_EQ(in, len == 8 ? out : out & ((UINT64_C(1) << 8 * len) - 1));
 	}
 	// What the server refuses is an error, and it lives on.
 	uint32_t word = 1;
 	CHECK_EQ(f.l->ops->region_read(f.l, 3, 0, &word, 4), -EINVAL);
-	CHECK_EQ(f.l->ops->region_write(f.l, 3, 0, &word, 4), -EINVAL);
+	CHECK_EQ(f.l->ops->region_write(f.l, 3, 0, &word, 4, false), -EINVAL);
 	CHECK_EQ(f.l->ops->region_read(f.l, 0, 0, &word, 4), 0);
 	end();
 	peer_free(&p);
+}
+
+// How many messages with a command were to have no reply.
+static unsigned quiet(uint16_t command)
+{
+	unsigned n = 0;
+	for (unsigned i = 0; i < p.count; i++)
+		n += p.log[i].h.command == command && p.log[i].h.flags & VFIO_USER_NO_REPLY;
+	return n;
+}
+
+TEST(writes_to_memory_are_posted_and_all_that_follows_comes_after_them)
+{
+	for (unsigned thread = 0; thread < 2; thread++) {
+		struct mem_table ram = front_memory();
+		peer_init(&p);
+		front_open(&f, &p);
+		CHECK_EQ(f.rc, 0);
+		CHECK_EQ(f.l->ops->dma_map(f.l, &ram.region[0], &f.e), 0);
+		if (thread)
+			CHECK_EQ(vfio_user_serve(f.l, NULL, &f.e), 0);
+		const unsigned before = p.count;
+		for (uint32_t i = 1; i <= 3; i++)
+			CHECK_EQ(f.l->ops->region_write(f.l, 0, 8, &i, 4, true), 0);
+		uint32_t in = 0;
+		CHECK_EQ(f.l->ops->region_read(f.l, 0, 8, &in, 4), 0);
+		CHECK_EQ(in, 3);
+		CHECK_EQ(f.l->ops->region_write(f.l, 0, 8, &in, 4, true), 0);
+		CHECK_EQ(f.l->ops->reset(f.l), 0);
+		CHECK_EQ(f.l->ops->region_write(f.l, 0, 8, &in, 4, true), 0);
+		CHECK_EQ(f.l->ops->dma_unmap(f.l, 0, 0x200000), 0);
+		CHECK_EQ(f.l->ops->region_write(f.l, 0, 8, &in, 4, true), 0);
+		CHECK_EQ(f.l->ops->irq_set(f.l, 2, VFIO_LINK_TRIGGER, 0, 0, NULL), 0);
+		CHECK_EQ(f.l->ops->region_write(f.l, 7, 8, &in, 4, false), 0);
+		// One that is refused is refused silently, as on a bus.
+		CHECK_EQ(f.l->ops->region_write(f.l, 3, 0, &in, 4, true), 0);
+		CHECK_EQ(f.l->ops->region_read(f.l, 0, 8, &in, 4), 0);
+		end();
+		static const uint16_t due[] = {
+			VFIO_USER_REGION_WRITE, VFIO_USER_DEVICE_GET_INFO, VFIO_USER_REGION_WRITE,
+			VFIO_USER_REGION_WRITE, VFIO_USER_REGION_READ,	   VFIO_USER_REGION_WRITE,
+			VFIO_USER_DEVICE_RESET, VFIO_USER_REGION_WRITE,	   VFIO_USER_DMA_UNMAP,
+			VFIO_USER_REGION_WRITE, VFIO_USER_DEVICE_SET_IRQS, VFIO_USER_REGION_WRITE,
+			VFIO_USER_REGION_WRITE, VFIO_USER_REGION_READ,
+		};
+		CHECK_EQ(p.count - before, sizeof(due) / sizeof(due[0]));
+		for (unsigned i = 0; i < sizeof(due) / sizeof(due[0]); i++)
+			CHECK_EQ(p.log[before + i].h.command, due[i]);
+		CHECK_EQ(quiet(VFIO_USER_REGION_WRITE), 7);
+		CHECK(!(p.log[before + 11].h.flags & VFIO_USER_NO_REPLY)); // the configuration's
+		CHECK_EQ(f.died, 0);
+		peer_free(&p);
+		front_memory_free(&ram);
+	}
+}
+
+TEST(nothing_is_posted_where_something_else_would_overtake_it)
+{
+	for (unsigned way = 0; way < 3; way++) {
+		const uint32_t word = 7;
+		int fd = fd_eventfd();
+		peer_init(&p);
+		if (way == 0)
+			peer_add_file(&p, F_SEAL_SHRINK);
+		else if (way == 1)
+			peer_add_doorbells(&p);
+		front_open(&f, &p);
+		CHECK_EQ(f.rc, 0);
+		if (way == 2)
+			CHECK_EQ(f.l->ops->irq_set(f.l, 0, VFIO_LINK_UNMASK, 0, 1, &fd), 0);
+		CHECK_EQ(f.l->ops->region_write(f.l, 0, 8, &word, 4, true), 0);
+		CHECK_EQ(f.l->ops->region_write(f.l, 3, 0, &word, 4, true), -EINVAL);
+		CHECK_EQ(p.bar[8], 7);
+		CHECK_EQ(quiet(VFIO_USER_REGION_WRITE), 0);
+		if (way == 2) { // until INTx is given up
+			CHECK_EQ(f.l->ops->irq_set(f.l, 0, VFIO_LINK_TRIGGER, 0, 0, NULL), 0);
+			CHECK_EQ(f.l->ops->region_write(f.l, 0, 8, &word, 4, true), 0);
+		}
+		end();
+		CHECK_EQ(quiet(VFIO_USER_REGION_WRITE), way == 2);
+		peer_free(&p);
+		close(fd);
+	}
 }
 
 TEST(long_reads_go_in_pieces)
@@ -247,7 +330,7 @@ static void *reader(void *arg)
 	const uint64_t offset = (uint64_t)(uintptr_t)arg * 8;
 	for (unsigned i = 0; i < 500; i++) {
 		uint64_t out = offset << 32 | i, in = 0;
-		if (f.l->ops->region_write(f.l, 0, offset, &out, 8) < 0 ||
+		if (f.l->ops->region_write(f.l, 0, offset, &out, 8, i % 2) < 0 ||
 		    f.l->ops->region_read(f.l, 0, offset, &in, 8) < 0 || in != out)
 			return arg;
 	}
