@@ -158,7 +158,12 @@ static int function_of_link(struct vm *vm, struct pci_func **f, struct vfio_link
 		.kvm = &vm->kvm, .irq = &vm->irq, .loop = &vm->loop, .memory = &vm->memory
 	};
 	vm->memory.pinned |= l->pins_memory;
-	int rc = passthrough_create(f, l, &host, e);
+	// The kernel resets a device that is opened; a server, which outlives its clients, may still work for a guest that was.
+	int rc = l->can_reset && !l->pins_memory ? l->ops->reset(l) : 0;
+	if (rc < 0)
+		err_set(e, -rc, "%s: reset: %s", l->id, err_text(-rc));
+	else
+		rc = passthrough_create(f, l, &host, e);
 	if (rc < 0)
 		l->ops->close(l);
 	return rc;

@@ -17,7 +17,7 @@ static void fatal(struct nvme *n, const char *why)
 
 static bool works(const struct nvme *n)
 {
-	return (n->csts & (NVME_CSTS_RDY | NVME_CSTS_CFS)) == NVME_CSTS_RDY;
+	return (n->csts & (NVME_CSTS_RDY | NVME_CSTS_CFS)) == NVME_CSTS_RDY && !n->away;
 }
 
 // ---- completions ----------------------------------------------------------------------------------------------------
@@ -173,6 +173,29 @@ static void nvme_drain(struct pdev *p)
 	announce(n);
 }
 
+// The client is there again, and the driver is the one that was: interrupts may have been lost with who was to get them.
+static void come_back(struct nvme *n)
+{
+	for (unsigned i = 0; i <= n->io_queues && n->away; i++)
+		n->cq[i].fresh = n->cq[i].size > 0;
+	n->away = false;
+}
+
+static void nvme_attached(struct pdev *p, bool on)
+{
+	struct nvme *n = p->priv;
+	n->away |= !on && n->csts & NVME_CSTS_RDY;
+}
+
+// By a client that does not reset first what it finds: it knows it.
+static void nvme_vectors_changed(struct pdev *p)
+{
+	if (!pdev_msix_on(p))
+		return;
+	come_back(p->priv);
+	work(p->priv);
+}
+
 static void nvme_memory_changed(struct pdev *p)
 {
 	work(p->priv);
@@ -190,7 +213,7 @@ static void queues_forget(struct nvme *n)
 			    (unsigned long long)n->commands, (unsigned long long)n->rings);
 	n->commands = n->rings = 0;
 	n->event_count = 0;
-	n->shadowed = false;
+	n->away = n->shadowed = false;
 	nvme_features_reset(n);
 	pin_update(n);
 }
@@ -314,6 +337,7 @@ static void register_write(struct nvme *n, uint64_t offset, uint32_t val)
 	if (offset < NVME_DOORBELLS || offset >= NVME_MSIX_TABLE)
 		return;
 	const unsigned index = (unsigned)(offset - NVME_DOORBELLS) / 4;
+	come_back(n);
 	if (works(n)) {
 		n->rings++;
 		nvme_doorbell_ring(n, index, val);
@@ -327,6 +351,7 @@ static void register_write(struct nvme *n, uint64_t offset, uint32_t val)
 static void nvme_doorbell(struct pdev *p, unsigned index)
 {
 	struct nvme *n = p->priv;
+	come_back(n);
 	if (!(n->cc & NVME_CC_EN))
 		rung_in_vain(n);
 	else if (works(n) && !n->shadowed && n->sq[index + 1].size)
@@ -367,4 +392,6 @@ const struct pdev_ops nvme_pci_ops = {
 	.drain = nvme_drain,
 	.memory_changed = nvme_memory_changed,
 	.reset = nvme_reset,
+	.attached = nvme_attached,
+	.vectors_changed = nvme_vectors_changed,
 };

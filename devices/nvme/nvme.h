@@ -87,6 +87,7 @@ struct nvme {
 	unsigned event_count; // asynchronous event requests that wait, for ever
 	struct nvme_sq sq[NVME_QUEUES_MAX];
 	struct nvme_cq cq[NVME_QUEUES_MAX];
+	bool away;     // its client left: nothing is taken until its driver shows that it goes on
 	bool shadowed; // it said where its doorbells are in memory
 	uint64_t shadow, event_index;
 	uint64_t commands, rings; // since it was enabled: taken; register writes for them
