@@ -111,9 +111,9 @@ static void wake_both_ends(struct vhost_user *vu)
 		const struct vu_ring *r = &vu->ring[q];
 		if (!r->started)
 			continue;
-		fd_event_signal(r->cfg.kick_fd);
+		fd_peer_signal(r->cfg.kick_fd);
 		if (r->cfg.call_fd >= 0)
-			fd_event_signal(r->cfg.call_fd);
+			fd_peer_signal(r->cfg.call_fd);
 	}
 }
 

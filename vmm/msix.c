@@ -180,5 +180,5 @@ void msix_signal(struct msix *m, unsigned vector)
 {
 	int fd = msix_eventfd(m, vector);
 	if (fd >= 0)
-		fd_event_signal(fd);
+		fd_peer_signal(fd);
 }

@@ -66,7 +66,9 @@
 // What a guest's register accesses lead to, on whichever thread.
 #define DEVICE_RULES                                                                                      \
 	SANDBOX_CALL(futex, "locks, and the barrier between runs"),                                       \
-		SANDBOX_CALL(write, "doorbells and interrupts (eventfds), serial output, log"),           \
+		SANDBOX_CALL(write, "word to other threads (eventfds), serial output, log"),              \
+		SANDBOX_RARE(io_submit,                                                                   \
+			     "doorbells and interrupts of our own; a back-end cannot hold it up"),        \
 		SANDBOX_CALL(read, "input, signals, timers"),                                             \
 		SANDBOX_CALL(preadv2, "eventfds that are taken down, without waiting"),                   \
 		SANDBOX_CALL(sendmsg, "requests to back-ends"),                                           \
@@ -191,24 +193,25 @@ static struct sandbox_rule loop_rules[] = {
 };
 
 // Between two connections; in the time between nothing but a poll().
-#define WAIT_RULES                                                                                      \
-	SANDBOX_RARE(futex, "a device's lock"), SANDBOX_RARE(read, "a program's log"),                  \
-		SANDBOX_RARE(preadv2, "what the loop has to say (eventfds)"),                           \
-		SANDBOX_RARE(write, "the same to the loop, doorbells and interrupts that may be lost"), \
-		SANDBOX_RARE(sendmsg, "requests to the spawner and to the back-end"),                   \
-		SANDBOX_RARE(recvmsg, "replies, with descriptors"),                                     \
-		SANDBOX_RARE(recvfrom, "is the one who connects still there (a peek)?"),                \
-		SANDBOX_RARE(accept4, "a back-end connects (listen = ...)"),                            \
-		SANDBOX_RARE_IF(socketpair, "the channel on which it asks", 0, UINT32_MAX, AF_UNIX),    \
-		SANDBOX_RARE(timerfd_create, "and the pauses on it"),                                   \
-		SANDBOX_RARE(epoll_ctl, "a queue's errors are looked for again"),                       \
-		SANDBOX_RARE(fstat, "kind and size of a descriptor that a back-end sent"),              \
-		SANDBOX_RARE(newfstatat, "fstat of newer C libraries"),                                 \
-		SANDBOX_RARE(close, "the connection before"),                                           \
-		SANDBOX_RARE(dup3, "a vDPA device that was removed is let go of, its number is not"),   \
-		SANDBOX_RARE_IF(mmap, "and so are its doorbell pages", 2, PROT_EXEC, 0),                \
-		SANDBOX_RARE(shutdown, "one that broke its protocol is cut off"),                       \
-		SANDBOX_RARE(waitid, "a program that does not do"),                                     \
+#define WAIT_RULES                                                                                    \
+	SANDBOX_RARE(futex, "a device's lock"), SANDBOX_RARE(read, "a program's log"),                \
+		SANDBOX_RARE(preadv2, "what the loop has to say (eventfds)"),                         \
+		SANDBOX_RARE(write, "the same to the loop"),                                          \
+		SANDBOX_RARE(io_submit, "doorbells and interrupts that may be lost"),                 \
+		SANDBOX_RARE(sendmsg, "requests to the spawner and to the back-end"),                 \
+		SANDBOX_RARE(recvmsg, "replies, with descriptors"),                                   \
+		SANDBOX_RARE(recvfrom, "is the one who connects still there (a peek)?"),              \
+		SANDBOX_RARE(accept4, "a back-end connects (listen = ...)"),                          \
+		SANDBOX_RARE_IF(socketpair, "the channel on which it asks", 0, UINT32_MAX, AF_UNIX),  \
+		SANDBOX_RARE(timerfd_create, "and the pauses on it"),                                 \
+		SANDBOX_RARE(epoll_ctl, "a queue's errors are looked for again"),                     \
+		SANDBOX_RARE(fstat, "kind and size of a descriptor that a back-end sent"),            \
+		SANDBOX_RARE(newfstatat, "fstat of newer C libraries"),                               \
+		SANDBOX_RARE(close, "the connection before"),                                         \
+		SANDBOX_RARE(dup3, "a vDPA device that was removed is let go of, its number is not"), \
+		SANDBOX_RARE_IF(mmap, "and so are its doorbell pages", 2, PROT_EXEC, 0),              \
+		SANDBOX_RARE(shutdown, "one that broke its protocol is cut off"),                     \
+		SANDBOX_RARE(waitid, "a program that does not do"),                                   \
 		SANDBOX_RARE(pidfd_send_signal, "has to end"), THREAD_END_RULES
 
 static struct sandbox_rule wait_rules[] = { WAIT_RULES };

@@ -94,7 +94,7 @@ void vp_pages_take(struct virtio_pci *vp)
 			page_unmap(page);
 		}
 		if (runs && had)
-			fd_event_signal(vp->queue[i].kick_fd);
+			fd_peer_signal(vp->queue[i].kick_fd);
 	}
 }
 

@@ -73,7 +73,7 @@ static void notify_write(struct virtio_pci *vp, uint64_t offset)
 	// KVM takes a running queue's doorbells; what arrives here came before it was started, or between two places of the BAR.
 	uint64_t index = offset / vp->notify_step;
 	if (offset % vp->notify_step == 0 && index < vp_queue_count(vp) && vp->queue[index].started)
-		fd_event_signal(vp->queue[index].kick_fd);
+		fd_peer_signal(vp->queue[index].kick_fd);
 }
 
 static void vp_bar_read(struct pci_func *f, unsigned bar, uint64_t offset, unsigned size, uint64_t *val)

@@ -108,6 +108,11 @@ static int seal(struct vdev *d, const struct settings *s, int sock, struct err *
 	if (s->insecure)
 		log_warn("--insecure: running with whatever part of the sandbox this host allows");
 	rc = sandbox_confine(&spec, !s->insecure, e);
+	// By the process that is left to serve; name spaces may have made another of it.  VDUSE's peer is the kernel.
+	if (rc == 0 && s->carrier != &carrier_vduse && (rc = fd_peer_signals_open(e)) < 0 && s->insecure) {
+		log_warn("%s", e->text);
+		rc = 0;
+	}
 	if (rc == 0)
 		rc = sandbox_filter(&spec, e);
 	if (rc < 0 && s->insecure) {

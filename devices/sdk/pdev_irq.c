@@ -15,7 +15,7 @@ void pdev_interrupt(struct pdev *p, unsigned vector)
 		return;
 	struct pdev_vector *v = &p->vector[vector];
 	if (v->fd >= 0 && !v->masked)
-		fd_event_signal(v->fd);
+		fd_peer_signal(v->fd);
 	else
 		v->pending = true;
 }
@@ -25,7 +25,7 @@ static void vector_deliver(struct pdev *p, unsigned vector)
 	struct pdev_vector *v = &p->vector[vector];
 	if (v->pending && v->fd >= 0 && !v->masked) {
 		v->pending = false;
-		fd_event_signal(v->fd);
+		fd_peer_signal(v->fd);
 	}
 }
 
@@ -67,7 +67,7 @@ void pdev_intx_deliver(struct pdev *p)
 	    pdev_config_get16(p, PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE)
 		return;
 	p->intx_masked = true;
-	fd_event_signal(p->intx_fd);
+	fd_peer_signal(p->intx_fd);
 }
 
 void pdev_set_intx(struct pdev *p, bool level)

@@ -22,7 +22,7 @@ static const struct sandbox_rule sdk_rules[] = {
 	SANDBOX_CALL(munmap, "guest memory that the front-end takes back"),
 	SANDBOX_CALL_IF(madvise, "guest memory stays out of core dumps", 2, UINT32_MAX, MADV_DONTDUMP),
 	SANDBOX_RARE(brk, "memory for the front-end of a device with many queues"),
-	SANDBOX_CALL(write, "interrupts (eventfds), answers to the kernel, and log lines"),
+	SANDBOX_CALL(write, "answers to the kernel, and log lines"),
 	SANDBOX_CALL(read, "SIGTERM, by signalfd; the kernel's messages"),
 };
 
@@ -32,7 +32,8 @@ static const struct sandbox_rule socket_rules[] = {
 	SANDBOX_CALL(sendmsg, "replies to the front-end"),
 	SANDBOX_CALL(accept4, "the next front-end, on a listening socket"),
 	SANDBOX_RARE(poll, "is there room for a reply; a pause after accept4 failed"),
-	SANDBOX_CALL(fcntl, "access mode of a memory file; eventfds become non-blocking"),
+	SANDBOX_CALL(io_submit, "interrupts: an eventfd is signalled without ever waiting for its counter"),
+	SANDBOX_CALL(fcntl, "access mode of a memory file"),
 	SANDBOX_RARE(memfd_create, "the record of requests in flight, for front-ends that want one"),
 	SANDBOX_RARE(ftruncate, "its size"),
 };

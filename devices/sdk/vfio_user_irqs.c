@@ -50,7 +50,7 @@ static int set_check(const struct pdev *p, const struct vfs_request *rq, const s
 	    !(action == VFIO_IRQ_SET_ACTION_UNMASK && set->index == VFIO_PCI_INTX_IRQ_INDEX))
 		return -EOPNOTSUPP;
 	for (unsigned i = 0; i < rq->fds.count; i++) {
-		int rc = fd_prepare_signal(rq->fds.fd[i]);
+		int rc = fd_peer_event_check(rq->fds.fd[i]);
 		if (rc < 0)
 			return rc;
 	}
@@ -100,7 +100,7 @@ static void act(struct pdev *p, const struct vfio_user_irq_set *set, uint32_t ac
 		if (action != VFIO_IRQ_SET_ACTION_TRIGGER)
 			pdev_intx_mask(p, action == VFIO_IRQ_SET_ACTION_MASK);
 		else if (p->intx_fd >= 0)
-			fd_event_signal(p->intx_fd);
+			fd_peer_signal(p->intx_fd);
 	} else if (action == VFIO_IRQ_SET_ACTION_TRIGGER) {
 		pdev_interrupt(p, i);
 	} else {

@@ -36,7 +36,7 @@ int vu_on_set_log_base(struct server *s, struct request *rq)
 
 int vu_on_set_log_fd(struct server *s, struct request *rq)
 {
-	int rc = fd_prepare_signal(rq->fds.fd[0]);
+	int rc = fd_peer_event_check(rq->fds.fd[0]);
 	if (rc < 0)
 		return rc;
 	fd_close(&s->dirty.event_fd);

@@ -190,7 +190,7 @@ static struct ring *vring_fd(struct server *s, struct request *rq, int *fd)
 	if (!r || none != (rq->fds.count == 0))
 		return NULL;
 	*fd = none ? -1 : msg_fds_take_one(&rq->fds);
-	if (*fd >= 0 && fd_prepare_signal(*fd) < 0) {
+	if (*fd >= 0 && fd_peer_event_check(*fd) < 0) {
 		fd_close(fd);
 		return NULL;
 	}

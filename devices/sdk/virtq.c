@@ -129,7 +129,7 @@ int vq_fail(struct vq *q, const char *fmt, ...)
 	va_end(ap);
 	log_limited(LOG_WARN, "queue %u stopped: %s", q->index, why);
 	if (q->err_fd >= 0)
-		fd_event_signal(q->err_fd);
+		fd_peer_signal(q->err_fd);
 	if (q->on_fail)
 		q->on_fail(q);
 	return -EPROTO;
@@ -183,7 +183,7 @@ void vq_publish(struct vq *q)
 	if (wanted && q->on_call)
 		q->on_call(q);
 	else if (wanted && q->call_fd >= 0)
-		fd_event_signal(q->call_fd);
+		fd_peer_signal(q->call_fd);
 }
 
 // ---- notifications ----------------------------------------------------------------------------------------------

@@ -359,7 +359,7 @@ bool vq_packed_publish(struct vq *q)
 	write_batch(q);
 	ring_written(q, first, count);
 	if (q->dirty && q->dirty->event_fd >= 0)
-		fd_event_signal(q->dirty->event_fd);
+		fd_peer_signal(q->dirty->event_fd);
 	q->taken = (uint16_t)(q->taken - count);
 	if (q->log.packed) {
 		for (uint16_t i = q->given_first; i != VQ_NONE; i = q->slot[i].next)

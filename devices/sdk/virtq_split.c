@@ -197,7 +197,7 @@ bool vq_split_publish(struct vq *q)
 	__atomic_store_n(&q->used->idx, q->published, __ATOMIC_RELEASE);
 	used_written(q, offsetof(struct vring_used, idx), sizeof(q->used->idx));
 	if (q->dirty && q->dirty->event_fd >= 0)
-		fd_event_signal(q->dirty->event_fd);
+		fd_peer_signal(q->dirty->event_fd);
 	if (q->log.region)
 		inflight_published(&q->log, count, q->published);
 	// The driver writes its wish and then reads used.idx; we wrote used.idx and now read its wish.

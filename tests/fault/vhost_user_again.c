@@ -200,6 +200,40 @@ TEST(the_next_one_is_told_all_that_the_first_was)
 	CHECK_EQ(count_fds(), fds);
 }
 
+// Both ends of a queue are eventfds that the back-end has, too: its counter has no room, and its file is blocking.
+static bool fill(int fd)
+{
+	const uint64_t full = UINT64_MAX - 1;
+	uint64_t had;
+	ssize_t n = read(fd, &had, sizeof(had));
+	(void)n;
+	return write(fd, &full, sizeof(full)) == sizeof(full) && fcntl(fd, F_SETFL, 0) == 0;
+}
+
+// B16, B17: a back-end that died has left a companion behind, who keeps what it was given of the queue.
+TEST(b16_b17_doorbell_and_interrupt_that_would_wait)
+{
+	struct again a;
+	struct peer p[2];
+	struct err e;
+	CHECK_EQ(fd_peer_signals_open(&e), 0);
+	peers_init(p, 2);
+	CHECK(again_after(&a, p, 7, 7));
+	CHECK(fill(a.kick) && fill(a.call));
+	alarm(30); // one that waits does not end by itself
+	CHECK(next_start(&a, &p[1]));
+	CHECK(await(&a, true));
+	// Signalled is what they are anyway; the lock is free, and so is the thread for the next death.
+	CHECK(fd_event_take(a.kick) && fd_event_take(a.call));
+	uint32_t base;
+	CHECK_EQ(a.f.b->ops->queue_stop(a.f.b, 0, &base), 0);
+	again_close(&a);
+	alarm(0);
+	peer_join(&p[1]);
+	CHECK_EQ(base_told(&p[1]), 7);
+	peers_free(p, 2);
+}
+
 TEST(what_is_done_while_nobody_is_there_is_noted)
 {
 	struct again a;

@@ -35,6 +35,15 @@ static void touch_shared(void)
 	}
 }
 
+// The doorbell, by the window in the configuration space: a CPU that rings so leaves the guest for it.
+static void ring_trapped(void)
+{
+	config_write8(disk.slot, disk.window_cap + 4, 0);
+	config_write32(disk.slot, disk.window_cap + 8, (uint32_t)(disk.q[0].doorbell - disk.bar));
+	config_write32(disk.slot, disk.window_cap + 12, 2);
+	write16(ecam(disk.slot, 0, disk.window_cap + 16), 0);
+}
+
 static void hostile(void)
 {
 	char line[16];
@@ -49,6 +58,7 @@ static void hostile(void)
 		reads = disk_reads(!reads || good % 8 == 0);
 		reads ? good++ : bad++;
 		touch_shared();
+		ring_trapped();
 		CHECK(blk_works(&other, 0, 8));
 	}
 	while (!disk_reads(true) && left-- > 0)

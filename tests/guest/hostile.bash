@@ -88,6 +88,7 @@ scenario_hostile_kick_B17() {
     beside B17 kick-drained 1
     beside B17 kick-closed 1
 }
+scenario_hostile_kick_full_B17() { beside B17 kick-full 2; }
 scenario_hostile_used_index_B18() { beside B18 used-index 2; }
 scenario_hostile_random() {
     slow

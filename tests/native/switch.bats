@@ -48,6 +48,10 @@ scenario() { # NAME
     scenario killed
 }
 
+@test "eventfds of a front-end, full and blocking: nobody waits for it" {
+    scenario full
+}
+
 @test "guest memory is truncated in the middle: that port is closed" {
     scenario truncated
 }

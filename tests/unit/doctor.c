@@ -67,6 +67,8 @@ TEST(a_host_without_anything)
 	CHECK(says(
 		"!  namespaces     this kernel has no user namespaces: devices of ours cannot be isolated\n"
 		"                  -> another kernel, or insecure = true"));
+	CHECK(says("!  async I/O      this kernel has none: a back-end could make the machine wait for ever\n"
+		   "                  -> a kernel with CONFIG_AIO, or insecure = true"));
 	CHECK(says("-  vhost-net      no /dev/vhost-net: via = \"vhost\", virtio = \"net\"\n"
 		   "                  -> this kernel has no module vhost_net: another kernel"));
 	CHECK(says(
@@ -107,14 +109,18 @@ TEST(nodes_and_modules)
 	host_end();
 }
 
-TEST(hugepages_and_namespaces)
+TEST(hugepages_namespaces_and_asynchronous_io)
 {
 	CHECK(mkdtemp(root));
 	CHECK(host_file("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "8\n"));
 	CHECK(host_file("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "3\n"));
 	CHECK(host_file("/proc/self/ns/user", ""));
 	CHECK(host_file("/proc/sys/user/max_user_namespaces", "0\n"));
+	CHECK(host_file("/proc/sys/fs/aio-max-nr", "65536\n") && host_file("/proc/sys/fs/aio-nr", "65536\n"));
 	run();
+	CHECK(says("!  async I/O      all 65536 are in use, and each process here needs one\n"
+		   "                  -> sysctl fs.aio-max-nr=1048576"));
+	CHECK(host_file("/proc/sys/fs/aio-nr", "7\n"));
 	CHECK(says("ok hugepages 2M   3 of 8 are free"));
 	CHECK(says("!  namespaces     users may not make any: devices of ours cannot be isolated\n"
 		   "                  -> sysctl user.max_user_namespaces=10000"));
@@ -122,6 +128,7 @@ TEST(hugepages_and_namespaces)
 	CHECK(host_file("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "0\n"));
 	run();
 	CHECK(says("ok namespaces     each device gets its own"));
+	CHECK(says("ok async I/O      7 of 65536 are in use"));
 	CHECK(says("-  hugepages 2M   0 of 8 are free\n"
 		   "                  -> for backing = \"hugetlb-2M\": echo COUNT > "
 		   "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"));

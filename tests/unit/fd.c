@@ -3,6 +3,19 @@
 #include "vmm/base/fd.h"
 #include "tests/unit/child.h"
 #include "tests/unit/test.h"
+#include "vmm/base/check.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
 
 static struct err err;
 
@@ -82,6 +95,131 @@ TEST(eventfd_that_a_peer_made_blocking)
 	CHECK(fd_event_take(fd));
 	CHECK(!fd_event_take(fd));
 	alarm(0);
+}
+
+// A host on which io_setup() fails with this.
+static bool refused_with(int error, const char *sentence)
+{
+	struct sock_filter rules[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { .len = ARRAY_LEN(rules), .filter = rules };
+	fflush(stdout);
+	pid_t pid = fork();
+	if (pid == 0) {
+		struct err e = { "" };
+		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+		    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+			_exit(2);
+		int rc = fd_peer_signals_open(&e);
+		_exit(rc == -error && strstr(e.text, sentence) ? 0 : 1);
+	}
+	int status = -1;
+	waitpid(pid, &status, 0);
+	return status == 0;
+}
+
+// Before any other test has made it for this process.
+TEST(a_host_without_asynchronous_io)
+{
+	CHECK(refused_with(EAGAIN, "raise fs.aio-max-nr"));
+	CHECK(refused_with(ENOSYS, "asynchronous I/O, for signals to peers"));
+}
+
+// What a peer can do to a signal: the counter has no room, and its file says that a write is to wait for some.
+static int full_and_blocking(void)
+{
+	const uint64_t full = UINT64_MAX - 1;
+	int fd = fd_eventfd();
+	if (write(fd, &full, sizeof(full)) != sizeof(full) || fcntl(fd, F_SETFL, 0) < 0)
+		abort();
+	return fd;
+}
+
+TEST(a_peer_cannot_make_a_signal_wait)
+{
+	CHECK_EQ(fd_peer_signals_open(&err), 0);
+	CHECK_EQ(fd_peer_signals_open(&err), 0); // there already
+	alarm(10);
+	FD_AUTO fd = fd_eventfd();
+	uint64_t count = 0;
+	// Many times as many as there is room for completions.
+	for (unsigned i = 0; i < 100000; i++)
+		fd_peer_signal(fd);
+	CHECK_EQ(read(fd, &count, sizeof(count)), sizeof(count));
+	CHECK_EQ(count, 100000);
+	FD_AUTO full = full_and_blocking();
+	for (unsigned i = 0; i < 1000; i++)
+		fd_peer_signal(full);
+	CHECK(fd_event_pending(full) && fd_event_take(full) && !fd_event_take(full));
+	fd_peer_signal(full);
+	CHECK_EQ(read(full, &count, sizeof(count)), sizeof(count));
+	CHECK_EQ(count, 1);
+	alarm(0);
+}
+
+static void *signals(void *fd)
+{
+	for (unsigned i = 0; i < 50000; i++)
+		fd_peer_signal(*(int *)fd);
+	return NULL;
+}
+
+TEST(signals_of_many_threads_are_all_counted)
+{
+	CHECK_EQ(fd_peer_signals_open(&err), 0);
+	pthread_t thread[4];
+	FD_AUTO fd = fd_eventfd();
+	uint64_t count = 0;
+	for (unsigned i = 0; i < ARRAY_LEN(thread); i++)
+		CHECK_EQ(pthread_create(&thread[i], NULL, signals, &fd), 0);
+	for (unsigned i = 0; i < ARRAY_LEN(thread); i++)
+		pthread_join(thread[i], NULL);
+	CHECK_EQ(read(fd, &count, sizeof(count)), sizeof(count));
+	CHECK_EQ(count, 50000 * ARRAY_LEN(thread));
+}
+
+// B08.  No signal is given, and no flag changed.
+TEST(only_an_eventfd_signals)
+{
+	CHECK_EQ(fd_peer_signals_open(&err), 0);
+	FD_AUTO plain = fd_eventfd();
+	FD_AUTO semaphore = eventfd(3, EFD_SEMAPHORE);
+	FD_AUTO full = full_and_blocking();
+	CHECK_EQ(fd_peer_event_check(plain), 0);
+	CHECK(!fd_event_pending(plain));
+	CHECK_EQ(fd_peer_event_check(semaphore), 0);
+	CHECK_EQ(fd_peer_event_check(full), 0);
+	CHECK(!(fcntl(full, F_GETFL) & O_NONBLOCK));
+	int ends[2], pair[2];
+	CHECK(pipe(ends) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+	sigset_t none;
+	sigemptyset(&none);
+	int wrong[] = {
+		ends[0],
+		ends[1],
+		pair[0],
+		pair[1],
+		memfd_create("file", 0),
+		open("/dev/null", O_RDWR),
+		open("/dev/zero", O_RDONLY),
+		open("/", O_RDONLY | O_DIRECTORY),
+		open("/proc/self/maps", O_RDONLY),
+		timerfd_create(CLOCK_MONOTONIC, 0),
+		signalfd(-1, &none, 0),
+		epoll_create1(0),
+		fcntl(plain, F_DUPFD, 3),
+	};
+	close(wrong[ARRAY_LEN(wrong) - 1]); // and one that is no more
+	for (unsigned i = 0; i < ARRAY_LEN(wrong); i++) {
+		CHECK(wrong[i] >= 0);
+		CHECK_EQ(fd_peer_event_check(wrong[i]), (unsigned long long)-EBADF);
+	}
+	wrong[ARRAY_LEN(wrong) - 1] = -1;
+	fd_close_all(wrong, ARRAY_LEN(wrong));
 }
 
 TEST(references_by_number)

@@ -180,6 +180,25 @@ TEST(pending_while_masked_is_kept)
 	CHECK(finish());
 }
 
+// The back-end has the vector's eventfd, too: an interrupt of ours through it does not wait for that to have room.
+TEST(a_vector_that_would_wait)
+{
+	const uint64_t full = UINT64_MAX - 1;
+	CHECK_EQ(fd_peer_signals_open(&err), 0);
+	CHECK_EQ(start(2), 0);
+	int fd = msix_eventfd(&m, 0);
+	CHECK_EQ(write(fd, &full, sizeof(full)), sizeof(full));
+	CHECK_EQ(fcntl(fd, F_SETFL, 0), 0);
+	alarm(10);
+	msix_signal(&m, 0);
+	msix_signal(&m, 0);
+	alarm(0);
+	CHECK(pending(0));
+	msix_reset(&m);
+	CHECK(!pending(0));
+	CHECK(finish());
+}
+
 TEST(rewritten_while_unmasked)
 {
 	CHECK_EQ(start(1), 0);

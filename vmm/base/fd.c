@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/aio_abi.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,6 +66,87 @@ bool fd_event_pending(int eventfd)
 	return poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
 }
 
+// ---- eventfds that peers have, too --------------------------------------------------------------------------------
+
+#define RING_TRIES 16
+
+static aio_context_t peer_signals; // 0: none
+
+// Where the kernel notes what was completed, at the context's address.  Nobody here reads it; it only has to have room.
+struct completions {
+	uint32_t id, size;
+	_Atomic uint32_t head, tail;
+};
+
+// 0, or -errno.  None of these operations is still under way afterwards.
+static int aio_submit_one(struct iocb *operation)
+{
+	struct completions *done = (struct completions *)(uintptr_t)peer_signals;
+	for (unsigned tries = 0;; tries++) {
+		if (syscall(SYS_io_submit, peer_signals, 1, &operation) == 1)
+			return 0;
+		if (errno != EAGAIN || tries == RING_TRIES)
+			return -errno;
+		// By several threads at a time, which at worst leaves less room than there is.
+		atomic_store(&done->head, atomic_load(&done->tail));
+	}
+}
+
+int fd_peer_signals_open(struct err *e)
+{
+	if (peer_signals)
+		return 0;
+	FD_AUTO probe = fd_eventfd();
+	if (probe < 0)
+		return err_sys(e, -probe, "eventfd");
+	if (syscall(SYS_io_setup, 1, &peer_signals) < 0)
+		return err_sys(
+			e, errno,
+			errno == EAGAIN
+				? "asynchronous I/O, for signals to peers: all that the host allows is "
+				  "in use (raise fs.aio-max-nr with sysctl)"
+				: "asynchronous I/O, for signals to peers");
+	fd_peer_signal(probe);
+	return fd_event_take(probe) ? 0
+				    : err_set(e, ENOSYS, "asynchronous I/O: this kernel signals no eventfd");
+}
+
+void fd_peer_signal(int eventfd)
+{
+	// A read of nothing, which is over before the call returns (an eventfd's reads have 8 bytes) and signals that it is.
+	struct iocb nothing = {
+		.aio_lio_opcode = IOCB_CMD_PREAD,
+		.aio_fildes = (uint32_t)eventfd,
+		.aio_flags = IOCB_FLAG_RESFD,
+		.aio_resfd = (uint32_t)eventfd,
+	};
+	if (peer_signals)
+		aio_submit_one(&nothing);
+	else
+		fd_event_signal(eventfd);
+}
+
+int fd_peer_event_check(int fd)
+{
+	// Refused before it begins, so that nothing is signalled: to no address of a process.  But before that, if it is no eventfd.
+	struct iocb nowhere = {
+		.aio_lio_opcode = IOCB_CMD_PREAD,
+		.aio_fildes = (uint32_t)fd,
+		.aio_buf = UINT64_MAX - UINT16_MAX,
+		.aio_nbytes = sizeof(uint64_t),
+		.aio_flags = IOCB_FLAG_RESFD,
+		.aio_resfd = (uint32_t)fd,
+	};
+	struct stat st;
+	if (peer_signals)
+		return aio_submit_one(&nowhere) == -EFAULT ? 0 : -EBADF;
+	const int flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || fstat(fd, &st) < 0 || S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ||
+	    S_ISCHR(st.st_mode) || S_ISDIR(st.st_mode))
+		return -EBADF;
+	return flags & O_NONBLOCK || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 ? 0 : -errno;
+}
+
 bool fd_is_reference(const char *path)
 {
 	return strncmp(path, "fd:", 3) == 0;
@@ -109,16 +192,6 @@ static int fd_open_reference(const char *ref, int flags, struct err *e)
 						  : "reading and writing");
 	int fd = fcntl((int)n, F_DUPFD_CLOEXEC, LISTEN_FDS_START);
 	return fd < 0 ? err_sys(e, errno, "%s", ref) : fd;
-}
-
-int fd_prepare_signal(int fd)
-{
-	struct stat st;
-	const int flags = fcntl(fd, F_GETFL);
-	if (flags < 0 || fstat(fd, &st) < 0 || S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ||
-	    S_ISCHR(st.st_mode) || S_ISDIR(st.st_mode))
-		return -EBADF;
-	return flags & O_NONBLOCK || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 ? 0 : -errno;
 }
 
 int fd_open_path(const char *path, int flags, struct err *e)

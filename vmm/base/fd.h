@@ -29,8 +29,19 @@ static inline int fd_steal(int *fd)
 // A close-on-exec, non-blocking eventfd with count 0, or -errno.
 int fd_eventfd(void);
 
-// Adds 1 to an eventfd's count.  Never blocks; a full counter is already "signalled".
+// Adds 1 to the count of an eventfd of ours that no peer has.  A full counter is already "signalled".
 void fd_event_signal(int eventfd);
+
+// write(2) to an eventfd waits while its counter is full, unless its file is non-blocking; whoever shares one can fill it and make it
+// blocking, at any moment.  What the kernel signals by itself never waits: here that is the completion of an io_submit(2).
+
+// Makes what the next two functions need, of which the kernel has a limited number (fs.aio-max-nr).  By the process that is to call
+// them (no child has it), before its threads and its seccomp filter; they then need io_submit alone.  0, or -errno with the sentence.
+int fd_peer_signals_open(struct err *e);
+
+// Adds 1 to the count of an eventfd that a peer has, too.  Never waits and never fails, whatever the peer does.  Any thread.
+// Without fd_peer_signals_open() it is fd_event_signal().
+void fd_peer_signal(int eventfd);
 
 // Takes an eventfd's count down to 0; true if it was signalled.  Never blocks, even if a peer that has it, too, made it blocking.
 bool fd_event_take(int eventfd);
@@ -38,9 +49,9 @@ bool fd_event_take(int eventfd);
 // True if the eventfd is signalled; leaves the count as it is.
 bool fd_event_pending(int eventfd);
 
-// For a descriptor from a peer that is to be signalled, or to signal: makes it non-blocking (a signal that would wait says nothing
-// new).  -EBADF for what is no way to signal: a file or device, whose write may wait for its driver whatever the flags.
-int fd_prepare_signal(int fd);
+// For a descriptor from a peer that is to be signalled, or to signal: 0, or -EBADF for what is no eventfd.  Asks no file system.
+// Without fd_peer_signals_open() it knows less: no file, device or folder, and it is made non-blocking.
+int fd_peer_event_check(int fd);
 
 // Opens what the user wrote where a path is expected: a path, or "fd:N", or "fd:NAME" with NAME one of
 // LISTEN_FDNAMES (sd_listen_fds(3) convention).  `flags` as for open(2), O_CLOEXEC is added; a handed-over
