@@ -21,6 +21,7 @@ struct arch_layout {
 	uint64_t ecam_gpa;
 	struct pci_window window32, window64, window_io;
 	uint32_t intx_first, intx_count; // pins of the interrupt controller
+	uint16_t hotplug_port;		 // of the hot-plug register (vmm/pci_hotplug.h), on vm->pio
 };
 
 // For `ram_size` bytes of RAM on this host; -errno if they do not fit its physical address bits.
@@ -55,6 +56,9 @@ int arch_kvm_speed(const struct kvm *k, uint64_t *per_s, struct err *e);
 
 // The guest is told that somebody pressed the power button.
 void arch_power_button(struct vm *vm);
+
+// The guest is told that the hot-plug register has something for it.
+void arch_pci_event(struct vm *vm);
 
 // The fixed routes of the interrupt controller's pins; the number written.
 unsigned arch_pin_routes(struct kvm_irq_routing_entry *entries, unsigned room);

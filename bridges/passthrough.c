@@ -22,7 +22,7 @@ static void dma_unmap(struct passthrough *pt, unsigned count)
 	}
 }
 
-static void dma_unmap_all(struct passthrough *pt)
+void pt_dma_unmap(struct passthrough *pt)
 {
 	if (pt->mapped)
 		dma_unmap(pt, pt->host.memory->ram.count);
@@ -45,27 +45,21 @@ int pt_dma_map(struct passthrough *pt, struct err *e)
 
 // ---- death ------------------------------------------------------------------------------------------------------
 
-void pt_die(struct passthrough *pt, const char *why)
+void pt_cut(struct passthrough *pt)
 {
 	if (pt->dead)
 		return;
-	log_limited(LOG_WARN, "%s: %s; the guest sees it no more", pt->func.id, why);
 	pt_irqs_stop(pt);
 	pt_bars_hide(pt);
 	memcpy(pt->frozen, pt->func.config, sizeof(pt->frozen));
 	pt->dead = true;
 }
 
-// The host waits for its device: until the link is closed.
-static void give_back(struct passthrough *pt)
+void pt_die(struct passthrough *pt, const char *why)
 {
-	pt_die(pt, "the host wants the device back");
-	if (!pt->link)
-		return;
-	pt_bars_free(pt);
-	dma_unmap_all(pt);
-	pt->link->ops->close(pt->link);
-	pt->link = NULL;
+	if (!pt->dead)
+		log_limited(LOG_WARN, "%s: %s; the guest sees it no more", pt->func.id, why);
+	pt_cut(pt);
 }
 
 static void link_died(void *owner, const char *why)
@@ -87,7 +81,9 @@ static void pt_event(struct pci_func *f, unsigned bits)
 	if (bits & PT_EVENT_FAILED)
 		pt_die(pt, "the device reports an error that it cannot recover from");
 	if (bits & PT_EVENT_WANTED)
-		give_back(pt);
+		pt_plug_wanted(pt);
+	if (bits & PT_EVENT_LATE)
+		pt_plug_late(pt);
 	if (bits & PT_EVENT_INTX)
 		pt_irqs_intx_raised(pt);
 }
@@ -119,9 +115,10 @@ static void pt_destroy(struct pci_func *f)
 	pci_func_unlock(f);
 	pt_bars_free(pt);
 	if (pt->link) {
-		dma_unmap_all(pt);
+		pt_dma_unmap(pt);
 		pt->link->ops->close(pt->link);
 	}
+	pt_plug_free(pt);
 	pt_irqs_free(pt);
 	pthread_mutex_destroy(&f->lock);
 	free(pt);
@@ -143,6 +140,7 @@ static const struct pci_func_ops pt_ops = {
 	.bar_lost = pt_bar_lost,
 	.event = pt_event,
 	.reset = pt_reset,
+	.hotplug = pt_hotplug,
 	.destroy = pt_destroy,
 };
 
@@ -161,6 +159,9 @@ int passthrough_create(struct pci_func **out, struct vfio_link *l, const struct 
 	rc = pt_irqs_init(pt, e);
 	if (rc < 0)
 		goto fail_irqs;
+	rc = pt_plug_init(pt, e);
+	if (rc < 0)
+		goto fail_plug;
 	rc = pt_bars_init(pt, e);
 	if (rc < 0)
 		goto fail_bars;
@@ -177,6 +178,8 @@ int passthrough_create(struct pci_func **out, struct vfio_link *l, const struct 
 
 fail_bars:
 	pt_bars_free(pt);
+fail_plug:
+	pt_plug_free(pt);
 fail_irqs:
 	pt_irqs_free(pt);
 fail_config:

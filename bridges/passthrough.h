@@ -6,8 +6,9 @@
 // elsewhere (passthrough_bar.c).  Interrupts are eventfds that KVM injects (passthrough_irq.c).  All of guest RAM is mapped for the
 // device's DMA before the guest runs.
 //
-// A device that fails, is wanted back by its host or whose carrier died is marked dead: it reads as all ones, as one that was pulled out
-// does, and the machine goes on.  A carrier that returns finds what the guest had set up (passthrough_return.c).
+// A device that fails or whose carrier died is marked dead: it reads as all ones, as one that was pulled out does, and the machine goes on.
+// One that its host wants back is ejected by the guest, or marked dead (passthrough_plug.c).  A carrier that returns finds what the guest
+// had set up (passthrough_return.c).
 #ifndef MINIVMM_BRIDGES_PASSTHROUGH_H
 #define MINIVMM_BRIDGES_PASSTHROUGH_H
 
@@ -26,6 +27,7 @@ struct passthrough_host {
 	struct irq *irq;
 	struct loop *loop;
 	const struct memmap *memory;
+	int64_t guest_ms; // the guest's time to do what it is asked to; 0: 5000
 };
 
 // Makes a PCI function of a device, not plugged yet.  On success it owns the link; ops->destroy closes it.  -errno with the sentence for

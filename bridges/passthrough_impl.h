@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // What the files of passthrough share: passthrough.c (the function's life), passthrough_config.c, passthrough_caps.c, passthrough_bar.c,
-// passthrough_irq.c, passthrough_return.c.
+// passthrough_irq.c, passthrough_plug.c, passthrough_return.c.
 // All of it runs under the function's lock unless it says otherwise.
 #ifndef MINIVMM_BRIDGES_PASSTHROUGH_IMPL_H
 #define MINIVMM_BRIDGES_PASSTHROUGH_IMPL_H
@@ -18,6 +18,7 @@
 #define PT_EVENT_FAILED 2u // the device's error interrupt
 #define PT_EVENT_WANTED 4u // its host wants it back
 #define PT_EVENT_INTX	8u // INTx was raised, and is passed on by hand
+#define PT_EVENT_LATE	16u // the guest had its time to let go of the device
 
 #define PT_COMMAND_UNKNOWN UINT16_MAX
 
@@ -99,6 +100,10 @@ struct passthrough {
 	bool intx_raised;			 // by hand, and the guest has not touched the device since
 	int intx_done;				 // eventfd: the guest ended the interrupt
 	struct loop_source intx, failed, wanted; // eventfds; -1: none
+
+	// ---- passthrough_plug.c
+	bool leaving;		 // the guest was asked to let go of it
+	struct loop_source late; // a timer; -1: none
 };
 
 static inline struct passthrough *pt_of(struct pci_func *f)
@@ -115,8 +120,11 @@ static inline bool pt_alive(const struct passthrough *pt)
 }
 // The device is gone as far as the guest can see, which still has what it set up.  Any thread; waits for nobody.
 void pt_die(struct passthrough *pt, const char *why);
+// The same without a line in the log.
+void pt_cut(struct passthrough *pt);
 // All of guest RAM.
 int pt_dma_map(struct passthrough *pt, struct err *e);
+void pt_dma_unmap(struct passthrough *pt);
 
 // ---- passthrough_config.c
 
@@ -137,6 +145,16 @@ int pt_device_read(struct passthrough *pt, unsigned offset, void *buf, unsigned 
 int pt_capabilities_show(struct passthrough *pt, struct err *e);
 int pt_extended_show(struct passthrough *pt, struct err *e);
 unsigned pt_msi_len(const struct pci_func *f, unsigned at);
+
+// ---- passthrough_plug.c
+
+// After pt_irqs_init().
+int pt_plug_init(struct passthrough *pt, struct err *e);
+void pt_plug_free(struct passthrough *pt);
+// PT_EVENT_WANTED, PT_EVENT_LATE.
+void pt_plug_wanted(struct passthrough *pt);
+void pt_plug_late(struct passthrough *pt);
+void pt_hotplug(struct pci_func *f, enum pci_hotplug_end end);
 
 // ---- passthrough_return.c
 

@@ -93,7 +93,9 @@ static int op_irq_set(struct vfio_link *l, unsigned index, enum vfio_irq_action 
 static int op_dma_map(struct vfio_link *l, const struct mem_region *r, struct err *e)
 {
 	const struct vfio_device *d = device_of(l);
+	pthread_mutex_lock(&d->all->lock);
 	int rc = vfio_container_map(d->all, d->container, r, e);
+	pthread_mutex_unlock(&d->all->lock);
 	if (rc < 0)
 		err_prefix(e, "%s", l->id);
 	return rc;
@@ -101,7 +103,11 @@ static int op_dma_map(struct vfio_link *l, const struct mem_region *r, struct er
 
 static int op_dma_unmap(struct vfio_link *l, uint64_t gpa, uint64_t size)
 {
-	return vfio_container_unmap(device_of(l)->container, gpa, size);
+	const struct vfio_device *d = device_of(l);
+	pthread_mutex_lock(&d->all->lock);
+	int rc = vfio_container_unmap(d->container, gpa, size);
+	pthread_mutex_unlock(&d->all->lock);
+	return rc;
 }
 
 static int op_reset(struct vfio_link *l)
@@ -112,19 +118,25 @@ static int op_reset(struct vfio_link *l)
 // The kernel resets the device.
 static void device_leave(struct vfio_device *d)
 {
-	if (!d->group) {
+	pthread_mutex_lock(&d->all->lock);
+	if (d->group) {
+		fd_close(&d->fd);
+		vfio_group_leave(d->all, d->group);
+	} else {
 		vfio_cdev_leave(d);
-		return;
 	}
-	fd_close(&d->fd);
-	vfio_group_leave(d->all, d->group);
+	pthread_mutex_unlock(&d->all->lock);
 }
 
+// Its memory stays until the machine ends: this may be a vCPU's thread, in which free() would be the C library's first call and make an arena.
 static void op_close(struct vfio_link *l)
 {
 	struct vfio_device *d = device_of(l);
 	device_leave(d);
-	free(d);
+	pthread_mutex_lock(&d->all->lock);
+	d->next_closed = d->all->closed;
+	d->all->closed = d;
+	pthread_mutex_unlock(&d->all->lock);
 }
 
 static const struct vfio_link_ops device_ops = {

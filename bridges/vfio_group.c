@@ -22,15 +22,25 @@
 struct vfio_containers *vfio_containers_make(struct kvm *kvm, uint64_t memory)
 {
 	struct vfio_containers *all = calloc(1, sizeof(*all));
-	if (all)
-		*all = (struct vfio_containers){ .kvm = kvm, .memory = memory };
-	for (unsigned i = 0; all && i < VFIO_CONTAINERS_MAX; i++)
+	if (!all)
+		return NULL;
+	*all = (struct vfio_containers){ .kvm = kvm, .memory = memory };
+	pthread_mutex_init(&all->lock, NULL);
+	for (unsigned i = 0; i < VFIO_CONTAINERS_MAX; i++)
 		all->container[i].fd = all->group[i].fd = -1;
 	return all;
 }
 
 void vfio_containers_free(struct vfio_containers *all)
 {
+	if (!all)
+		return;
+	while (all->closed) {
+		struct vfio_device *d = all->closed;
+		all->closed = d->next_closed;
+		free(d);
+	}
+	pthread_mutex_destroy(&all->lock);
 	free(all);
 }
 

@@ -9,6 +9,7 @@
 
 #include <linux/limits.h>
 #include <linux/vfio.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -37,11 +38,14 @@ struct vfio_group {
 	struct vfio_container *container;
 };
 
+// Devices are given back on any thread, each under its own function's lock.
 struct vfio_containers {
+	pthread_mutex_t lock; // of containers and groups, once they are made
 	struct kvm *kvm;
 	uint64_t memory; // of the guest, bytes
 	struct vfio_container container[VFIO_CONTAINERS_MAX];
 	struct vfio_group group[VFIO_CONTAINERS_MAX];
+	struct vfio_device *closed; // that are still to be freed
 };
 
 struct vfio_device {
@@ -52,6 +56,7 @@ struct vfio_device {
 	int fd;
 	struct vfio_region region[VFIO_REGIONS];
 	struct vfio_irq irq[VFIO_IRQS];
+	struct vfio_device *next_closed;
 };
 
 // ---- vfio_group.c

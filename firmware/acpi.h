@@ -21,6 +21,11 @@
 
 // Bits of the event register.
 #define ACPI_EVENT_POWER_BUTTON 0x01
+#define ACPI_EVENT_PCI		0x02 // there is something in the hot-plug register
+
+// The hot-plug register, 32 bits.  Read, which clears it: what the guest shall do.  Written: what it has done.
+#define ACPI_HOTPLUG_LOOK	0x01 // look at the bus anew
+#define ACPI_HOTPLUG_SLOT(slot) (UINT32_C(1) << (slot)) // 1 to 31: let go of the function there
 
 // What to expect in the sleep control register when the guest powers off: SLP_EN with SLP_TYP 5 (§4.8.3.7).
 #define ACPI_SLEEP_S5 (0x20 | 5 << 2)
@@ -57,10 +62,14 @@ struct acpi_machine {
 
 	// Slots of bus 0 whose function raises INTA, a bit each; slot N on GSI intx_first + N % intx_count: level.
 	uint32_t intx_slots, intx_first, intx_count;
+
+	// Slots of bus 0 whose function may be unplugged, a bit each.  0: there is no hot-plug register, and no word of it in the tables.
+	uint32_t hotplug_slots;
+	uint16_t hotplug_port; // 4 ports
 };
 
 // Writes the RSDP at the start of `buf` (the guest sees it at `gpa`, a multiple of 16) and the tables behind
-// it.  Needs less than 2 KiB, and 8 bytes for each CPU below 255 and 16 for each from there on, so that
+// it.  Needs less than 2 KiB, 64 bytes for each slot of hot plug, and 8 bytes for each CPU below 255 and 16 for each from there on, so that
 // LAYOUT_ACPI_SIZE (128 KiB) is enough for 8000 CPUs. -ENOSPC with the sentence set if `room` is too small.
 int acpi_build(const struct acpi_machine *m, void *buf, size_t room, uint64_t gpa, uint64_t *rsdp_gpa,
 	       struct err *e);

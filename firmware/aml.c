@@ -23,9 +23,12 @@
 #define ELSE_OP	      0xa1
 #define ZERO_OP	      0x00
 #define ONE_OP	      0x01
+#define ROOT_CHAR     '\\'
+#define MULTI_NAME    0x2f
 
 #define REGION_SYSTEM_IO    1
 #define FIELD_BYTE_ZEROS    0x41 // byte access, no lock, WriteAsZeros
+#define FIELD_DWORD_ZEROS   0x43
 #define METHOD_SERIALIZED   0x08
 #define RESOURCE_END_TAG    0x79
 #define RESOURCE_FIXED	    0x0c // minimum and maximum fixed, positive decoding, producer
@@ -144,7 +147,7 @@ void aml_scope_begin(struct aml *a, const char *name)
 {
 	put(a, SCOPE_OP, 1);
 	begin(a, false);
-	put(a, '\\', 1);
+	put(a, ROOT_CHAR, 1);
 	aml_ref(a, name);
 }
 
@@ -178,12 +181,22 @@ void aml_io_region(struct aml *a, const char *name, uint16_t port, uint8_t lengt
 	aml_int(a, length);
 }
 
-void aml_field_begin(struct aml *a, const char *region)
+static void field_begin(struct aml *a, const char *region, uint8_t flags)
 {
 	put(a, EXT_PREFIX | EXT_FIELD << 8, 2);
 	begin(a, false);
 	aml_ref(a, region);
-	put(a, FIELD_BYTE_ZEROS, 1);
+	put(a, flags, 1);
+}
+
+void aml_field_begin(struct aml *a, const char *region)
+{
+	field_begin(a, region, FIELD_BYTE_ZEROS);
+}
+
+void aml_dword_field_begin(struct aml *a, const char *region)
+{
+	field_begin(a, region, FIELD_DWORD_ZEROS);
 }
 
 void aml_field_bits(struct aml *a, const char *name, uint8_t bits)
@@ -244,6 +257,15 @@ void aml_op(struct aml *a, enum aml_op op)
 void aml_ref(struct aml *a, const char *name)
 {
 	put_bytes(a, name, 4);
+}
+
+void aml_path(struct aml *a, const char *names)
+{
+	const size_t len = strlen(names);
+	put(a, ROOT_CHAR, 1);
+	put(a, MULTI_NAME, 1);
+	put(a, len / 4, 1);
+	put_bytes(a, names, len);
 }
 
 void aml_if_begin(struct aml *a)

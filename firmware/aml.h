@@ -41,6 +41,7 @@ void aml_name(struct aml *a, const char *name); // Name (name, ...): a value has
 void aml_io_region(struct aml *a, const char *name, uint16_t port,
 		   uint8_t length);			 // OperationRegion in I/O space
 void aml_field_begin(struct aml *a, const char *region); // byte accesses, no lock, rest written as zeros
+void aml_dword_field_begin(struct aml *a, const char *region);	    // the same in accesses of 32 bits
 void aml_field_bits(struct aml *a, const char *name, uint8_t bits); // < 64
 
 // ---- values ----
@@ -68,6 +69,7 @@ enum aml_op {
 };
 void aml_op(struct aml *a, enum aml_op op);
 void aml_ref(struct aml *a, const char *name);
+void aml_path(struct aml *a, const char *names); // from the root, more than two: "_SB_PCI0_OSC"
 void aml_if_begin(struct aml *a); // the predicate follows, then the statements
 void aml_else_begin(struct aml *a);
 

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "firmware/dsdt.h"
 
+#include <string.h>
+
 #define STA_PRESENT_ENABLED_SHOWN_WORKING 0x0f
+#define NOTIFY_BUS_CHECK		  0
+#define NOTIFY_EJECT_REQUEST		  3
 #define NOTIFY_BUTTON_PRESSED		  0x80
 
 // _OSC for PCI host bridges (PCI Firmware 3.3 §4.5.1): power management events, error reporting, the
@@ -117,6 +121,83 @@ static void intx_routes_write(struct aml *a, const struct acpi_machine *m)
 	aml_end(a);
 }
 
+// If (Local0 & bit) Notify (device, value)
+static void event_write(struct aml *a, uint32_t bit, const char *device, unsigned value)
+{
+	aml_if_begin(a);
+	aml_op(a, AML_AND);
+	aml_op(a, AML_LOCAL0);
+	aml_int(a, bit);
+	aml_op(a, AML_NO_TARGET);
+	aml_op(a, AML_NOTIFY);
+	aml_ref(a, device);
+	aml_int(a, value);
+	aml_end(a);
+}
+
+static void store_into_register(struct aml *a, uint32_t bits)
+{
+	aml_op(a, AML_STORE);
+	aml_int(a, bits);
+	aml_ref(a, "HPRG");
+}
+
+static void slot_name(char name[5], unsigned slot)
+{
+	static const char hex[] = "0123456789ABCDEF";
+	memcpy(name, (const char[]){ 'S', hex[slot >> 4], hex[slot & 15], '_', '\0' }, 5);
+}
+
+static void slot_write(struct aml *a, unsigned slot)
+{
+	char name[5];
+	slot_name(name, slot);
+	aml_device_begin(a, name);
+	named_int(a, "_ADR", slot << 16);
+	named_int(a, "_SUN", slot);
+	aml_method_begin(a, "_EJ0", 1);
+	store_into_register(a, ACPI_HOTPLUG_SLOT(slot));
+	aml_end(a);
+	aml_end(a);
+}
+
+// Slots have no _STA: whether there is a function says its vendor ID, to Linux, too.  That the bus has been looked at comes by _OST, which is
+// evaluated when the work of a notification is over (ACPI 6.4 §6.3.5).
+static void hotplug_write(struct aml *a, const struct acpi_machine *m)
+{
+	char name[5];
+	if (!m->hotplug_slots)
+		return;
+	aml_io_region(a, "HPPT", m->hotplug_port, 4);
+	aml_dword_field_begin(a, "HPPT");
+	aml_field_bits(a, "HPRG", 32);
+	aml_end(a);
+	for (unsigned slot = 1; slot < 32; slot++)
+		if (m->hotplug_slots & ACPI_HOTPLUG_SLOT(slot))
+			slot_write(a, slot);
+
+	aml_method_begin(a, "_OST", 3);
+	aml_if_begin(a);
+	aml_op(a, AML_LEQUAL);
+	aml_op(a, AML_ARG0);
+	aml_int(a, NOTIFY_BUS_CHECK);
+	store_into_register(a, ACPI_HOTPLUG_LOOK);
+	aml_end(a);
+	aml_end(a);
+
+	aml_method_begin(a, "HPEV", 0);
+	aml_op(a, AML_STORE);
+	aml_ref(a, "HPRG");
+	aml_op(a, AML_LOCAL0);
+	event_write(a, ACPI_HOTPLUG_LOOK, "PCI0", NOTIFY_BUS_CHECK);
+	for (unsigned slot = 1; slot < 32; slot++) {
+		slot_name(name, slot);
+		if (m->hotplug_slots & ACPI_HOTPLUG_SLOT(slot))
+			event_write(a, ACPI_HOTPLUG_SLOT(slot), name, NOTIFY_EJECT_REQUEST);
+	}
+	aml_end(a);
+}
+
 static void pci_write(struct aml *a, const struct acpi_machine *m)
 {
 	aml_device_begin(a, "PCI0");
@@ -138,6 +219,7 @@ static void pci_write(struct aml *a, const struct acpi_machine *m)
 	aml_end(a);
 	intx_routes_write(a, m);
 	osc_write(a);
+	hotplug_write(a, m);
 	aml_end(a);
 }
 
@@ -154,6 +236,8 @@ static void reserved_write(struct aml *a, const struct acpi_machine *m)
 	aml_io(a, m->sleep_control, 1);
 	aml_io(a, m->sleep_status, 1);
 	aml_io(a, m->event_port, 1);
+	if (m->hotplug_slots)
+		aml_io(a, m->hotplug_port, 4);
 	aml_end(a);
 	aml_end(a);
 }
@@ -170,20 +254,6 @@ static void isa_device_write(struct aml *a, const char *name, const char *id, un
 	aml_io(a, port, ports);
 	aml_interrupt(a, gsi);
 	aml_end(a);
-	aml_end(a);
-}
-
-// If (Local0 & bit) Notify (device, value)
-static void event_write(struct aml *a, unsigned bit, const char *device, unsigned value)
-{
-	aml_if_begin(a);
-	aml_op(a, AML_AND);
-	aml_op(a, AML_LOCAL0);
-	aml_int(a, bit);
-	aml_op(a, AML_NO_TARGET);
-	aml_op(a, AML_NOTIFY);
-	aml_ref(a, device);
-	aml_int(a, value);
 	aml_end(a);
 }
 
@@ -213,6 +283,15 @@ static void events_write(struct aml *a, const struct acpi_machine *m)
 	aml_ref(a, "EVTS");
 	aml_op(a, AML_LOCAL0);
 	event_write(a, ACPI_EVENT_POWER_BUTTON, "PWRB", NOTIFY_BUTTON_PRESSED);
+	if (m->hotplug_slots) {
+		aml_if_begin(a);
+		aml_op(a, AML_AND);
+		aml_op(a, AML_LOCAL0);
+		aml_int(a, ACPI_EVENT_PCI);
+		aml_op(a, AML_NO_TARGET);
+		aml_path(a, "_SB_PCI0HPEV");
+		aml_end(a);
+	}
 	aml_end(a);
 	aml_end(a);
 }

@@ -25,6 +25,12 @@
 struct pci_func;
 struct pci_host;
 
+// What a guest says that it has done (vmm/pci_hotplug.h).
+enum pci_hotplug_end {
+	PCI_HOTPLUG_EJECTED, // it let go of the function; may come unasked
+	PCI_HOTPLUG_LOOKED,  // it looked at the bus after pci_hotplug_look()
+};
+
 struct pci_func_ops {
 	// Configuration accesses, after pci_func.c's own.  read: *val holds what the space says; write: the space holds the new value already.
 	// From 256 on the space is the function's alone, and there are accesses only if it has set config_size: *val is 0.
@@ -43,6 +49,8 @@ struct pci_func_ops {
 	void (*end_begin)(struct pci_func *f, deadline_ns deadline);
 	// As after power-on; the configuration space has been reset already, BARs are unmapped.
 	void (*reset)(struct pci_func *f);
+	// NULL: the function never leaves the bus.
+	void (*hotplug)(struct pci_func *f, enum pci_hotplug_end end);
 	// Ends and frees the function; without the lock, when no vCPU runs any more.
 	void (*destroy)(struct pci_func *f);
 };

@@ -2,6 +2,7 @@
 #include "vmm/pci_host.h"
 
 #include "vmm/base/check.h"
+#include "vmm/pci_hotplug.h"
 
 #include <errno.h>
 #include <linux/pci_regs.h>
@@ -256,6 +257,8 @@ void pci_host_reset(struct pci_host *h)
 	pthread_mutex_lock(&h->lock);
 	h->config_address = 0;
 	pthread_mutex_unlock(&h->lock);
+	if (h->hotplug)
+		pci_hotplug_reset(h->hotplug);
 	ends_begin(h);
 	for (unsigned i = 0; i < PCI_SLOTS; i++) {
 		struct pci_func *f = h->func[i];

@@ -10,6 +10,8 @@
 #define PCI_SLOTS	  32
 #define PCI_ECAM_BUS_SIZE (UINT64_C(1) << 20)
 
+struct pci_hotplug;
+
 struct pci_window {
 	uint64_t start, size;
 };
@@ -22,6 +24,7 @@ struct pci_host {
 	pthread_mutex_t lock;		 // of the address register
 	uint32_t config_address;	 // 0xcf8
 	uint32_t intx_first, intx_count; // pins that INTx of the slots go to, by turns
+	struct pci_hotplug *hotplug;	 // NULL: what is on the bus stays there
 	struct pci_func *func[PCI_SLOTS];
 	struct pci_func bridge; // slot 0
 };

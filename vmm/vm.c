@@ -181,10 +181,23 @@ int vm_build(struct vm *vm, struct err *e)
 	return rc;
 }
 
+static void hotplug_raise(void *owner)
+{
+	arch_pci_event(owner);
+}
+
+static int hotplug_start(struct vm *vm, struct err *e)
+{
+	const struct pci_hotplug_place place = {
+		.bus = &vm->pio, .at = vm->layout.hotplug_port, .raise = hotplug_raise, .owner = vm
+	};
+	return pci_hotplug_start(&vm->hotplug, &vm->pci, &place, &vm->loop, e);
+}
+
 int vm_prepare(struct vm *vm, struct err *e)
 {
-	int rc = arch_boot_load(vm, e);
-	if (rc < 0)
+	int rc = hotplug_start(vm, e);
+	if (rc < 0 || (rc = arch_boot_load(vm, e)) < 0)
 		return rc;
 	vm->vcpus = calloc(vm->config->cpus, sizeof(vm->vcpus[0]));
 	if (!vm->vcpus)
@@ -263,6 +276,7 @@ void vm_destroy(struct vm *vm)
 {
 	vcpus_join(vm);
 	pci_host_destroy(&vm->pci);
+	pci_hotplug_stop(&vm->hotplug);
 	arch_destroy(vm);
 	console_close(&vm->console);
 	vcpus_close(vm);

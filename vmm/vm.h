@@ -16,6 +16,7 @@
 #include "vmm/kvm.h"
 #include "vmm/memmap.h"
 #include "vmm/pci_host.h"
+#include "vmm/pci_hotplug.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -41,6 +42,7 @@ struct vm {
 	struct irq irq;
 	struct bus mmio, pio;
 	struct pci_host pci;
+	struct pci_hotplug hotplug;
 	struct console console;
 	struct arch *arch;
 	int kernel_fd, initrd_fd; // kept open: a reboot loads them again

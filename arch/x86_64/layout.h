@@ -31,6 +31,7 @@
 #define X86_PORT_RESET	       0x602
 #define X86_PORT_EVENT	       0x603
 #define X86_PORT_POWER_SIZE    4
+#define X86_PORT_HOTPLUG       0x604 // to 0x607
 #define X86_RESET_VALUE	       0x01
 #define X86_PCI_IO_START       UINT64_C(0x1000)
 #define X86_PCI_IO_SIZE	       UINT64_C(0xf000)

@@ -7,6 +7,7 @@
 #include "vmm/base/check.h"
 #include "vmm/base/log.h"
 #include "vmm/config.h"
+#include "vmm/pci_hotplug.h"
 
 #include <cpuid.h>
 #include <errno.h>
@@ -46,6 +47,7 @@ int arch_layout_plan(struct arch_layout *out, uint64_t ram_size, struct err *e)
 		.window_io = { X86_PCI_IO_START, X86_PCI_IO_SIZE },
 		.intx_first = X86_GSI_INTX,
 		.intx_count = X86_INTX_PINS,
+		.hotplug_port = X86_PORT_HOTPLUG,
 	};
 	return 0;
 }
@@ -87,10 +89,20 @@ static void power_write(struct bus_range *r, uint64_t offset, unsigned size, uin
 		vm_post_event(a->vm, VM_REBOOT);
 }
 
+static void event_raise(struct vm *vm, unsigned bits)
+{
+	atomic_fetch_or(&vm->arch->events, bits);
+	irq_pin_pulse(&vm->irq, X86_GSI_EVENT);
+}
+
 void arch_power_button(struct vm *vm)
 {
-	atomic_fetch_or(&vm->arch->events, ACPI_EVENT_POWER_BUTTON);
-	irq_pin_pulse(&vm->irq, X86_GSI_EVENT);
+	event_raise(vm, ACPI_EVENT_POWER_BUTTON);
+}
+
+void arch_pci_event(struct vm *vm)
+{
+	event_raise(vm, ACPI_EVENT_PCI);
 }
 
 // The keyboard controller exists for its reset line only: command 0xfe pulses it.
@@ -235,6 +247,8 @@ static int tables_write(struct vm *vm, uint64_t *rsdp, struct err *e)
 		.intx_slots = pci_host_intx_slots(&vm->pci),
 		.intx_first = l->intx_first,
 		.intx_count = l->intx_count,
+		.hotplug_slots = pci_hotplug_slots(&vm->pci),
+		.hotplug_port = l->hotplug_port,
 	};
 	void *room = memmap_ptr(&vm->memory, LAYOUT_ACPI, LAYOUT_ACPI_SIZE);
 	if (!room)

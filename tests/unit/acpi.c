@@ -177,6 +177,30 @@ TEST(every_room_too_small_is_refused)
 	}
 }
 
+static bool dsdt_names(const char *name)
+{
+	const uint8_t *p = table_find("DSDT");
+	for (size_t i = 0; p && i + 4 <= le32(p + 4); i++)
+		if (memcmp(p + i, name, 4) == 0)
+			return true;
+	return false;
+}
+
+TEST(hot_plug_costs_a_machine_without_it_nothing)
+{
+	struct acpi_machine m = machine;
+	CHECK_EQ(build(&m, sizeof(area)), 0);
+	const uint32_t len = le32(table_find("DSDT") + 4);
+	CHECK(!dsdt_names("_EJ0") && !dsdt_names("HPRG") && !dsdt_names("HPEV") && !dsdt_names("_OST"));
+	m.hotplug_port = 0x604; // of no slot: no register
+	CHECK_EQ(build(&m, sizeof(area)), 0);
+	CHECK_EQ(le32(table_find("DSDT") + 4), len);
+	m.hotplug_slots = 0xfffffffe;
+	CHECK_EQ(build(&m, sizeof(area)), 0);
+	CHECK(dsdt_names("_EJ0") && dsdt_names("S01_") && dsdt_names("S1F_"));
+	CHECK(le32(table_find("DSDT") + 4) < len + 31 * 64 + 128);
+}
+
 // Runs a program in `dir` with its output in `dir`/log; its exit status, or -1 if there is no such program.
 static int run(const char *dir, ...)
 {
@@ -240,9 +264,41 @@ static const char *const dsdt_has[] = {
 	"Package (0x04)",
 };
 
+// What there is of it if functions may be unplugged, here those of slots 1, 4 and 31.
+static const char *const hotplug_has[] = {
+	"SystemIO, 0x0604, 0x04",
+	"DWordAcc, NoLock, WriteAsZeros",
+	"HPRG,   32",
+	"Device (S01)",
+	"Device (S04)",
+	"Device (S1F)",
+	"Name (_ADR, 0x001F0000)",
+	"Name (_SUN, 0x1F)",
+	"Method (_EJ0, 1, Serialized)",
+	"HPRG = 0x80000000",
+	"Method (_OST, 3, Serialized)",
+	"\\_SB.PCI0.HPEV ()",
+	"Notify (PCI0, Zero)",
+	"Notify (S01, 0x03)",
+	"Notify (S04, 0x03)",
+	"Notify (S1F, 0x03)",
+};
+
+static unsigned found_in(const char *text, const char *const *words, size_t count)
+{
+	unsigned n = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (strstr(text, words[i]))
+			n++;
+		else
+			printf("not there: %s\n", words[i]);
+	}
+	return n;
+}
+
 // True if ACPICA takes the table apart and puts it together again without a complaint, byte for byte (the
 // header names its writer).
-static bool round_trip(const char *dir, const char *signature)
+static bool round_trip(const char *dir, const char *signature, bool hotplug)
 {
 	static uint8_t back[LAYOUT_ACPI_SIZE];
 	static char log[65536];
@@ -265,9 +321,11 @@ static bool round_trip(const char *dir, const char *signature)
 		log[file_read(dsl, (uint8_t *)log, sizeof(log) - 1)] = '\0';
 		if (strstr(log, "Buffer ("))
 			return false;
-		for (size_t i = 0; i < sizeof(dsdt_has) / sizeof(dsdt_has[0]); i++)
-			if (!strstr(log, dsdt_has[i]))
-				return false;
+		const size_t all = sizeof(dsdt_has) / sizeof(dsdt_has[0]),
+			     more = sizeof(hotplug_has) / sizeof(hotplug_has[0]);
+		if (found_in(log, dsdt_has, all) != all ||
+		    (hotplug && found_in(log, hotplug_has, more) != more))
+			return false;
 	}
 	snprintf(path, sizeof(path), "%s.aml", out);
 	size_t n = file_read(path, back, sizeof(back));
@@ -289,7 +347,9 @@ TEST(acpica_agrees)
 	for (unsigned variant = 0; variant < 2; variant++) {
 		good = good && build(&m, sizeof(area)) == 0;
 		for (size_t i = 0; good && i < 4; i++)
-			good = round_trip(dir, signatures[i]);
+			good = round_trip(dir, signatures[i], variant == 1);
+		m.hotplug_slots = 0x80000012;
+		m.hotplug_port = 0x604;
 		m.pci_mmio64.size = 0;
 		m.pci_io.size = 0;
 		m.bus_count = 16;

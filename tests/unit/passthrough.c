@@ -11,6 +11,7 @@
 #include "vmm/kvm.h"
 #include "vmm/msix.h"
 #include "vmm/pci_host.h"
+#include "vmm/pci_hotplug.h"
 
 #include <dirent.h>
 
@@ -26,6 +27,7 @@ static struct loop loop;
 static struct kvm kvm;
 static struct irq irq;
 static struct memmap memory;
+static struct pci_hotplug hotplug;
 static struct fake_link dev;
 static struct pci_func *func;
 static struct err err;
@@ -59,7 +61,9 @@ static void surround(void)
 
 static int create(void)
 {
-	const struct passthrough_host h = { .kvm = &kvm, .irq = &irq, .loop = &loop, .memory = &memory };
+	const struct passthrough_host h = {
+		.kvm = &kvm, .irq = &irq, .loop = &loop, .memory = &memory, .guest_ms = 100
+	};
 	err.text[0] = '\0';
 	int rc = passthrough_create(&func, &dev.link, &h, &err);
 	return rc < 0 ? rc : pci_host_plug(&host, func, 1, &err);
@@ -75,6 +79,7 @@ static int start(void)
 static bool finish(void)
 {
 	pci_host_destroy(&host);
+	pci_hotplug_stop(&hotplug);
 	irq_destroy(&irq);
 	loop_destroy(&loop);
 	bus_destroy(&mmio);
@@ -881,6 +886,121 @@ TEST(request_interrupt_gives_the_device_back)
 	CHECK(is_dead());
 	CHECK(finish());
 	CHECK_EQ(dev.closes, 1);
+}
+
+#define HOTPLUG 0x604
+#define SLOT	2u // slot 1's bit
+
+static void raise_nothing(void *owner)
+{
+	(void)owner;
+}
+
+static int start_hotplug(void)
+{
+	const struct pci_hotplug_place place = { .bus = &pio, .at = HOTPLUG, .raise = raise_nothing };
+	int rc = start();
+	return rc < 0 ? rc : pci_hotplug_start(&hotplug, &host, &place, &loop, &err);
+}
+
+static uint64_t hotplug_read(void)
+{
+	uint64_t val;
+	bus_read(&pio, HOTPLUG, 4, &val);
+	return val;
+}
+
+static bool nothing_decodes(void)
+{
+	for (unsigned i = 0; i < PCI_BARS; i++)
+		if (func->bar[i].mapped)
+			return false;
+	return true;
+}
+
+TEST(request_interrupt_has_the_guest_eject_it)
+{
+	prepare();
+	dev.link.pins_memory = true;
+	CHECK_EQ(start_hotplug(), 0);
+	command(ON);
+	const uint64_t bar3 = bar_gpa(3);
+	for (unsigned i = 0; i < 2; i++) { // it is asked once
+		fd_event_signal(dev.fd[VFIO_PCI_REQ_IRQ_INDEX][0]);
+		while (loop_once(&loop, 0) > 0)
+			;
+		CHECK_EQ(dev.closes, 0);
+		CHECK(shown_at(bar3));
+		CHECK_EQ(hotplug_read(), i ? 0 : SLOT);
+	}
+	bus_write(&pio, HOTPLUG, 4, ~UINT64_C(0) & ~SLOT); // other slots
+	CHECK_EQ(dev.closes, 0);
+	bus_write(&pio, HOTPLUG, 4, SLOT);
+	CHECK_EQ(dev.closes, 1);
+	CHECK_EQ(dev.dma_count, 0);
+	CHECK(is_dead() && nothing_decodes());
+	CHECK_EQ(loop_once(&loop, 200), 0); // and no timer
+	for (unsigned i = 0; i < 3; i++)
+		bus_write(&pio, HOTPLUG, 4, ~UINT64_C(0));
+	CHECK_EQ(dev.closes, 1);
+	pci_host_reset(&host);
+	CHECK(is_dead());
+	CHECK(finish());
+	CHECK_EQ(dev.closes, 1);
+}
+
+TEST(guest_that_ejects_too_late)
+{
+	prepare();
+	dev.link.pins_memory = true;
+	CHECK_EQ(start_hotplug(), 0);
+	command(ON);
+	fd_event_signal(dev.fd[VFIO_PCI_REQ_IRQ_INDEX][0]);
+	while (dev.closes == 0 && loop_once(&loop, 1000) > 0)
+		;
+	CHECK_EQ(dev.closes, 1);
+	CHECK(is_dead());
+	bus_write(&pio, HOTPLUG, 4, SLOT);
+	CHECK(is_dead() && nothing_decodes());
+	CHECK(finish());
+	CHECK_EQ(dev.closes, 1);
+}
+
+TEST(guest_that_is_reset_instead)
+{
+	prepare();
+	dev.link.pins_memory = true;
+	CHECK_EQ(start_hotplug(), 0);
+	command(ON);
+	fd_event_signal(dev.fd[VFIO_PCI_REQ_IRQ_INDEX][0]);
+	CHECK(loop_once(&loop, 1000) > 0);
+	CHECK_EQ(dev.closes, 0);
+	pci_host_reset(&host);
+	CHECK_EQ(dev.closes, 1);
+	CHECK(is_dead());
+	CHECK(finish());
+}
+
+TEST(guest_that_ejects_unasked)
+{
+	prepare();
+	dev.link.pins_memory = true;
+	CHECK_EQ(start_hotplug(), 0);
+	command(ON);
+	const unsigned before = dev.resets;
+	bus_write(&pio, HOTPLUG, 4, ~UINT64_C(0));
+	CHECK_EQ(dev.resets, before + 1);
+	CHECK_EQ(dev.closes, 0);
+	CHECK(nothing_decodes() && fv_slots() == 0);
+	CHECK_EQ(config_read(PCI_COMMAND, 2), 0);
+	CHECK_EQ(config_read(0, 4), 0x10d38086); // it stays, and may be taken again
+	command(ON);
+	CHECK_EQ(fv_slots(), 3);
+	fd_event_signal(dev.fd[VFIO_PCI_REQ_IRQ_INDEX][0]);
+	CHECK(loop_once(&loop, 1000) > 0);
+	bus_write(&pio, HOTPLUG, 4, SLOT);
+	CHECK_EQ(dev.closes, 1);
+	CHECK(finish());
 }
 
 // A server's link has a thread and sources in the loop: whichever thread holds the lock may not close it while they are at work.
