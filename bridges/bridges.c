@@ -163,6 +163,7 @@ static int finish_vfio_user(struct bridge_end *out, struct bridge_pending *p, st
 		.loop = p->host->loop,
 		.keep_memory = p->cfg->dma == DMA_MESSAGES,
 		.no_doorbells = !p->cfg->io_fds,
+		.replug = p->cfg->on_return == RETURN_REPLUG,
 		.start_deadline = p->host->start_deadline,
 	};
 	p->child = NULL;

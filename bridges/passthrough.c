@@ -69,7 +69,15 @@ static void link_died(void *owner, const char *why)
 	pci_func_post(&pt->func, PT_EVENT_DIED);
 }
 
-static const struct vfio_link_events link_events = { .died = link_died, .returned = pt_returned };
+static void link_gone(void *owner)
+{
+	struct passthrough *pt = owner;
+	pci_func_post(&pt->func, PT_EVENT_GONE);
+}
+
+static const struct vfio_link_events link_events = { .died = link_died,
+						     .returned = pt_returned,
+						     .gone = link_gone };
 
 // ---- the function -----------------------------------------------------------------------------------------------
 
@@ -84,6 +92,8 @@ static void pt_event(struct pci_func *f, unsigned bits)
 		pt_plug_wanted(pt);
 	if (bits & PT_EVENT_LATE)
 		pt_plug_late(pt);
+	if (bits & PT_EVENT_GONE)
+		pt_plug_gone(pt);
 	if (bits & PT_EVENT_INTX)
 		pt_irqs_intx_raised(pt);
 }
@@ -110,6 +120,7 @@ static void pt_destroy(struct pci_func *f)
 	struct passthrough *pt = pt_of(f);
 	pci_func_lock(f);
 	pt->ending = true;
+	pt_plug_end(pt);
 	pt_irqs_reset(pt);
 	pt_bars_hide(pt);
 	pci_func_unlock(f);

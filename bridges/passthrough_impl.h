@@ -15,10 +15,11 @@
 
 // Posted to the function (pci_func_post).
 #define PT_EVENT_DIED	1u
-#define PT_EVENT_FAILED 2u // the device's error interrupt
-#define PT_EVENT_WANTED 4u // its host wants it back
-#define PT_EVENT_INTX	8u // INTx was raised, and is passed on by hand
+#define PT_EVENT_FAILED 2u  // the device's error interrupt
+#define PT_EVENT_WANTED 4u  // its host wants it back
+#define PT_EVENT_INTX	8u  // INTx was raised, and is passed on by hand
 #define PT_EVENT_LATE	16u // the guest had its time to let go of the device
+#define PT_EVENT_GONE	32u // what carried it does not come back
 
 #define PT_COMMAND_UNKNOWN UINT16_MAX
 
@@ -104,6 +105,9 @@ struct passthrough {
 	// ---- passthrough_plug.c
 	bool leaving;		 // the guest was asked to let go of it
 	struct loop_source late; // a timer; -1: none
+	bool gone;		 // for good
+	bool awaited;		 // a thread waits until the guest has seen it go
+	int looked;		 // eventfd, for that thread; -1: none
 };
 
 static inline struct passthrough *pt_of(struct pci_func *f)
@@ -154,6 +158,13 @@ void pt_plug_free(struct passthrough *pt);
 // PT_EVENT_WANTED, PT_EVENT_LATE.
 void pt_plug_wanted(struct passthrough *pt);
 void pt_plug_late(struct passthrough *pt);
+// PT_EVENT_GONE.
+void pt_plug_gone(struct passthrough *pt);
+// Has the guest see a function go that is dead: true if it has, false if it did not look in time, or cannot.  Waits, without
+// the lock, unless the machine ends.  Not on a vCPU's thread nor the loop's.
+bool pt_plug_pull(struct passthrough *pt);
+// The machine ends: pt_plug_pull() returns.
+void pt_plug_end(struct passthrough *pt);
 void pt_hotplug(struct pci_func *f, enum pci_hotplug_end end);
 
 // ---- passthrough_return.c

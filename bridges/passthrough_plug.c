@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// How a passthrough function leaves the guest because its host wants the device back.
+// How a passthrough function leaves the guest, and how a guest sees that one has gone.
 //
-// The guest is asked to let go of it (vmm/pci_hotplug.h), and when it says that it has, or GUEST_MS later, the device is closed: that is what
+// Where the host wants the device back the guest is asked to let go of it (vmm/pci_hotplug.h), and when it says that it has, or GUEST_MS later, the device is closed: that is what
 // the host waits for.  The function stays, without a device, and reads as an empty slot.
+// A function whose carrier died reads as an empty slot, too; a guest that is to know of it (link->replug) is asked to look at the bus.
 #include "bridges/passthrough_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/deadline.h"
@@ -12,6 +13,7 @@
 #include "vmm/pci_hotplug.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/timerfd.h>
 
 #define GUEST_MS 5000
@@ -36,9 +38,7 @@ static void give_back(struct passthrough *pt)
 
 static void timer_set(struct passthrough *pt, int64_t ms)
 {
-	const struct itimerspec t = {
-		.it_value = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * NS_PER_MS }
-	};
+	const struct itimerspec t = { .it_value = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * NS_PER_MS } };
 	timerfd_settime(pt->late.fd, 0, &t, NULL);
 }
 
@@ -79,10 +79,51 @@ static void ejected(struct passthrough *pt)
 	pci_func_reset(&pt->func);
 }
 
+void pt_plug_gone(struct passthrough *pt)
+{
+	pt->gone = pt->dead && pt->link && pt->link->replug;
+	if (pt->gone)
+		pci_hotplug_look(&pt->func);
+}
+
+bool pt_plug_pull(struct passthrough *pt)
+{
+	const deadline_ns until = deadline_in_ms(guest_ms(pt));
+	struct pollfd p = { .fd = pt->looked, .events = POLLIN };
+	int n;
+	fd_event_take(pt->looked);
+	if (!pci_hotplug_look(&pt->func))
+		return false;
+	pt->awaited = true;
+	pci_func_unlock(&pt->func);
+	do {
+		n = poll(&p, 1, deadline_left_ms(until));
+	} while (n < 0 && errno == EINTR);
+	pci_func_lock(&pt->func);
+	pt->awaited = false;
+	return n > 0;
+}
+
+void pt_plug_end(struct passthrough *pt)
+{
+	if (pt->awaited)
+		fd_event_signal(pt->looked);
+}
+
+static void looked(struct passthrough *pt)
+{
+	if (pt->awaited)
+		fd_event_signal(pt->looked);
+	else if (pt->gone) // where its BARs were others may be now
+		pci_func_reset(&pt->func);
+}
+
 void pt_hotplug(struct pci_func *f, enum pci_hotplug_end end)
 {
 	if (end == PCI_HOTPLUG_EJECTED)
 		ejected(pt_of(f));
+	else
+		looked(pt_of(f));
 }
 
 // The loop's thread, without the lock.
@@ -94,11 +135,8 @@ static void late_ready(struct loop_source *s, uint32_t events)
 		pci_func_post(&pt->func, PT_EVENT_LATE);
 }
 
-int pt_plug_init(struct passthrough *pt, struct err *e)
+static int timer_make(struct passthrough *pt, struct err *e)
 {
-	pt->late.fd = -1;
-	if (pt->wanted.fd < 0)
-		return 0;
 	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (fd < 0)
 		return err_sys(e, errno, "%s: timerfd", pt->func.id);
@@ -107,8 +145,17 @@ int pt_plug_init(struct passthrough *pt, struct err *e)
 	return rc < 0 ? err_sys(e, -rc, "%s: epoll", pt->func.id) : 0;
 }
 
+int pt_plug_init(struct passthrough *pt, struct err *e)
+{
+	pt->late.fd = pt->looked = -1;
+	if (pt->link->replug && (pt->looked = fd_eventfd()) < 0)
+		return err_sys(e, -pt->looked, "%s: eventfd", pt->func.id);
+	return pt->wanted.fd >= 0 ? timer_make(pt, e) : 0;
+}
+
 void pt_plug_free(struct passthrough *pt)
 {
+	fd_close(&pt->looked);
 	loop_remove(pt->host.loop, &pt->late);
 	fd_close(&pt->late.fd);
 }

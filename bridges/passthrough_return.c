@@ -3,12 +3,14 @@
 //
 // Its server says nothing of whether it still has its state, so it is asked for what tells: a command register that stands as it was left is one
 // that was not reset.  Such a device goes on, with an interrupt too many.  Any other is reset, to be sure, and told again what the
-// guest keeps in the configuration space, as after a function-level reset; its driver finds out by its own means.
+// guest keeps in the configuration space, as after a function-level reset; its driver finds out by its own means.  Or, where the link says so
+// (replug), it stays away until the guest has seen that it is gone, and is then a new one to the guest.
 // One that is not the same device is refused, and stays dead.
 #include "bridges/passthrough_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/err.h"
 #include "vmm/base/log.h"
+#include "vmm/pci_hotplug.h"
 
 #include <errno.h>
 #include <string.h>
@@ -46,6 +48,11 @@ static int same(struct passthrough *pt, struct err *e)
 	return 0;
 }
 
+static int ended(struct err *e)
+{
+	return err_set(e, ECANCELED, "the machine ends");
+}
+
 static bool kept_its_state(struct passthrough *pt)
 {
 	uint8_t b[2];
@@ -53,6 +60,30 @@ static bool kept_its_state(struct passthrough *pt)
 	    pt_device_read(pt, PCI_COMMAND, b, sizeof(b)) < 0)
 		return false;
 	return (b[0] | b[1] << 8) == pt->command;
+}
+
+// The guest saw the device go, and is told to look at what is in its place.
+static void plug_in(struct passthrough *pt)
+{
+	pt->dead = false;
+	pci_func_reset(&pt->func);
+	pci_hotplug_look(&pt->func);
+	log_limited(LOG_WARN, "%s: the guest saw the device go, and sees it plugged in anew", pt->func.id);
+}
+
+// All is as the guest has set it up.
+static void go_on(struct passthrough *pt, bool kept)
+{
+	pt->dead = false;
+	log_limited(LOG_WARN, "%s: the device is there again, %s", pt->func.id,
+		    kept ? "as it was" : "as after a reset: its driver has to set it up anew");
+	pt_config_carry(pt);
+	pt_irqs_msi_write(pt);
+	pt_irqs_msix_write(pt);
+	pt_irqs_sync(pt);
+	if (kept)
+		pt_irqs_raise(pt);
+	pt_bars_show(pt);
 }
 
 static int revive(struct passthrough *pt, struct err *e)
@@ -70,23 +101,20 @@ static int revive(struct passthrough *pt, struct err *e)
 		return err_set(e, EAGAIN, "reset: %s", err_text(-rc));
 	if (!kept)
 		pt->command = PT_COMMAND_UNKNOWN;
-	pt->dead = false;
-	log_limited(LOG_WARN, "%s: the device is there again, %s", pt->func.id,
-		    kept ? "as it was" : "as after a reset: its driver has to set it up anew");
-	pt_config_carry(pt);
-	pt_irqs_msi_write(pt);
-	pt_irqs_msix_write(pt);
-	pt_irqs_sync(pt);
-	if (kept)
-		pt_irqs_raise(pt);
-	pt_bars_show(pt);
+	const bool pulled = !kept && pt->link->replug && pt_plug_pull(pt);
+	if (pt->ending)
+		return ended(e);
+	if (pulled)
+		plug_in(pt);
+	else
+		go_on(pt, kept);
 	return 0;
 }
 
 int pt_returned(void *owner, struct err *e)
 {
 	struct passthrough *pt = owner;
-	int rc = err_set(e, ECANCELED, "the machine ends");
+	int rc = ended(e);
 	pci_func_lock(&pt->func);
 	// Of the connection before; there is none yet of this one.
 	atomic_fetch_and(&pt->func.events, ~PT_EVENT_DIED);

@@ -109,12 +109,15 @@ struct vfio_link_events {
 	// when this has returned 0.  On a thread of the carrier's own, which may wait.  -ENODEV with the sentence, without the device's id:
 	// it is another device, none is waited for any more; another -errno: the carrier tries again.
 	int (*returned)(void *owner, struct err *e);
+	// After `died`: it is not waited for, or no more.  Any thread; must not block.
+	void (*gone)(void *owner);
 };
 
 struct vfio_link {
 	const struct vfio_link_ops *ops;
 	const char *id; // the device's id in the configuration
 	bool can_reset;
+	bool replug; // one that returned without its state is, to the guest, pulled out and plugged in again
 	bool pins_memory; // what is mapped are pages, not a file: they have to stay the same (struct memmap)
 	const struct vfio_link_events *events; // set by the owner before it runs the loop
 	void *owner;

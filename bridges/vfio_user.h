@@ -24,6 +24,7 @@ struct vfio_user_params {
 	struct loop *loop;
 	bool keep_memory;	    // guest RAM is not handed over: the server asks for each access
 	bool no_doorbells;	    // it is not asked for eventfds to signal writes with
+	bool replug;		    // struct vfio_link
 	deadline_ns start_deadline; // for the whole handshake
 	int64_t control_ms;	    // deadlines of later exchanges; 0: DEADLINE_CONTROL_MS
 	int64_t reset_ms;	    // 0: DEADLINE_START_MS

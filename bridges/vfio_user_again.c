@@ -111,6 +111,7 @@ static void gone(struct vfio_user *v, const char *why)
 {
 	fd_close(&v->again.how.line); // or it would be connected some day, and not served
 	log_warn("%s: %s: %s; it stays dead", v->link.id, v->peer, why);
+	vfu_gone(v);
 }
 
 // True: connected.  False: the end, of the machine or of the waiting.

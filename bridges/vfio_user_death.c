@@ -36,6 +36,12 @@ static void tell_died(struct vfio_user *v)
 		v->link.events->died(v->link.owner, why);
 }
 
+void vfu_gone(struct vfio_user *v)
+{
+	if (v->link.events && v->link.events->gone)
+		v->link.events->gone(v->link.owner);
+}
+
 // Both are gone.
 static void down(struct vfio_user *v)
 {
@@ -43,6 +49,7 @@ static void down(struct vfio_user *v)
 	if (stays_dead(v)) {
 		if (a->has_thread)
 			log_warn("%s: it ended as it should, and stays dead", v->link.id);
+		vfu_gone(v);
 		return;
 	}
 	a->since = a->down_at;

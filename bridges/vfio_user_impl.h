@@ -125,6 +125,8 @@ extern const struct vfio_link_ops vfu_ops;
 
 // The loop hears of the server's end from here on.
 int vfu_watch(struct vfio_user *v, struct err *e);
+// Its owner hears that no server is waited for.  Any thread.
+void vfu_gone(struct vfio_user *v);
 
 // ---- vfio_user_again.c
 

@@ -231,7 +231,7 @@ static struct vfio_user *make(const struct vfio_user_params *p)
 	struct vfio_user *v = calloc(1, sizeof(*v));
 	if (!v)
 		return NULL;
-	v->link = (struct vfio_link){ .ops = &vfu_ops, .id = p->id };
+	v->link = (struct vfio_link){ .ops = &vfu_ops, .id = p->id, .replug = p->replug };
 	v->peer = p->peer;
 	v->control_ms = p->control_ms ? p->control_ms : DEADLINE_CONTROL_MS;
 	v->reset_ms = p->reset_ms ? p->reset_ms : DEADLINE_START_MS;

@@ -24,7 +24,7 @@
 #define ACPI_EVENT_PCI		0x02 // there is something in the hot-plug register
 
 // The hot-plug register, 32 bits.  Read, which clears it: what the guest shall do.  Written: what it has done.
-#define ACPI_HOTPLUG_LOOK	0x01 // look at the bus anew
+#define ACPI_HOTPLUG_LOOK	0x01			// look at the bus anew
 #define ACPI_HOTPLUG_SLOT(slot) (UINT32_C(1) << (slot)) // 1 to 31: let go of the function there
 
 // What to expect in the sleep control register when the guest powers off: SLP_EN with SLP_TYP 5 (§4.8.3.7).

@@ -45,6 +45,8 @@ enum device_via {
 
 enum dma_way { DMA_SHARED, DMA_MESSAGES };
 
+enum return_way { RETURN_RESET, RETURN_REPLUG };
+
 enum restart_policy { RESTART_ALWAYS, RESTART_ON_FAILURE, RESTART_NEVER };
 
 #define CONFIG_NEVER (-1)
@@ -81,8 +83,9 @@ struct device_config {
 	uint64_t shared_memory;	     // vhost-user: so much of the back-end's memory may be; 0: none
 
 	// vfio-user
-	enum dma_way dma; // how the server reaches guest memory
-	bool io_fds;	  // it is asked for eventfds to signal writes with
+	enum dma_way dma;	   // how the server reaches guest memory
+	bool io_fds;		   // it is asked for eventfds to signal writes with
+	enum return_way on_return; // what the guest sees of a server that comes back without its state
 
 	// blk, ours
 	const char *image;

@@ -48,6 +48,7 @@ static const char *const restarts[] = {
 	[RESTART_ALWAYS] = "always", [RESTART_ON_FAILURE] = "on-failure", [RESTART_NEVER] = "never", NULL
 };
 static const char *const dma_ways[] = { [DMA_SHARED] = "shared", [DMA_MESSAGES] = "messages", NULL };
+static const char *const returns[] = { [RETURN_RESET] = "reset", [RETURN_REPLUG] = "replug", NULL };
 static const char *const serials[] = { "stdio", "pty", "none", NULL };
 
 #define FIELD(type, member) \
@@ -122,6 +123,11 @@ const struct config_key config_keys[] = {
 	  .max = SHARED_MAX },
 	{ .name = "dma", .store = config_store_choice, DEVICE(dma), .vias = VFIO_USER, .words = dma_ways },
 	{ .name = "io_fds", .store = config_store_bool, DEVICE(io_fds), .vias = VFIO_USER },
+	{ .name = "on_return",
+	  .store = config_store_choice,
+	  DEVICE(on_return),
+	  .vias = VFIO_USER,
+	  .words = returns },
 
 	{ .name = "image",
 	  .store = config_store_path,

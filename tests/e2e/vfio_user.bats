@@ -159,3 +159,37 @@ tools() { printf '[[device]]\nid = "tools"\nvirtio = "blk"\nimage = "%s"\nreadon
     [ "${lines[0]}" = good ] && [ "${lines[1]}" -ge 1 ] || fail "$output"
     vm_stop a
 }
+
+# The disk's controller, as Linux found it for the COUNTth time, and that it takes what is written.
+drive_works() { # COUNT
+    run -0 vm_guest a -t 60 "for i in \$(seq 200); do [ \$(dmesg | grep -c 'nvme.*pci function 0000:00:01.0') -lt $1 ] || break; sleep 0.1; done
+        dmesg | grep -c 'nvme.*pci function 0000:00:01.0'
+        for i in \$(seq 100); do d=\$(ls /dev/nvme*n1 2> /dev/null); [ ! -b \"\$d\" ] || break; sleep 0.1; done
+        head -c 2097152 /dev/urandom > /run/data; sha256sum < /run/data
+        dd if=/run/data of=\$d bs=1M oflag=direct conv=fsync 2> /dev/null
+        dd if=\$d bs=1M count=2 iflag=direct 2> /dev/null | sha256sum"
+    [ "${lines[0]}" = "$1" ] && [ "${lines[1]}" = "${lines[2]}" ] || fail "$output"
+}
+
+@test "minivmm-nvme killed under fio, on_return = replug: the disk goes at once, comes back and works; ejected by the guest" {
+    truncate -s 32M "$D/img"
+    {
+        CPUS=2 MEMORY=384M vm_boot rig minivmm.agent minivmm.tools=/dev/vda
+        printf '[[device]]\nid = "drive"\nvia = "vfio-user"\nexec = ["%s", "--fd", "{fd}", "--image", "%s"]\n' \
+            "$TOP/build/release/minivmm-nvme" "$D/img"
+        printf 'sandbox = "none"\non_return = "replug"\n'
+        tools
+    } | vm_start a
+    drive_works 1
+    vm_guest a '(fio --name=x --filename=/dev/nvme0n1 --direct=1 --ioengine=libaio --iodepth=16 --bs=4k --rw=randwrite --time_based \
+            --runtime=60 --size=8M > /run/fio.out 2>&1; echo $? > /run/fio.rc) > /dev/null 2>&1 &
+        until [ "$(awk "{ print \$5 }" /sys/block/nvme0n1/stat)" -gt 1000 ]; do sleep 0.1; done'
+    kill -KILL "$(pgrep -P "$(vm_pid a)" -f minivmm-nvme)"
+    wait_for 10 grep -q 'drive: the guest saw the device go, and sees it plugged in anew' "$D/a/stderr" || fail "$(cat "$D/a/stderr")"
+    run -0 vm_guest a -t 20 'until [ -e /run/fio.rc ]; do sleep 0.1; done; cat /run/fio.rc'
+    [ "$output" != 0 ] || fail "fio noticed nothing"
+    drive_works 2
+    vm_guest a 'echo 0 > /sys/bus/pci/slots/1/power; ls /sys/bus/pci/devices | grep -q 00:01.0 && exit 1; echo 1 > /sys/bus/pci/slots/1/power'
+    drive_works 3
+    vm_stop a
+}

@@ -12,12 +12,14 @@
 #include "vmm/irq.h"
 #include "vmm/kvm.h"
 #include "vmm/pci_host.h"
+#include "vmm/pci_hotplug.h"
 
 #define ECAM	   UINT64_C(0xe8000000)
 #define WIN32	   UINT64_C(0xc0000000)
 #define WIN32_SIZE UINT64_C(0x1000000)
 #define WIN64	   UINT64_C(0x4000000000)
 #define WIN64_SIZE UINT64_C(0x100000000)
+#define HOTPLUG	   0x604
 #define ALLOWED	   (PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -28,6 +30,7 @@ static struct loop loop;
 static struct kvm kvm = { .fd = -1, .vm_fd = -1, .vfio_fd = -1 };
 static struct irq irq;
 static struct memmap memory;
+static struct pci_hotplug hotplug;
 static struct fake_link dev;
 static struct pci_func *func;
 static bool table_known; // it is where fake_vfio.h put it
@@ -38,8 +41,14 @@ static void require(bool good)
 		abort();
 }
 
+static void raise_nothing(void *owner)
+{
+	(void)owner;
+}
+
 static int make(void)
 {
+	const struct pci_hotplug_place place = { .bus = &pio, .at = HOTPLUG, .raise = raise_nothing };
 	static const struct pci_window win32 = { WIN32, WIN32_SIZE }, win64 = { WIN64, WIN64_SIZE },
 				       io = { 0x1000, 0x1000 };
 	const struct passthrough_host h = { .kvm = &kvm, .irq = &irq, .loop = &loop, .memory = &memory };
@@ -53,7 +62,7 @@ static int make(void)
 	int rc = passthrough_create(&func, &dev.link, &h, NULL);
 	if (rc == 0 && (rc = pci_host_plug(&host, func, 1, NULL)) < 0)
 		func->ops->destroy(func);
-	return rc;
+	return rc < 0 ? rc : pci_hotplug_start(&hotplug, &host, &place, &loop, NULL);
 }
 
 // What is shown lies where a BAR decodes; the device's command register is what the guest's says, as far as it may.
@@ -106,6 +115,10 @@ static void access_one(const uint8_t *d)
 			fd_event_signal(dev.fd[VFIO_PCI_ERR_IRQ_INDEX + (d[2] & 1)][0]);
 		else if (d[1] == 2)
 			loop_once(&loop, 0);
+		else if (d[1] == 0x80)
+			bus_write(&pio, HOTPLUG, d[2] & 7 ? 4 : width, val);
+		else if (d[1] == 0x82)
+			bus_read(&pio, HOTPLUG, d[2] & 7 ? 4 : width, &val);
 		else
 			dev.fails_access = d[1] & 1;
 	}
@@ -144,6 +157,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		run(data, size);
 	}
 	pci_host_destroy(&host);
+	pci_hotplug_stop(&hotplug);
 	require(!fake.mistakes && !fake.slot_count && !fake.irqfd_count && !dev.dma_count &&
 		!dev.dma_mistakes);
 	irq_destroy(&irq);

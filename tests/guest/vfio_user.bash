@@ -79,6 +79,33 @@ scenario_vfio_user_returns_kept() {
 scenario_vfio_user_returns_kept_twin_without_shared_memory() {
     vfio_user_run 'shared=0 moves=10 returns=4 kept=1' --twin 'dma = "messages"'
 }
+scenario_vfio_user_replug_started() {
+    machine vfio_user 'moves=10 replugs=4'
+    vfio_user_device "exec = [\"$(command -v python3)\", \"$(realpath "$VFIO_USER_SERVER")\", \"--fd\", \"{fd}\"]" 'sandbox = "none"' \
+        'on_return = "replug"'
+    go
+    check "each time is in the log" [ "$(grep -c 'dev0: the guest saw the device go, and sees it plugged in anew' "$T/log")" = 4 ]
+}
+scenario_vfio_user_replug_kept() {
+    vfio_user_run 'moves=10 returns=4 kept=1' '' 'on_return = "replug"'
+    check "it goes on" log_has 'dev0: the device is there again, as it was'
+}
+scenario_vfio_user_replug_not_looked_at() {
+    slow
+    machine vfio_user 'moves=10 returns=1'
+    vfio_user_device "exec = [\"$(command -v python3)\", \"$(realpath "$VFIO_USER_SERVER")\", \"--fd\", \"{fd}\"]" 'sandbox = "none"' \
+        'on_return = "replug"'
+    go
+    check "as without" log_has 'dev0: the device is there again, as after a reset'
+}
+scenario_vfio_user_eject_storm() {
+    slow
+    machine vfio_user 'moves=10 storm=2000' 2
+    vfio_user_server
+    vfio_user_device "socket = \"$T/v.sock\""
+    go
+    server_end
+}
 scenario_vfio_user_returns_as_another() {
     machine vfio_user 'moves=10 late=3000'
     vfio_user_server

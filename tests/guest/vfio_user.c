@@ -354,6 +354,99 @@ static void returns(void)
 	config_write16(slot, msix + 2, 0);
 }
 
+enum { PORT_EVENT = 0x603, PORT_HOTPLUG = 0x604, PIN_EVENT = 9, EVENT_PCI = 2, LOOK = 1 };
+
+// The monitor says that the bus is to be looked at.
+static bool told_to_look(uint32_t before)
+{
+	return WAIT(irq_count[0x71] > before, 20000) && inb(PORT_EVENT) & EVENT_PCI &&
+	       inl(PORT_HOTPLUG) == LOOK;
+}
+
+// The same to a guest that is to know of it, which does here what its ACPI would: the function has gone, and is there again as after power-on.
+static void replugs(void)
+{
+	ioapic_route(PIN_EVENT, 0x71, 0, false);
+	for (uint32_t round = 1; round <= option("replugs", 0); round++) {
+		uint32_t before = irq_count[0x71];
+		write32(regs + R_SCRATCH, round);
+		write32(regs + R_DIE, 4);
+		CHECK(told_to_look(before));
+		CHECK_EQ(inl(PORT_HOTPLUG), 0);
+		sleep_ms(50);
+		CHECK_EQ(config_read32(slot, 0), ONES32); // until the guest has seen it
+		CHECK_EQ(reg(R_ID), ONES32);
+		before = irq_count[0x71];
+		outl(PORT_HOTPLUG, LOOK);
+		CHECK(told_to_look(before));
+		outl(PORT_HOTPLUG, LOOK);
+		CHECK_EQ(config_read32(slot, 0), ID_OF_SERVER);
+		CHECK_EQ(config_read16(slot, PCI_COMMAND) & 7, 0);
+		CHECK_EQ(config_read16(slot, msix + 2), 3);
+		config_write16(slot, PCI_COMMAND, COMMAND_ALL);
+		locate();
+		CHECK_EQ(reg(R_ID), MAGIC);
+		CHECK_EQ(reg(R_SCRATCH), 0);
+		vector_set(2, 0x62, false);
+		config_write16(slot, msix + 2, MSIX_ENABLE);
+		const uint32_t raised = irq_count[0x62];
+		write32(regs + R_RAISE, 2);
+		CHECK(WAIT(irq_count[0x62] == raised + 1, 2000));
+		config_write16(slot, msix + 2, 0);
+		doorbells();
+		if (test_failed())
+			return;
+	}
+	ioapic_mask(PIN_EVENT);
+}
+
+static uint32_t any(uint32_t *x)
+{
+	*x = *x * 1664525 + 1013904223;
+	return *x;
+}
+
+static void ejects(void *arg)
+{
+	uint32_t x = 1;
+	(void)arg;
+	for (uint32_t i = 0; i < option("storm", 0); i++) {
+		const uint32_t bits = any(&x);
+		outl(PORT_HOTPLUG, bits >> 30 ? bits & ~(bits >> 31 << slot) : 1u << slot);
+		if (bits & 0x100)
+			inl(PORT_HOTPLUG);
+	}
+}
+
+// One CPU ejects what it likes, the other has the function's BARs decode, move and be read meanwhile.
+static void storm(void)
+{
+	const uint64_t home_regs = regs, home_mem = mem;
+	uint32_t x = 2;
+	if (!option("storm", 0))
+		return;
+	const uint32_t resets = reg(R_RESETS);
+	CHECK(cpus_start(2));
+	cpu_run(1, ejects, NULL);
+	while (!cpu_wait(1, 0)) {
+		config_write32(slot, PCI_BAR0, (uint32_t)home_regs + (any(&x) >> 30) * 0x1000000);
+		config_write32(slot, PCI_BAR0 + 8, (uint32_t)home_mem + (any(&x) >> 30) * 0x1000000);
+		config_write16(slot, PCI_COMMAND, (uint16_t)(any(&x) >> 29));
+		reg(R_ID);
+		write32(mem, 1);
+		config_write16(slot, msix + 2, any(&x) >> 31 ? MSIX_ENABLE : 0);
+	}
+	outl(PORT_HOTPLUG, ONES32);
+	CHECK_EQ(config_read32(slot, 0), ID_OF_SERVER);
+	CHECK_EQ(config_read16(slot, PCI_COMMAND) & 7, 0);
+	config_write16(slot, PCI_COMMAND, COMMAND_ALL);
+	locate();
+	CHECK_EQ(regs, home_regs);
+	CHECK_EQ(mem, home_mem);
+	CHECK_EQ(reg(R_ID), MAGIC);
+	CHECK(reg(R_RESETS) - resets > option("storm", 0) / 8);
+}
+
 // How often the machine has begun: a byte of CMOS memory, which outlives a reset.
 static unsigned boots(void)
 {
@@ -412,6 +505,8 @@ void guest_main(void)
 		{ "decode off", decode_off },
 		{ "moves", moves },
 		{ "returns", returns },
+		{ "replugs", replugs },
+		{ "storm", storm },
 		{ "intx again", intx },
 		{ "vectors again", vectors },
 		{ "transfers again", transfers },

@@ -643,7 +643,8 @@ TEST(vfio_user)
 #define FUNCTION "[[device]]\nid = \"f\"\nvia = \"vfio-user\"\n"
 	static const char text[] =
 		BOOT FUNCTION "socket = \"s\"\n[[device]]\nid = \"g\"\nvia = \"vfio-user\"\n"
-			      "exec = [\"p\", \"{fd}\"]\ndma = \"messages\"\nio_fds = false\n";
+			      "exec = [\"p\", \"{fd}\"]\ndma = \"messages\"\nio_fds = false\n"
+			      "on_return = \"replug\"\n";
 	struct vm_config c;
 	int r;
 	char *got = read_text(text, strlen(text), NULL, &c, &r);
@@ -657,6 +658,8 @@ TEST(vfio_user)
 	CHECK(c.devices[0].io_fds);
 	CHECK_EQ(c.devices[1].dma, DMA_MESSAGES);
 	CHECK(!c.devices[1].io_fds);
+	CHECK_EQ(c.devices[0].on_return, RETURN_RESET);
+	CHECK_EQ(c.devices[1].on_return, RETURN_REPLUG);
 	CHECK_STR(c.devices[1].sandbox, "default");
 	config_free(&c);
 	CHECK_BAD({ BOOT FUNCTION "", { 0 }, "3:1: [device] \"f\": key \"socket\" or \"exec\" is missing\n" },

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 #define FV_REGIONS 9
@@ -60,6 +61,8 @@ struct fake_link {
 	uint16_t command_when_reset;
 	struct vfio_doorbell doorbell;
 	bool has_doorbell; // in BAR 1
+	bool has_thread;   // which close() waits for
+	pthread_t thread;
 };
 
 static inline struct fake_link *fv_of(struct vfio_link *l)
@@ -221,6 +224,8 @@ static inline int fv_reset(struct vfio_link *l)
 static inline void fv_close(struct vfio_link *l)
 {
 	fv_of(l)->closes++;
+	if (fv_of(l)->has_thread)
+		pthread_join(fv_of(l)->thread, NULL);
 }
 
 static const struct vfio_link_ops fv_ops = {

@@ -31,10 +31,12 @@ static struct pci_hotplug hotplug;
 static struct fake_link dev;
 static struct pci_func *func;
 static struct err err;
+static int64_t guest_ms;
 
 static void prepare(void)
 {
 	log_init("test", LOG_ERROR);
+	guest_ms = 100;
 	fv_init(&dev);
 }
 
@@ -62,7 +64,7 @@ static void surround(void)
 static int create(void)
 {
 	const struct passthrough_host h = {
-		.kvm = &kvm, .irq = &irq, .loop = &loop, .memory = &memory, .guest_ms = 100
+		.kvm = &kvm, .irq = &irq, .loop = &loop, .memory = &memory, .guest_ms = guest_ms
 	};
 	err.text[0] = '\0';
 	int rc = passthrough_create(&func, &dev.link, &h, &err);
@@ -1140,5 +1142,148 @@ TEST(carrier_that_fails_while_it_returns)
 	CHECK_EQ(returns(), 0);
 	CHECK_EQ(config_read(PCI_COMMAND, 2), ON);
 	CHECK_EQ(fv_slots(), 3);
+	CHECK(finish());
+}
+
+// ---- plugged in anew --------------------------------------------------------------------------------------------
+
+static int returned;
+
+static void *return_run(void *arg)
+{
+	(void)arg;
+	returned = returns();
+	return NULL;
+}
+
+// Begins to return, and comes to the point where the guest has to look.
+static bool begins_to_return(void)
+{
+	dev.config[PCI_COMMAND] = 0;
+	dev.has_thread = pthread_create(&dev.thread, NULL, return_run, NULL) == 0;
+	return dev.has_thread && loop_once(&loop, 10000) > 0;
+}
+
+static int ends_to_return(void)
+{
+	pthread_join(dev.thread, NULL);
+	dev.has_thread = false;
+	return returned;
+}
+
+static int start_replug(void)
+{
+	prepare();
+	dev.link.replug = true;
+	guest_ms = 20000;
+	return start_hotplug();
+}
+
+TEST(carrier_that_returns_without_its_state_is_a_new_one)
+{
+	CHECK_EQ(start_replug(), 0);
+	const uint64_t home = bar_gpa(0);
+	for (unsigned round = 0; round < 3; round++) {
+		command(ON);
+		config_write(PCI_BASE_ADDRESS_0, 4, home + 0x100000);
+		config_write(FV_MSIX + PCI_MSIX_FLAGS, 2, 0x8000);
+		dies();
+		CHECK(is_dead());
+		CHECK_EQ(hotplug_read(), 0); // it may come back as it was
+		CHECK(begins_to_return());
+		CHECK(is_dead());
+		bus_write(&pio, HOTPLUG, 4, 1); // a look of which nobody spoke
+		CHECK(is_dead());
+		CHECK_EQ(hotplug_read(), 1);
+		CHECK(is_dead());
+		bus_write(&pio, HOTPLUG, 4, 1);
+		CHECK_EQ(ends_to_return(), 0);
+		CHECK_EQ(config_read(0, 4), 0x10d38086);
+		CHECK_EQ(config_read(PCI_COMMAND, 2), 0);
+		CHECK_EQ(config_read(FV_MSIX + PCI_MSIX_FLAGS, 2), FV_MSIX_COUNT - 1);
+		CHECK_EQ(bar_gpa(0), home);
+		CHECK(nothing_decodes() && fv_slots() == 0 && fake.irqfd_count == 0);
+		CHECK_EQ(dev.dma_count, 2);
+		CHECK(loop_once(&loop, 1000) > 0);
+		CHECK_EQ(hotplug_read(), 1);
+		bus_write(&pio, HOTPLUG, 4, 1);
+		CHECK_EQ(config_read(0, 4), 0x10d38086);
+		command(ON);
+		CHECK(shown_at(home));
+	}
+	CHECK(finish());
+}
+
+TEST(carrier_that_returns_with_its_state_goes_on_without_a_word)
+{
+	CHECK_EQ(start_replug(), 0);
+	command(ON);
+	dies();
+	CHECK_EQ(returns(), 0);
+	CHECK_EQ(hotplug_read(), 0);
+	CHECK_EQ(config_read(PCI_COMMAND, 2), ON);
+	CHECK_EQ(fv_slots(), 3);
+	CHECK(finish());
+}
+
+TEST(guest_that_does_not_look)
+{
+	prepare();
+	dev.link.replug = true;
+	CHECK_EQ(start_hotplug(), 0);
+	command(ON);
+	dies();
+	dev.config[PCI_COMMAND] = 0;
+	CHECK_EQ(returns(), 0); // as after a reset
+	CHECK_EQ(config_read(PCI_COMMAND, 2), ON);
+	CHECK_EQ(fv_slots(), 3);
+	CHECK_EQ(hotplug_read(), 1); // too late
+	bus_write(&pio, HOTPLUG, 4, 1);
+	CHECK_EQ(config_read(PCI_COMMAND, 2), ON);
+	CHECK(finish());
+}
+
+TEST(guest_that_is_reset_instead_of_looking)
+{
+	CHECK_EQ(start_replug(), 0);
+	command(ON);
+	dies();
+	CHECK(begins_to_return());
+	pci_host_reset(&host);
+	CHECK_EQ(ends_to_return(), 0);
+	CHECK_EQ(config_read(0, 4), 0x10d38086);
+	CHECK_EQ(config_read(PCI_COMMAND, 2), 0);
+	CHECK(finish());
+}
+
+TEST(machine_that_ends_before_the_guest_looks)
+{
+	CHECK_EQ(start_replug(), 0);
+	command(ON);
+	dies();
+	CHECK(begins_to_return());
+	CHECK(finish()); // whose close() waits for the thread
+	CHECK_EQ(returned, -ECANCELED);
+}
+
+TEST(carrier_that_is_gone_for_good)
+{
+	CHECK_EQ(start_replug(), 0);
+	command(ON);
+	dies();
+	dev.link.events->gone(dev.link.owner);
+	CHECK_EQ(hotplug_read(), 1);
+	CHECK(!nothing_decodes());
+	bus_write(&pio, HOTPLUG, 4, 1);
+	CHECK(is_dead() && nothing_decodes());
+	CHECK(finish());
+
+	prepare(); // one that is reset, and not plugged in anew
+	CHECK_EQ(start_hotplug(), 0);
+	command(ON);
+	dies();
+	dev.link.events->gone(dev.link.owner);
+	CHECK_EQ(hotplug_read(), 0);
+	CHECK(is_dead());
 	CHECK(finish());
 }

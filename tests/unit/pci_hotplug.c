@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // The hot-plug register: what a guest reads, what it writes and when, which function hears of it, and guests that write anything.
+#include "vmm/pci_hotplug.h"
 #include "tests/unit/test.h"
 #include "vmm/base/check.h"
 #include "vmm/base/loop.h"
 #include "vmm/pci_host.h"
-#include "vmm/pci_hotplug.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
