@@ -54,11 +54,10 @@ static void begin(struct inflight_packed_region *g, uint16_t size, struct inflig
 // A batch was being given back.  The driver looks at the ring in order and the batch's first descriptor was written last, so that one
 // tells whether all of it is done: it is no longer available, but used, or already what the driver made of it since.  If it is, what else
 // is there already must not be found later.
-static void settle(struct inflight *f, struct vring_packed_desc *ring)
+static void settle(struct inflight *f, struct vring_packed_desc *ring, struct inflight_place old,
+		   struct inflight_place new)
 {
 	struct inflight_packed_region *g = f->packed;
-	struct inflight_place old = { load(&g->old_used_idx), g->old_used_wrap & 1 };
-	struct inflight_place new = { load(&g->used_idx), g->used_wrap & 1 };
 	if (old.at == new.at && old.wrap == new.wrap)
 		return;
 	// Where the lists of free entries agree, the end of the batch was being recorded.
@@ -136,12 +135,13 @@ void inflight_packed_open(struct inflight *f, struct inflight_region *region, ui
 	struct inflight_packed_region *g = (void *)region;
 	*f = (struct inflight){ .region = region, .packed = g, .size = size, .counter = 1 };
 	*taken = 0;
-	if (g->version != 1 || g->desc_count != size || load(&g->used_idx) >= size ||
-	    load(&g->old_used_idx) >= size) {
+	const struct inflight_place old = { load(&g->old_used_idx), g->old_used_wrap & 1 };
+	const struct inflight_place new = { load(&g->used_idx), g->used_wrap & 1 };
+	if (g->version != 1 || g->desc_count != size || old.at >= size || new.at >= size) {
 		begin(g, size, *used);
 		return;
 	}
-	settle(f, ring);
+	settle(f, ring, old, new);
 	used->at = MIN(load(&g->old_used_idx), (uint16_t)(size - 1));
 	used->wrap = g->old_used_wrap & 1;
 	g->used_idx = used->at;

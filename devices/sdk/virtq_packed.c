@@ -170,16 +170,19 @@ static int add_descriptor(struct vq *q, const struct vring_packed_desc *d, unsig
 	return add_table(q, d, c, iov, iov_max);
 }
 
-// There is one: each request has a descriptor of its own, and not more of those than the queue has are taken.
-static struct vq_slot *take_slot(struct vq *q, struct vq_chain *c)
+// Fills in one that is free.
+static int take_slot(struct vq *q, struct vq_chain *c, const struct vq_slot *s)
 {
 	c->head = q->slot_free;
-	if (c->head == VQ_NONE)
-		c->head = q->slot_fresh++;
-	else
+	if (c->head != VQ_NONE)
 		q->slot_free = q->slot[c->head].next;
+	else if (q->slot_fresh < VQ_SIZE_MAX)
+		c->head = q->slot_fresh++;
+	else // each request has a descriptor of the ring's for itself, but a record that changes may say otherwise
+		return vq_fail(q, "more than %u requests in flight", VQ_SIZE_MAX);
 	q->in_flight++;
-	return &q->slot[c->head];
+	q->slot[c->head] = *s;
+	return 1;
 }
 
 // A request that a back-end before us took and did not give back; what the ring had of it may be overwritten.
@@ -203,13 +206,13 @@ static int redo(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned io
 		if (rc < 0)
 			return rc;
 	} while (d.flags & VRING_DESC_F_NEXT);
-	*take_slot(q, c) = (struct vq_slot){ .id = d.id,
-					     .count = (uint16_t)count,
-					     .log_head = (uint16_t)head,
-					     .log_end = at,
-					     .kept = kept,
-					     .read_only = c->writable == 0 };
-	return 1;
+	return take_slot(q, c,
+			 &(struct vq_slot){ .id = d.id,
+					    .count = (uint16_t)count,
+					    .log_head = (uint16_t)head,
+					    .log_end = at,
+					    .kept = kept,
+					    .read_only = c->writable == 0 });
 }
 
 int vq_packed_pop(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned iov_max)
@@ -242,12 +245,15 @@ int vq_packed_pop(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned 
 			log_head = inflight_packed_add(&q->log, &d, !(d.flags & VRING_DESC_F_NEXT), &log_end);
 		forward(q, &at, &wrap, 1);
 	} while (d.flags & VRING_DESC_F_NEXT);
-	*take_slot(q, c) = (struct vq_slot){ .id = d.id,
-					     .count = (uint16_t)count,
-					     .log_head = (uint16_t)log_head,
-					     .log_end = log_end,
-					     .kept = kept,
-					     .read_only = c->writable == 0 };
+	int rc = take_slot(q, c,
+			   &(struct vq_slot){ .id = d.id,
+					      .count = (uint16_t)count,
+					      .log_head = (uint16_t)log_head,
+					      .log_end = log_end,
+					      .kept = kept,
+					      .read_only = c->writable == 0 });
+	if (rc < 0)
+		return rc;
 	q->next_avail = at;
 	q->avail_wrap = wrap;
 	q->taken = (uint16_t)(q->taken + count);

@@ -151,6 +151,30 @@ SERVED(a_record_of_what_is_in_flight, {
 	munmap(g, i.mmap_size);
 })
 
+// Its layout is that of the rings it was made for: a driver with packed ones, whose entries are longer, has none.
+SERVED(a_record_of_rings_of_the_other_format, {
+	CHECK(negotiate());
+	const uint64_t len = inflight_region_len(64, false);
+	struct vhost_user_inflight i = { .queue_count = 1, .queue_size = 64, .mmap_size = len };
+	FD_AUTO fd = memfd_create("record", MFD_CLOEXEC);
+	CHECK_EQ(ftruncate(fd, 4096), 0);
+	const uint8_t *behind = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+	CHECK(behind != MAP_FAILED);
+	CHECK_EQ(set(VHOST_USER_SET_INFLIGHT_FD, &i, sizeof(i), &fd, 1), 0);
+	CHECK_EQ(set_u64(VHOST_USER_SET_FEATURES, FEATURES | UINT64_C(1) << VIRTIO_F_RING_PACKED), 0);
+	fx.dr.place.avail = DRIVER_UVA + DRIVER_DATA;
+	fx.dr.place.used = DRIVER_UVA + DRIVER_DATA + 64;
+	CHECK_EQ(share_memory(), 0);
+	CHECK_EQ(set_state(VHOST_USER_SET_VRING_NUM, 0, 64), 0);
+	CHECK_EQ(set_state(VHOST_USER_SET_VRING_BASE, 0, 0x8000), 0);
+	CHECK_EQ(set_addresses(0), 0);
+	CHECK_EQ(set_fd(VHOST_USER_SET_VRING_KICK, 0, fx.kick), 0);
+	CHECK_EQ(set_state(VHOST_USER_SET_VRING_ENABLE, 0, 1), 0);
+	for (uint64_t at = len; at < 4096; at++)
+		CHECK_EQ(behind[at], 0);
+	munmap((void *)(uintptr_t)behind, 4096);
+})
+
 // Without protocol features a ring is enabled as soon as it is started.
 SERVED(an_old_front_end, {
 	uint64_t f = FEATURES & ~PF_VIRTIO_BIT;
@@ -264,6 +288,7 @@ SERVED(changes_that_a_running_ring_does_not_take, {
 	fx.dr.place.used += 1;
 	CHECK_EQ(set_addresses(0), 1);
 	CHECK(disk_works());
+	CHECK_EQ(fx.dr.used->idx, 2); // it has gone on where it was
 	// Its memory is taken away: the ring stops, the connection stays.
 	struct vhost_user_mem_table none = { .count = 0 };
 	CHECK_EQ(set(VHOST_USER_SET_MEM_TABLE, &none, 8, NULL, 0), 0);

@@ -654,3 +654,24 @@ NOT_OFFERED(mtu_of_a_disk, send_raw(VHOST_USER_NET_SET_MTU, 1, 8, "12345678", 8,
 NOT_OFFERED(shared_memory_of_a_disk, send_raw(VHOST_USER_GET_SHMEM_CONFIG, 1, 0, NULL, 0, NULL, 0))
 NOT_OFFERED(a_stop_that_leaves_requests_under_way,
 	    send_raw(VHOST_USER_GET_VRING_BASE_SKIP_DRAIN, 1, 8, "\0\0\0\0\0\0\0", 8, NULL, 0))
+
+// O_NONBLOCK belongs to both ends' descriptors, and the front-end has them, too.
+SERVED(a_pipe_that_the_front_end_makes_blocking_holds_nobody, {
+	int pipes[2];
+	uint8_t bytes[8192];
+	CHECK(negotiate());
+	CHECK_EQ(pipe2(pipes, O_CLOEXEC), 0);
+	CHECK_EQ(state_fd(VHOST_USER_STATE_LOAD, 0, pipes[0]), VHOST_USER_STATE_NO_FD);
+	CHECK_EQ(fcntl(pipes[0], F_SETFL, 0), 0);
+	CHECK_EQ(state_check(), 1);
+	CHECK(save_bytes(bytes, sizeof(bytes)) > 0);
+	int pair[2];
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	CHECK_EQ(state_fd(VHOST_USER_STATE_LOAD, 0, pair[0]), VHOST_USER_STATE_NO_FD);
+	CHECK_EQ(fcntl(pair[0], F_SETFL, 0), 0);
+	CHECK_EQ(state_check(), 1);
+	for (unsigned i = 0; i < 2; i++) {
+		close(pipes[i]);
+		close(pair[i]);
+	}
+})

@@ -590,3 +590,50 @@ TEST(what_was_put_back_is_not_recorded_as_taken)
 	CHECK_EQ(pop(), 0);
 	tear_down();
 }
+
+// A record that says of a request at one time that it is one descriptor, and at another that it is many: when that one is given
+// back, there is room in the ring for more requests than the queue can hold.
+TEST(a_record_that_grows_a_request)
+{
+	enum { SIZE = VQ_SIZE_MAX, LONG = IOVECS };
+	static uint8_t large[sizeof(struct inflight_packed_region) +
+			     SIZE * sizeof(struct inflight_packed_desc)];
+	struct inflight_packed_region *g = (void *)large;
+	CHECK(set_up(0));
+	vq_stop(&r.q);
+	r.dr.place = (struct vq_place){ .size = SIZE,
+					.base = FRESH,
+					.desc = DRIVER_UVA,
+					.avail = DRIVER_UVA + DRIVER_DATA,
+					.used = DRIVER_UVA + DRIVER_DATA + 4,
+					.log = (void *)large,
+					.log_size = SIZE };
+	g->version = 1;
+	g->desc_count = g->free_head = g->old_free_head = SIZE;
+	g->used_wrap = g->old_used_wrap = 1;
+	for (unsigned i = 0; i < SIZE; i++)
+		g->desc[i] = (struct inflight_packed_desc){ .inflight = 1,
+							    .num = 1,
+							    .next = (uint16_t)(i + 1),
+							    .counter = i + 1,
+							    .addr = DRIVER_GPA + DRIVER_DATA + 4096,
+							    .len = 1 };
+	CHECK(start(0));
+	for (unsigned i = 0; i + 1 < LONG; i++)
+		g->desc[i].flags = NEXT;
+	CHECK_EQ(pop(), 1);
+	CHECK_EQ(r.c.readable, LONG);
+	const uint16_t first = r.c.head;
+	for (unsigned i = 0; i + 1 < LONG; i++)
+		g->desc[i].flags = 0;
+	for (unsigned i = 1; i < SIZE; i++)
+		CHECK_EQ(pop(), 1);
+	vq_push(&r.q, first, 0);
+	vq_publish(&r.q);
+	for (unsigned i = 0; i < LONG; i++) // of the second lap
+		desc(i, DRIVER_DATA + 4096, 1, i, USED);
+	CHECK_EQ(pop(), 1); // where the first one was
+	CHECK_EQ(pop(), -EPROTO);
+	CHECK(r.q.failed && r.q.in_flight == SIZE);
+	tear_down();
+}
