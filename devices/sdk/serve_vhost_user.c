@@ -5,6 +5,7 @@
 // payload is read, and each handler checks what the numbers in it say about each other; a front-end that breaks the protocol loses
 // its connection, nothing else.  Never touches a device's insides.  Source: vhost-user.rst.
 #include "devices/sdk/vhost_user_impl.h"
+#include "vmm/base/check.h"
 #include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
@@ -13,6 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+static const struct sandbox_rule rules[] = {
+	SANDBOX_RARE(preadv2, "a device's state, out of the front-end's pipe"),
+	SANDBOX_RARE(pwritev2, "and into it"),
+};
 
 // The header is complete: what follows it?  0, or -EPROTO and why.
 static int header_check(const struct server *s, const struct vhost_user_row **row, const char **why)
@@ -190,5 +196,9 @@ static int server_close(struct session *session)
 }
 
 const struct carrier carrier_vhost_user = {
-	.open = server_open, .alive = server_alive, .close = server_close
+	.rules = rules,
+	.rule_count = ARRAY_LEN(rules),
+	.open = server_open,
+	.alive = server_alive,
+	.close = server_close,
 };
