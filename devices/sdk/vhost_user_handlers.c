@@ -31,6 +31,9 @@ static int on_set_features(struct server *s, struct request *rq)
 		if (s->record)
 			s->record->current = 0; // another driver's
 	}
+	// A record's entries are those of one format of rings.
+	if ((s->features ^ rq->p.u64) & VQ_FEATURE_PACKED)
+		vu_log_drop(s);
 	s->features = rq->p.u64;
 	s->has_features = true;
 	vu_dirty_apply(s);

@@ -92,10 +92,7 @@ int vq_start(struct vq *q, struct guest_mem *mem, const struct vq_place *at, uin
 
 int vq_relocate(struct vq *q, const struct vq_place *at)
 {
-	int rc = q->packed ? vq_packed_locate(q, at) : vq_split_locate(q, at);
-	if (rc < 0)
-		q->running = false;
-	return rc;
+	return q->packed ? vq_packed_locate(q, at) : vq_split_locate(q, at);
 }
 
 uint32_t vq_stop(struct vq *q)

@@ -119,7 +119,8 @@ bool vq_size_valid(uint32_t size, uint64_t features);
 // Checks the place against guest memory and begins.  `features` are the negotiated ones.  0 or -errno, the queue then as before.
 int vq_start(struct vq *q, struct guest_mem *mem, const struct vq_place *at, uint64_t features);
 
-// Looks the ring up again after guest memory changed.  -EFAULT if it is gone; the queue is then stopped.
+// Looks the ring up again, after guest memory changed or at another place.  -EFAULT if it is not there; the queue is then as before,
+// and to be stopped before anything else if its memory is gone.
 int vq_relocate(struct vq *q, const struct vq_place *at);
 
 // The ring's memory is not touched after this.  Returns where to go on: the next avail index that would have been taken; packed:

@@ -302,9 +302,16 @@ TEST(ring_addresses_are_checked)
 TEST(memory_that_goes_away)
 {
 	CHECK(set_up(0));
+	struct vq_place elsewhere = r.dr.place;
+	elsewhere.used = DRIVER_UVA + DRIVER_MEM;
 	CHECK_EQ(vq_relocate(&r.q, &r.dr.place), 0);
+	CHECK_EQ(vq_relocate(&r.q, &elsewhere), -EFAULT);
+	driver_desc(&r.dr, 0, DRIVER_DATA, 1, 0, 0);
+	driver_offer(&r.dr, 0);
+	CHECK_EQ(pop(), 1); // where it was
 	guest_mem_clear(&r.mem);
 	CHECK_EQ(vq_relocate(&r.q, &r.dr.place), -EFAULT);
+	vq_stop(&r.q);
 	driver_offer(&r.dr, 0);
 	CHECK_EQ(pop(), 0);
 	vq_publish(&r.q);

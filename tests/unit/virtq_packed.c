@@ -596,8 +596,8 @@ TEST(what_was_put_back_is_not_recorded_as_taken)
 TEST(a_record_that_grows_a_request)
 {
 	enum { SIZE = VQ_SIZE_MAX, LONG = IOVECS };
-	static uint8_t large[sizeof(struct inflight_packed_region) +
-			     SIZE * sizeof(struct inflight_packed_desc)];
+	static uint8_t
+		large[sizeof(struct inflight_packed_region) + SIZE * sizeof(struct inflight_packed_desc)];
 	struct inflight_packed_region *g = (void *)large;
 	CHECK(set_up(0));
 	vq_stop(&r.q);
