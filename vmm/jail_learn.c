@@ -31,6 +31,7 @@
 
 struct seen {
 	bool call[CALLS_MAX];
+	uint64_t families; // of sockets, a bit for each
 	uint32_t ioctl[IOCTLS_MAX];
 	unsigned ioctl_count;
 };
@@ -93,6 +94,8 @@ static void note(struct seen *s, const struct seccomp_data *d)
 	if (d->nr < 0 || d->nr >= CALLS_MAX)
 		return;
 	s->call[d->nr] = true;
+	if (d->nr == SYS_socket && d->args[0] < 64)
+		s->families |= UINT64_C(1) << d->args[0];
 	if (d->nr != SYS_ioctl)
 		return;
 	const uint32_t request = (uint32_t)d->args[1];
@@ -133,7 +136,7 @@ static void listen_until_end(struct seen *s, int listener)
 static void write_call(FILE *f, const struct seen *s, int nr, bool *first)
 {
 	// What has a row of its own below, or is needed though no run may show it.
-	if (nr == SYS_ioctl || nr == SYS_clone || nr == SYS_clone3)
+	if (nr == SYS_ioctl || nr == SYS_clone || nr == SYS_clone3 || nr == SYS_socket || nr == SYS_prctl)
 		return;
 	if (!s->call[nr] && nr != SYS_rt_sigreturn && nr != SYS_restart_syscall && nr != SYS_exit_group)
 		return;
@@ -141,6 +144,27 @@ static void write_call(FILE *f, const struct seen *s, int nr, bool *first)
 	if (name)
 		fprintf(f, "%s\"%s\"", *first ? "" : ", ", name);
 	*first &= !name;
+}
+
+// What is allowed by one of its arguments.
+static void write_conditions(FILE *f, const struct seen *s)
+{
+	for (unsigned i = 0; i < s->ioctl_count; i++)
+		fprintf(f, "[[allow]]\nwhy   = \"seen\"\nwhen  = \"arg1 == 0x%x\"\ncalls = [\"ioctl\"]\n",
+			s->ioctl[i]);
+	for (unsigned i = 0; i < 64; i++)
+		if (s->families >> i & 1)
+			fprintf(f,
+				"[[allow]]\nwhy   = \"seen\"\nwhen  = \"arg0 == %u\"\ncalls = [\"socket\"]\n",
+				i);
+	if (!s->call[SYS_prctl])
+		return;
+	fprintf(f, "[[allow]]\nwhy    = \"that it ends with minivmm is not its own to change\"\n"
+		   "when   = \"arg0 == 1\"\nrefuse = \"EPERM\"\ncalls  = [\"prctl\"]\n"
+		   "[[allow]]\nwhy   = \"seen; all options but that one\"\nwhen  = [\"arg0 & 1 == 0\"");
+	for (unsigned bit = 2; bit <= 64; bit *= 2)
+		fprintf(f, ", \"arg0 & %u == %u\"", bit, bit);
+	fprintf(f, "]\ncalls = [\"prctl\"]\n");
 }
 
 static void write_profile(FILE *f, const struct seen *s, const char *program)
@@ -159,9 +183,7 @@ static void write_profile(FILE *f, const struct seen *s, const char *program)
 	for (int nr = 0; nr < CALLS_MAX; nr++)
 		write_call(f, s, nr, &first);
 	fprintf(f, "]\n");
-	for (unsigned i = 0; i < s->ioctl_count; i++)
-		fprintf(f, "[[allow]]\nwhy   = \"seen\"\nwhen  = \"arg1 == 0x%x\"\ncalls = [\"ioctl\"]\n",
-			s->ioctl[i]);
+	write_conditions(f, s);
 	if (s->call[SYS_clone3] || s->call[SYS_clone])
 		fprintf(f,
 			"[[allow]]\nwhy   = \"threads or processes, but no name spaces\"\nwhen  = \"arg0 & 0x7e020000 == 0\"\n"

@@ -209,19 +209,12 @@ static int read_refuse(struct reader *r, const struct toml_value *t, uint16_t *e
 					  : rc;
 }
 
-static int read_allow(struct reader *r, const struct toml_value *t)
+// A row for each call.
+static int allow_add(struct reader *r, const struct toml_value *t, const struct toml_value *calls,
+		     const char *when, struct sandbox_rule rule)
 {
-	struct sandbox_rule rule = { .arg = SANDBOX_ANY };
-	const char *when;
-	const struct toml_value *calls = toml_get(t, "calls");
-	int rc = known_keys(r, t, KEYS("calls", "why", "when", "refuse"));
-	if (rc < 0 || (rc = text_of(r, t, "why", true, &rule.reason)) < 0 ||
-	    (rc = text_of(r, t, "when", false, &when)) < 0 || (rc = read_condition(r, t, when, &rule)) < 0 ||
-	    (rc = read_refuse(r, t, &rule.refuse)) < 0)
-		return rc;
-	if (!calls || calls->type != TOML_ARRAY)
-		return COMPLAIN(r, t, "calls is missing, a list of system calls");
-	for (const struct toml_value *v = calls->children.first; v; v = v->next) {
+	int rc = read_condition(r, t, when, &rule);
+	for (const struct toml_value *v = calls->children.first; v && rc == 0; v = v->next) {
 		if (v->type != TOML_STRING)
 			return COMPLAIN(r, v, "a call is no text");
 		rule.name = v->string.bytes;
@@ -231,7 +224,28 @@ static int read_allow(struct reader *r, const struct toml_value *t)
 			return COMPLAIN(r, v, "more than %d rows of system calls", PROFILE_RULES_MAX);
 		r->p->rules[r->p->rule_count++] = rule;
 	}
-	return 0;
+	return rc;
+}
+
+static int read_allow(struct reader *r, const struct toml_value *t)
+{
+	struct sandbox_rule rule = { .arg = SANDBOX_ANY };
+	const struct toml_value *calls = toml_get(t, "calls"), *whens = toml_get(t, "when");
+	const char *when = NULL;
+	int rc = known_keys(r, t, KEYS("calls", "why", "when", "refuse"));
+	if (rc < 0 || (rc = text_of(r, t, "why", true, &rule.reason)) < 0 ||
+	    (rc = read_refuse(r, t, &rule.refuse)) < 0)
+		return rc;
+	if (!calls || calls->type != TOML_ARRAY)
+		return COMPLAIN(r, t, "calls is missing, a list of system calls");
+	if (!whens || whens->type != TOML_ARRAY) {
+		rc = text_of(r, t, "when", false, &when);
+		return rc < 0 ? rc : allow_add(r, t, calls, when, rule);
+	}
+	for (const struct toml_value *v = whens->children.first; v && rc == 0; v = v->next)
+		rc = v->type == TOML_STRING ? allow_add(r, v, calls, v->string.bytes, rule)
+					    : COMPLAIN(r, v, "a condition is no text");
+	return rc;
 }
 
 static int read_list(struct reader *r, const struct toml_value *root, const char *key,

@@ -12,7 +12,7 @@
 //	[limits]                       # nofile, processes, address_space (beyond guest RAM), file_size
 //	[[show]]                       # path, why; kind = "proc", "tmpfs" (with size) or what the host has there; writable, executable, optional
 //	[[keep]]                       # capability, why: over its own name spaces, never over the host
-//	[[allow]]                      # calls, why; when = "arg1 & 0xff == 0x5421", or refuse = "ENOSYS" instead of death
+//	[[allow]]                      # calls, why; when = "arg1 & 0xff == 0x5421", or a list of those; refuse = "ENOSYS" instead of death
 #ifndef MINIVMM_VMM_JAIL_PROFILE_H
 #define MINIVMM_VMM_JAIL_PROFILE_H
 

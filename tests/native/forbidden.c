@@ -14,11 +14,13 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -174,6 +176,22 @@ static bool reach_network(void)
 	int fd = socket(AF_INET, SOCK_DGRAM, 0);
 	return fd >= 0 && sendto(fd, "x", 1, 0, (const struct sockaddr *)&to, sizeof(to)) == 1;
 }
+static bool reach_machines(void) // no name space of the network's has a say in these
+{
+	return socket(AF_VSOCK, SOCK_STREAM, 0) >= 0;
+}
+static bool reach_abstract(void) // a socket of the host's that has no file; the test listens there
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX, .sun_path = "\0minivmm-forbidden" };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	return fd >= 0 &&
+	       connect(fd, (const struct sockaddr *)&to,
+		       offsetof(struct sockaddr_un, sun_path) + sizeof("?minivmm-forbidden") - 1) == 0;
+}
+static bool outlive(void)
+{
+	return prctl(PR_SET_PDEATHSIG, 0L, 0L, 0L, 0L) == 0;
+}
 static bool raw_socket(void)
 {
 	return socket(AF_INET, SOCK_RAW, 1) >= 0 || socket(AF_PACKET, SOCK_RAW, 0) >= 0;
@@ -209,6 +227,9 @@ static const struct {
 	{ "signal-others", signal_others },
 	{ "push-input", push_input },
 	{ "reach-network", reach_network },
+	{ "reach-machines", reach_machines },
+	{ "reach-abstract", reach_abstract },
+	{ "outlive", outlive },
 	{ "raw-socket", raw_socket },
 };
 

@@ -267,8 +267,8 @@ static void rules_print(const struct sandbox_rule *rules, size_t count, const ch
 		char condition[64];
 		snprintf(condition, sizeof(condition), "%s", r->refuse ? "refused" : "-");
 		if (r->arg >= 0)
-			snprintf(condition, sizeof(condition), "arg%d & %#" PRIx64 " == %#" PRIx64, r->arg,
-				 r->mask, r->value);
+			snprintf(condition, sizeof(condition), "arg%d & %#" PRIx64 " == %#" PRIx64 "%s",
+				 r->arg, r->mask, r->value, r->refuse ? " refused" : "");
 		fprintf(out, "%s%s\t%s\t%s\t%s\n", prefix, r->name, condition, r->rare ? "rare" : "-",
 			r->reason);
 	}
