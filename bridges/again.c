@@ -96,7 +96,7 @@ static int from_spawner(const struct again_how *how, int leave, const char *id, 
 }
 
 // Of the connections in the queue some were given up long ago.
-static int from_listener(const struct again_how *how, int leave, deadline_ns until, int *sock)
+static int from_listener(const struct again_how *how, int leave, deadline_ns until, int *sock, struct err *e)
 {
 	for (;;) {
 		char byte;
@@ -104,6 +104,9 @@ static int from_listener(const struct again_how *how, int leave, deadline_ns unt
 		if (rc <= 0)
 			return rc < 0 ? rc : -ETIMEDOUT;
 		FD_AUTO fd = accept4(how->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		// What waits there still waits when there are no descriptors.
+		if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+			return err_sys(e, errno, "accept its connection");
 		if (fd < 0 || recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
 			continue;
 		*sock = fd_steal(&fd);
@@ -119,7 +122,7 @@ int again_connect(const struct again_how *how, int leave, const char *id, deadli
 	case AGAIN_PROGRAM:
 		return from_spawner(how, leave, id, until, sock, child, e);
 	case AGAIN_LISTENER:
-		return from_listener(how, leave, until, sock);
+		return from_listener(how, leave, until, sock, e);
 	case AGAIN_NOWHERE:
 	default:
 		return -ECANCELED;
