@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // How a value of the configuration becomes a field: one function a kind, each of the form of struct config_key's store().
-// config_key.c's table names them; nobody else includes this.
+// config_key.c's table names them.  And what several of them say together, for config.c.  Nobody else includes this.
 #ifndef MINIVMM_VMM_CONFIG_VALUE_H
 #define MINIVMM_VMM_CONFIG_VALUE_H
 
@@ -57,6 +57,12 @@ void config_store_limits(struct config_reader *r, const struct config_key *k, co
 			 void *field);
 void config_store_ports(struct config_reader *r, const struct config_key *k, const struct toml_value *v,
 			void *field);
+
+// ---- config_device.c ---------------------------------------------------------------------------------------------
+
+// What the keys of a device, all of them read, say about each other and about the devices before it.
+void config_check_device(struct config_reader *r, const struct toml_value *t, const struct vm_config *c,
+			 struct device_config *d);
 
 // ---- for these functions ------------------------------------------------------------------------------------------
 

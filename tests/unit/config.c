@@ -781,6 +781,29 @@ TEST(jails)
 	config_free(&c);
 }
 
+TEST(a_descriptor_is_one_device_s)
+{
+#define SERVER(id, socket) "[[device]]\nid = \"" id "\"\nvia = \"vfio-user\"\nsocket = \"" socket "\"\n"
+#define IMAGE(id, more)	   "[[device]]\nid = \"" id "\"\nvirtio = \"blk\"\nimage = \"fd:disk\"\n" more
+#define READONLY	   "readonly = true\n"
+	CHECK_BAD({ BOOT SERVER("a", "fd:7") SERVER("b", "fd:7"),
+		    { 0 },
+		    "10:10: [device] \"b\": \"fd:7\" is of the device in line 3 already\n" },
+		  { BOOT IMAGE("a", "") IMAGE("b", READONLY),
+		    { 0 },
+		    "10:9: [device] \"b\": \"fd:disk\" is of the device in line 3 already\n" });
+	// Not disks that nobody writes to, nor servers of many.
+	static const char good[] = BOOT IMAGE("a", READONLY) IMAGE("b", READONLY) SERVER("c", "fd:7")
+		SERVER("d", "s") SERVER("e", "s");
+	struct vm_config c;
+	int r;
+	char *errors = read_text(good, sizeof(good) - 1, NULL, &c, &r);
+	CHECK_EQ(r, 0);
+	CHECK_EQ(c.device_count, 5);
+	free(errors);
+	config_free(&c);
+}
+
 TEST(ids)
 {
 #define ID(text)   BOOT "[[device]]\nvirtio = \"blk\"\nimage = \"i\"\nid = " text "\n"
