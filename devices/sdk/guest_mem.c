@@ -29,6 +29,14 @@ bool guest_mem_allows(const struct guest_mem *m, int fd)
 	       (fstatfs(fd, &st) == 0 && (st.f_type == TMPFS_MAGIC || st.f_type == HUGETLBFS_MAGIC));
 }
 
+static uint64_t mapped_len(const struct guest_mem *m)
+{
+	uint64_t len = 0;
+	for (unsigned i = 0; i < m->count; i++)
+		len += m->region[i].map_len;
+	return len;
+}
+
 static bool overlaps_any(const struct guest_mem *m, uint64_t gpa, uint64_t uva, uint64_t len)
 {
 	for (unsigned i = 0; i < m->count; i++) {
@@ -56,6 +64,8 @@ static int region_add(struct guest_mem *m, int fd, const struct stat *st, uint64
 	if (overlaps_any(m, gpa, uva, r.len))
 		return -EEXIST;
 	r.map_len = (size_t)align_up(r.len + skip, align);
+	if (m->most && !range_in(mapped_len(m), r.map_len, m->most))
+		return -E2BIG;
 	r.map = mmap(NULL, r.map_len, r.read_only ? PROT_READ : PROT_READ | PROT_WRITE,
 		     MAP_SHARED | MAP_NORESERVE, fd, (off_t)(file_off - skip));
 	if (r.map == MAP_FAILED)

@@ -38,6 +38,8 @@ struct guest_mem {
 	unsigned count;
 	unsigned hint;	  // the region found last
 	bool memory_only; // refuse files of file systems that may make a reader wait
+	uint64_t
+		most; // bytes of all regions, which take up addresses of ours whether there is memory or not; 0: any number
 	// Asked about an address that no region has: true, and one has it now.  NULL: there is nobody to ask.
 	bool (*missing)(struct guest_mem *m, uint64_t at);
 	struct guest_region region[GUEST_REGIONS_MAX];

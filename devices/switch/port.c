@@ -269,6 +269,7 @@ static void port_describe(struct port *p)
 	p->d.features = PORT_FEATURES | net_offload_features(TAP_CSUM | TAP_TSO4 | TAP_TSO6 | TAP_ECN) |
 			(sw->mtu ? NET_BIT(VIRTIO_NET_F_MTU) : 0);
 	p->d.mem.memory_only = true;
+	p->d.mem.most = SWITCH_MEMORY;
 	for (unsigned i = 0; i < SWITCH_QUEUES; i++) {
 		p->queue[i].index = (uint16_t)i;
 		p->queue[i].call_fd = p->queue[i].err_fd = -1;

@@ -23,13 +23,15 @@
 
 #define SWITCH_PORTS_MAX (MAC_PORTS_MAX - 1) // of front-ends; the table's last number is the tap's
 #define SWITCH_UPLINK	 SWITCH_PORTS_MAX
-#define SWITCH_SEGS	 256	      // of one buffer
-#define SWITCH_BUFFER	 (1u << 20)   // bytes of one buffer: all of it may have to be noted as written
-#define SWITCH_MERGE	 512	      // buffers of one frame
-#define SWITCH_BUDGET	 64	      // frames of a port in a round,
-#define SWITCH_WORK	 (512u << 10) // or so many bytes copied for it, each copy counted as SWITCH_COPY more
-#define SWITCH_COPY	 512u
-#define SWITCH_FLOOD	 10000 // frames a second that a port may send to all ports
+// Bytes of guest memory of a port: so that no front-end uses up the addresses that others' has to be mapped at.
+#define SWITCH_MEMORY ((UINT64_C(1) << 46) / (SWITCH_PORTS_MAX + 1))
+#define SWITCH_SEGS   256	   // of one buffer
+#define SWITCH_BUFFER (1u << 20)   // bytes of one buffer: all of it may have to be noted as written
+#define SWITCH_MERGE  512	   // buffers of one frame
+#define SWITCH_BUDGET 64	   // frames of a port in a round,
+#define SWITCH_WORK   (512u << 10) // or so many bytes copied for it, each copy counted as SWITCH_COPY more
+#define SWITCH_COPY   512u
+#define SWITCH_FLOOD  10000 // frames a second that a port may send to all ports
 
 enum { SWITCH_RX, SWITCH_TX, SWITCH_QUEUES };
 

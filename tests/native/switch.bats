@@ -60,6 +60,10 @@ scenario() { # NAME
     scenario files
 }
 
+@test "guest memory without end, a pipe that is made blocking: nobody else is held up" {
+    scenario greedy
+}
+
 @test "made-up and stolen addresses take nothing from anybody" {
     scenario forged
 }
