@@ -189,6 +189,7 @@ given_and_taken() { # GUEST PROGRAM LINE
     hostile_device disk0 "$3"
     start
     wait_line withdraw
+    [ "$(id -u)" != 0 ] || check 'explain says what is mapped' eval '"$here/lib/explain-check" "$MINIVMM" "$T/vm.toml" "$pid" > "$T/explained"'
     kill -USR1 "$bad"
     tell on
     wait_line give
