@@ -10,7 +10,9 @@
 
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/un.h>
+#include <time.h>
 
 #define SHORT_MS 200
 
@@ -599,4 +601,37 @@ TEST(b08_a_record_that_is_none)
 		peer_free(&p);
 	}
 	CHECK_EQ(count_fds(), fds);
+}
+
+static int64_t cpu_ms(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+// What waits in a listener's queue keeps it readable: who has no descriptor for it may not look all the time.
+TEST(one_that_comes_when_there_are_no_descriptors)
+{
+	static struct peer p[2];
+	struct again a;
+	struct rlimit before, none;
+	peers_init(p, 2);
+	CHECK(again_after(&a, &p[0], 0, 0));
+	p[1].sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	const int next = dup(p[1].sock);
+	close(next);
+	CHECK_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+	none = (struct rlimit){ .rlim_cur = (rlim_t)next, .rlim_max = before.rlim_max };
+	CHECK_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+	CHECK_EQ(connect(p[1].sock, (struct sockaddr *)&a.at, a.at_len), 0);
+	const int64_t begin = cpu_ms();
+	usleep(500000);
+	CHECK(cpu_ms() - begin < 100);
+	CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+	peer_start(&p[1]);
+	CHECK(await(&a, true));
+	again_close(&a);
+	peer_end(&p[1]);
+	peers_free(p, 2);
 }
