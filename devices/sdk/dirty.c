@@ -62,6 +62,8 @@ void dirty_mark_request(struct dirty_log *l, const struct vq *q, uint16_t head)
 	uint64_t count = q->size;
 	bool indirect = false;
 	unsigned at = head;
+	// The driver may have made it longer since: no more work than what was taken.
+	uint64_t left = q->slot[head].len;
 	// As many as the longest request that virtq.c takes, with an indirect table's entries.
 	for (unsigned seen = 0; seen < 2 * VQ_SIZE_MAX && at < count; seen++) {
 		struct vring_desc d;
@@ -76,8 +78,10 @@ void dirty_mark_request(struct dirty_log *l, const struct vq *q, uint16_t head)
 			at = 0;
 			continue;
 		}
-		if (d.flags & VRING_DESC_F_WRITE)
-			dirty_mark(l, d.addr, d.len);
+		if (d.flags & VRING_DESC_F_WRITE) {
+			dirty_mark(l, d.addr, MIN(left, d.len));
+			left -= MIN(left, d.len);
+		}
 		if (!(d.flags & VRING_DESC_F_NEXT))
 			return;
 		at = d.next;

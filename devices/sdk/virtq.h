@@ -27,7 +27,8 @@
 // For a device that gives requests back in the order in which it took them.
 #define VQ_FEATURE_IN_ORDER (UINT64_C(1) << VIRTIO_F_IN_ORDER)
 
-// A request that was taken from a packed ring; the driver's name for it need not be unique nor small.
+// A request that was taken from a packed ring; the driver's name for it need not be unique nor small.  Of a split ring's, by its head: `len`,
+// the bytes that the device might write.
 struct vq_slot {
 	uint16_t id;
 	uint16_t count;		    // descriptors that it takes up

@@ -2,6 +2,7 @@
 // Split rings, virtio 1.2 §2.7.
 #include "devices/sdk/dirty.h"
 #include "devices/sdk/virtq_impl.h"
+#include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 
 #include <errno.h>
@@ -89,7 +90,7 @@ static int enter_indirect(struct vq *q, const struct vring_desc *d, struct table
 	return t->desc ? 0 : -EPROTO;
 }
 
-static int walk_chain(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned iov_max)
+static int walk_descriptors(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned iov_max)
 {
 	struct table t = { .desc = q->desc, .count = q->size };
 	unsigned limit = vq_chain_limit(q, iov_max), at = c->head;
@@ -114,6 +115,13 @@ static int walk_chain(struct vq *q, struct vq_chain *c, struct iovec *iov, unsig
 		at = d.next;
 	}
 	return vq_fail(q, "descriptor chain without end");
+}
+
+static int walk_chain(struct vq *q, struct vq_chain *c, struct iovec *iov, unsigned iov_max)
+{
+	int rc = walk_descriptors(q, c, iov, iov_max);
+	q->slot[c->head].len = (uint32_t)MIN(c->writable_len, (uint64_t)UINT32_MAX);
+	return rc;
 }
 
 // A request that a back-end before us took and did not give back.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Split virtqueues from the device's side, against a driver that keeps the rules and one that does not.
 #include "devices/sdk/virtq.h"
+#include "devices/sdk/dirty.h"
 #include "tests/unit/driver.h"
 #include "tests/unit/test.h"
 #include "vmm/base/fd.h"
@@ -315,6 +316,28 @@ TEST(memory_that_goes_away)
 	driver_offer(&r.dr, 0);
 	CHECK_EQ(pop(), 0);
 	vq_publish(&r.q);
+	tear_down();
+}
+
+// What is noted as written is no more than what was taken, whatever the descriptors say by then.
+TEST(a_request_that_grows_under_the_log_of_dirty_pages)
+{
+	static uint8_t bits[(DRIVER_GPA >> DIRTY_PAGE_SHIFT) / 8 + (DRIVER_MEM >> DIRTY_PAGE_SHIFT) / 8];
+	struct dirty_log log = { .bits = bits, .len = sizeof(bits), .event_fd = -1 };
+	unsigned noted = 0;
+	CHECK(set_up(0));
+	r.q.dirty = &log;
+	r.q.dirty_used_gpa = UINT64_MAX;
+	driver_desc(&r.dr, 0, DRIVER_DATA, 4096, VRING_DESC_F_WRITE, 0);
+	driver_offer(&r.dr, 0);
+	CHECK_EQ(pop(), 1);
+	driver_desc(&r.dr, 0, DRIVER_DATA, DRIVER_MEM - DRIVER_DATA, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT,
+		    0);
+	vq_push(&r.q, 0, 4096);
+	for (size_t i = 0; i < sizeof(bits); i++)
+		noted += (unsigned)__builtin_popcount(bits[i]);
+	CHECK_EQ(noted, 1);
+	r.q.dirty = NULL;
 	tear_down();
 }
 
