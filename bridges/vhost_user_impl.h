@@ -156,8 +156,11 @@ static inline uint64_t vu_user_offset(const struct vhost_user *vu)
 // ---- vhost_user.c: one exchange each, on a connection that is there; with the lock (or before anybody else has it)
 
 int vu_do_negotiate(struct vhost_user *vu, deadline_ns deadline);
-int vu_do_memory(struct vhost_user *vu, deadline_ns deadline);
 int vu_do_run(struct vhost_user *vu, deadline_ns deadline);
+
+// ---- vhost_user_memory.c: the same
+
+int vu_do_memory(struct vhost_user *vu, deadline_ns deadline);
 
 // ---- vhost_user_config.c
 

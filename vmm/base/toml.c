@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
+#include "vmm/base/toml_index.h"
 #include "vmm/base/toml_lex.h"
 
 #include <errno.h>
@@ -30,62 +31,7 @@ const char *toml_type_name(enum toml_type type)
 	return names[type];
 }
 
-// ---- the index of a table ----
-// An AA tree (Andersson 1993) threaded through the values, so that no order of keys is slow.
-
-static int key_compare(const struct toml_text *a, const struct toml_text *b)
-{
-	if (a->len != b->len)
-		return a->len < b->len ? -1 : 1;
-	return a->len ? memcmp(a->bytes, b->bytes, a->len) : 0;
-}
-
-static struct toml_value *index_find(struct toml_value *v, const struct toml_text *key)
-{
-	while (v) {
-		int order = key_compare(key, &v->key);
-		if (order == 0)
-			return v;
-		v = order < 0 ? v->left : v->right;
-	}
-	return NULL;
-}
-
-static struct toml_value *index_skew(struct toml_value *v)
-{
-	struct toml_value *l = v->left;
-	if (!l || l->level != v->level)
-		return v;
-	v->left = l->right;
-	l->right = v;
-	return l;
-}
-
-static struct toml_value *index_split(struct toml_value *v)
-{
-	struct toml_value *r = v->right;
-	if (!r || !r->right || r->right->level != v->level)
-		return v;
-	v->right = r->left;
-	r->left = v;
-	r->level++;
-	return r;
-}
-
-// Recursion as deep as the tree: at most 2 log2(keys).
-static struct toml_value *index_insert(struct toml_value *root, struct toml_value *v)
-{
-	if (!root) {
-		v->left = v->right = NULL;
-		v->level = 1;
-		return v;
-	}
-	if (key_compare(&v->key, &root->key) < 0)
-		root->left = index_insert(root->left, v);
-	else
-		root->right = index_insert(root->right, v);
-	return index_split(index_skew(root));
-}
+// ---- reading ----
 
 static void child_append(struct toml_value *parent, struct toml_value *v)
 {
@@ -95,10 +41,8 @@ static void child_append(struct toml_value *parent, struct toml_value *v)
 		parent->children.first = v;
 	parent->children.last = v;
 	if (parent->type == TOML_TABLE)
-		parent->children.index = index_insert(parent->children.index, v);
+		parent->children.index = toml_index_insert(parent->children.index, v);
 }
-
-// ---- reading ----
 
 struct key_at { // one part of a key, and its place
 	struct toml_text text;
@@ -169,7 +113,7 @@ static int fail_at_key(struct toml_lex *lx, const struct key_at *k, const struct
 // The table that a part of a header other than its last names.
 static int enter_by_header(struct toml_lex *lx, struct toml_value **table, const struct key_at *k)
 {
-	struct toml_value *old = index_find((*table)->children.index, &k->text);
+	struct toml_value *old = toml_index_find((*table)->children.index, &k->text);
 	if (!old)
 		return new_child(lx, *table, k, TOML_TABLE, BY_HEADER_BELOW, table);
 	if (old->type == TOML_ARRAY && old->origin == BY_ARRAY_HEADER)
@@ -185,7 +129,7 @@ static int enter_by_header(struct toml_lex *lx, struct toml_value **table, const
 // The table that a part of a dotted key other than its last names.
 static int enter_by_dotted_key(struct toml_lex *lx, struct toml_value **table, const struct key_at *k)
 {
-	struct toml_value *old = index_find((*table)->children.index, &k->text);
+	struct toml_value *old = toml_index_find((*table)->children.index, &k->text);
 	if (!old)
 		return new_child(lx, *table, k, TOML_TABLE, BY_DOTTED_KEY, table);
 	if (old->type != TOML_TABLE)
@@ -200,7 +144,7 @@ static int enter_by_dotted_key(struct toml_lex *lx, struct toml_value **table, c
 // The table of [x].
 static int open_table(struct toml_lex *lx, struct toml_value **table, const struct key_at *k)
 {
-	struct toml_value *old = index_find((*table)->children.index, &k->text);
+	struct toml_value *old = toml_index_find((*table)->children.index, &k->text);
 	if (!old)
 		return new_child(lx, *table, k, TOML_TABLE, BY_HEADER, table);
 	if (old->type == TOML_ARRAY && old->origin == BY_ARRAY_HEADER)
@@ -216,7 +160,7 @@ static int open_table(struct toml_lex *lx, struct toml_value **table, const stru
 // A new element of [[x]].
 static int open_array_element(struct toml_lex *lx, struct toml_value **table, const struct key_at *k)
 {
-	struct toml_value *array = index_find((*table)->children.index, &k->text);
+	struct toml_value *array = toml_index_find((*table)->children.index, &k->text);
 	int r = 0;
 	if (!array)
 		r = new_child(lx, *table, k, TOML_ARRAY, BY_ARRAY_HEADER, &array);
@@ -275,7 +219,7 @@ static int read_pair(struct toml_lex *lx, struct toml_value *table)
 	}
 	if (r)
 		return r;
-	const struct toml_value *old = index_find(table->children.index, &k.text);
+	const struct toml_value *old = toml_index_find(table->children.index, &k.text);
 	if (old)
 		return fail_at_key(lx, &k, old, "already set");
 	if (toml_lex_peek(lx) != '=')
@@ -422,7 +366,7 @@ int toml_parse_value(struct arena *a, const char *text, size_t len, struct toml_
 struct toml_value *toml_get(const struct toml_value *table, const char *key)
 {
 	const struct toml_text text = { .bytes = key, .len = strlen(key) };
-	return table && table->type == TOML_TABLE ? index_find(table->children.index, &text) : NULL;
+	return table && table->type == TOML_TABLE ? toml_index_find(table->children.index, &text) : NULL;
 }
 
 // Keeps the links of the list and the index; everything else becomes that of `value`.
@@ -440,7 +384,7 @@ static void replace(struct toml_value *old, const struct toml_value *value)
 int toml_put(struct arena *a, struct toml_value *table, const char *key, struct toml_value *value)
 {
 	const struct toml_text text = { .bytes = key, .len = strlen(key) };
-	struct toml_value *old = index_find(table->children.index, &text);
+	struct toml_value *old = toml_index_find(table->children.index, &text);
 	if (old) {
 		replace(old, value);
 		return 0;

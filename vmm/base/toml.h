@@ -46,7 +46,7 @@ struct toml_value {
 	enum toml_type type;
 	uint8_t depth;	       // 0: the root
 	uint8_t origin;	       // how a table or array was defined: toml.c's own
-	uint8_t level;	       // in the index: toml.c's own
+	uint8_t level;	       // in the index: toml_index.c's own
 	unsigned line, column; // of the value ([x] or [[x]]: of the header), from 1; columns count characters
 	struct toml_text key;  // in a table
 	unsigned key_line, key_column;
