@@ -201,14 +201,27 @@ static int op_run(struct backend *b, bool on)
 	return told(v, "it does not start (DRIVER_OK)", rc);
 }
 
+// The node's close resets the device, but what was mapped may stay (Linux 6.12's VDUSE): whoever drives it next, the host itself by virtio_vdpa,
+// would have its requests read from a dead guest's memory.
+static void forget_guest(struct vhost_vdpa *v)
+{
+	static const struct mem_table none;
+	if (alive(v) < 0)
+		return;
+	if (v->running)
+		vdpa_set_status(v, 0);
+	vdpa_map(v, &none);
+}
+
 static void op_close(struct backend *b)
 {
 	struct vhost_vdpa *v = vdpa_of(b);
 	vdpa_gone_close(v);
+	forget_guest(v);
 	loop_remove(v->loop, &v->config_source);
 	for (unsigned q = 0; v->doorbells && q < b->queue_count; q++)
 		munmap(v->doorbell[q], (size_t)sysconf(_SC_PAGESIZE));
-	fd_close(&v->fd); // which resets the device and ends its view of the memory
+	fd_close(&v->fd);
 	fd_close(&v->config_source.fd);
 	free(v);
 }

@@ -169,6 +169,25 @@ TEST(a_device_whose_reset_forgets_its_memory_is_told_again)
 	b->ops->close(b);
 }
 
+// The kernel's VDUSE keeps what it was told after the close of the node, and who drives the device next would be served from there.
+TEST(at_its_close_a_device_forgets_its_memory)
+{
+	set_up();
+	CHECK_EQ(open_it(), 0);
+	fake.log[0] = '\0';
+	b->ops->close(b);
+	CHECK_STR(fake.log, "BEGIN UNMAP UNMAP END");
+
+	set_up();
+	CHECK_EQ(open_it(), 0);
+	CHECK_EQ(b->ops->negotiate(b, VERSION_1), 0);
+	CHECK_EQ(b->ops->run(b, true), 0);
+	fake.log[0] = '\0';
+	b->ops->close(b);
+	CHECK_STR(fake.log, STATUS " BEGIN UNMAP UNMAP END"); // not under its rings
+	CHECK_EQ(fake.status, 0);
+}
+
 TEST(status_bits_that_are_never_set_are_refusals) // B29
 {
 	set_up();
@@ -286,8 +305,8 @@ TEST(a_device_that_is_removed_is_dead_and_let_go_of)
 	CHECK_EQ(b->ops->queue_stop(b, 0, &base), -EPIPE);
 	CHECK_EQ(b->ops->run(b, true), -EPIPE);
 	CHECK_EQ(b->ops->run(b, false), -EPIPE);
-	CHECK_STR(fake.log, "");
 	b->ops->close(b);
+	CHECK_STR(fake.log, "");
 	CHECK_EQ(deaths, 1);
 }
 
