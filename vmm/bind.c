@@ -53,11 +53,20 @@ static bool named(const struct bind_params *p, const char *address)
 
 // ---- what the host would lose -----------------------------------------------------------------------------------
 
+#define STACK_MAX 8 // devices on top of each other
+
+struct use {
+	const char *mark, *what, *mend; // NULL: it is not in use
+	char as[NAME_MAX + 16];
+	unsigned depth;
+};
+
 struct loss {
 	FILE *out;
 	const char *what;
 	unsigned said;
-	char mounted[NAME_MAX + 1]; // a disk that is in use
+	char disk[NAME_MAX + 1]; // that is in use
+	struct use use;
 };
 
 static void lose(struct loss *l, const char *name)
@@ -72,30 +81,91 @@ static void lose_named(struct doctor *d, const char *name, void *arg)
 	lose(arg, name);
 }
 
-// A disk, or a part of it, that /proc/self/mounts names.
-static bool is_mounted(const struct doctor *d, const char *disk)
+// A line of the file begins with that word.
+static bool listed(const struct doctor *d, const char *path, const char *word)
 {
-	char full[PATH_MAX], line[1024], device[NAME_MAX + 8];
-	snprintf(full, sizeof(full), "%s/proc/self/mounts", d->root);
-	snprintf(device, sizeof(device), "/dev/%s", disk);
+	char full[PATH_MAX], line[1024];
+	snprintf(full, sizeof(full), "%s%s", d->root, path);
 	FILE *f = fopen(full, "re");
 	bool found = false;
 	while (f && !found && fgets(line, sizeof(line), f))
-		found = strncmp(line, device, strlen(device)) == 0 &&
-			strcspn(line + strlen(device), " p0123456789") == 0;
+		found = strcspn(line, " \t\n") == strlen(word) && strncmp(line, word, strlen(word)) == 0;
 	if (f)
 		fclose(f);
 	return found;
 }
 
+// Whatever it was called then: the file systems' device numbers.
+static bool number_mounted(const struct doctor *d, const char *name)
+{
+	char path[PATH_MAX], number[32], line[1024], one[32];
+	snprintf(path, sizeof(path), "/sys/class/block/%s/dev", name);
+	if (!doctor_line(d, path, number, sizeof(number)))
+		return false;
+	snprintf(path, sizeof(path), "%s/proc/self/mountinfo", d->root);
+	FILE *f = fopen(path, "re");
+	bool found = false;
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = sscanf(line, "%*s %*s %31s", one) == 1 && strcmp(one, number) == 0;
+	if (f)
+		fclose(f);
+	return found;
+}
+
+static bool in_use(const struct doctor *d, const char *name, struct use *u)
+{
+	if (number_mounted(d, name) || listed(d, "/proc/self/mounts", u->as))
+		u->mark = "MOUNTED", u->what = "mounted", u->mend = "unmount";
+	else if (listed(d, "/proc/swaps", u->as))
+		u->mark = "SWAP", u->what = "swapped to", u->mend = "swapoff";
+	return u->what;
+}
+
+static void part_look(struct doctor *d, const char *name, void *arg);
+
+// A block device, its parts, and what is built on them (RAID, encryption, LVM): is any of it in use?
+static void device_look(struct doctor *d, const char *name, void *arg)
+{
+	struct use *u = arg;
+	char path[PATH_MAX], mapped[NAME_MAX + 1];
+	if (u->what || u->depth == STACK_MAX)
+		return;
+	snprintf(u->as, sizeof(u->as), "/dev/%s", name);
+	if (in_use(d, name, u))
+		return;
+	snprintf(path, sizeof(path), "/sys/class/block/%s/dm/name", name);
+	if (doctor_line(d, path, mapped, sizeof(mapped))) {
+		snprintf(u->as, sizeof(u->as), "/dev/mapper/%s", mapped);
+		if (in_use(d, name, u))
+			return;
+	}
+	u->depth++;
+	snprintf(path, sizeof(path), "/sys/class/block/%s", name);
+	doctor_each(d, path, part_look, u);
+	snprintf(path, sizeof(path), "/sys/class/block/%s/holders", name);
+	doctor_each(d, path, device_look, u);
+	u->depth--;
+}
+
+static void part_look(struct doctor *d, const char *name, void *arg)
+{
+	char path[PATH_MAX];
+	snprintf(path, sizeof(path), "/sys/class/block/%s/partition", name);
+	if (doctor_exists(d, path))
+		device_look(d, name, arg);
+}
+
 static void lose_disk(struct doctor *d, const char *name, void *arg)
 {
 	struct loss *l = arg;
+	struct use u = { .depth = 0 };
 	lose(l, name);
-	if (!is_mounted(d, name))
+	device_look(d, name, &u);
+	if (!u.what)
 		return;
-	fprintf(l->out, " (MOUNTED)");
-	snprintf(l->mounted, sizeof(l->mounted), "%s", name);
+	fprintf(l->out, " (%s, as %s)", u.mark, u.as);
+	snprintf(l->disk, sizeof(l->disk), "%s", name);
+	l->use = u;
 }
 
 struct owner {
@@ -136,7 +206,8 @@ static void show_losses(struct doctor *d, const struct function *f, struct loss 
 
 struct showing {
 	const struct bind_params *p;
-	char mounted[NAME_MAX + 1];
+	char disk[NAME_MAX + 1]; // that is in use
+	struct use use;
 	char missing[512]; // of the group, that would have to be given, too
 };
 
@@ -162,8 +233,10 @@ static void member_show(struct doctor *d, const char *address, void *arg)
 	if (!given)
 		show_losses(d, &f, &l);
 	fprintf(d->out, "\n");
-	if (l.mounted[0])
-		snprintf(s->mounted, sizeof(s->mounted), "%s", l.mounted);
+	if (l.use.what) {
+		snprintf(s->disk, sizeof(s->disk), "%s", l.disk);
+		s->use = l.use;
+	}
 	if (!named(s->p, address) && !given && f.driver[0]) // without a driver it harms nobody
 		snprintf(s->missing + strlen(s->missing), sizeof(s->missing) - strlen(s->missing), " %s",
 			 address);
@@ -181,9 +254,9 @@ static int group_show(struct doctor *d, const struct function *f, const struct b
 			e, EBUSY,
 			"%s: group %s is given whole or not at all; these have to come along, if they may:%s",
 			f->address, f->group, s.missing);
-	if (s.mounted[0])
-		return err_set(e, EBUSY, "%s: the disk %s is mounted: unmount it first", f->address,
-			       s.mounted);
+	if (s.use.what)
+		return err_set(e, EBUSY, "%s: the disk %s is %s, as %s: %s that first", f->address, s.disk,
+			       s.use.what, s.use.as, s.use.mend);
 	return 0;
 }
 

@@ -2,7 +2,7 @@
 // `minivmm bind` and `unbind`: functions of the host's PCI bus go to vfio-pci, and back to the drivers that they had.
 //
 // What the host would lose is shown first, with all of the IOMMU group, for a group is given whole or not at all.  A disk that is
-// mounted is never taken.  By the kernel's driver_override, which lasts until the next boot.
+// mounted or swapped to, itself or what is built on it, is never taken.  By the kernel's driver_override, which lasts until the next boot.
 #ifndef MINIVMM_VMM_BIND_H
 #define MINIVMM_VMM_BIND_H
 

@@ -110,26 +110,76 @@ TEST(a_group_is_given_whole)
 	host_end();
 }
 
+#define DISK "/bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1"
+
+// One disk with a partition below the function, and others that are not its.
+static bool disk(void)
+{
+	return host() && host_file("/sys" DISK "/size", "8") &&
+	       host_file("/sys" DISK "/nvme0n1p1/partition", "1") &&
+	       host_file("/sys/class/block/x/size", "8") &&
+	       host_link("/sys/class/block/nvme0n1", "../.." DISK) &&
+	       host_link("/sys/class/block/nvme0n1p1", "../.." DISK "/nvme0n1p1") &&
+	       host_file("/proc/swaps", "Filename\t\t\t\tType\t\tSize\n") &&
+	       host_file("/proc/self/mounts", "/dev/sda1 / ext4 rw 0 0\n/dev/nvme0n10 /x ext4 rw 0 0\n");
+}
+
 TEST(a_mounted_disk_stays)
 {
-	CHECK(host());
-	CHECK(host_file("/sys/bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1/size", "8"));
-	CHECK(host_file("/sys/bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1/nvme0n1p1/partition", "1"));
-	mkdir(host_place("/sys/class/block"), 0755);
-	mkdir(host_place("/sys/class/block/x"), 0755);
-	CHECK_EQ(symlink("../../bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1",
-			 host_place("/sys/class/block/nvme0n1")),
-		 0);
-	CHECK_EQ(symlink("../../bus/pci/devices/0000:01:00.0/nvme/nvme0/nvme0n1/nvme0n1p1",
-			 host_place("/sys/class/block/nvme0n1p1")),
-		 0);
-	CHECK(host_file("/proc/self/mounts", "/dev/sda1 / ext4 rw 0 0\n"));
+	CHECK(disk());
 	CHECK_EQ(run(true, true, "0000:01:00.0", NULL), 0);
 	CHECK(strstr(report, "loses network interface eth3, disk nvme0n1\n"));
 	CHECK(host_file("/proc/self/mounts", "/dev/sda1 / ext4 rw 0 0\n/dev/nvme0n1p1 /srv ext4 rw 0 0\n"));
 	CHECK_EQ(run(true, false, "0000:01:00.0", NULL), -EBUSY);
-	CHECK_STR(err.text, "0000:01:00.0: the disk nvme0n1 is mounted: unmount it first");
-	CHECK(strstr(report, "disk nvme0n1 (MOUNTED)"));
+	CHECK_STR(err.text,
+		  "0000:01:00.0: the disk nvme0n1 is mounted, as /dev/nvme0n1p1: unmount that first");
+	CHECK(strstr(report, "disk nvme0n1 (MOUNTED, as /dev/nvme0n1p1)"));
+	CHECK(host_file("/proc/self/mounts", "/dev/nvme0n1 /srv ext4 rw 0 0\n"));
+	CHECK_EQ(run(true, true, "0000:01:00.0", NULL), -EBUSY);
+	CHECK_STR(err.text, "0000:01:00.0: the disk nvme0n1 is mounted, as /dev/nvme0n1: unmount that first");
+	// by its number, for a kernel that found its root itself calls that /dev/root
+	CHECK(host_file("/proc/self/mounts", "/dev/root / ext4 rw 0 0\n"));
+	CHECK(host_file("/sys" DISK "/nvme0n1p1/dev", "259:1\n"));
+	CHECK(host_file("/proc/self/mountinfo", "21 1 259:12 / / rw - ext4 /dev/root rw\n"));
+	CHECK_EQ(run(true, true, "0000:01:00.0", NULL), 0);
+	CHECK(host_file("/proc/self/mountinfo", "21 1 259:1 / / rw - ext4 /dev/root rw\n"));
+	CHECK_EQ(run(true, true, "0000:01:00.0", NULL), -EBUSY);
+	CHECK_STR(err.text,
+		  "0000:01:00.0: the disk nvme0n1 is mounted, as /dev/nvme0n1p1: unmount that first");
+	host_end();
+}
+
+TEST(a_disk_stays_that_is_below_what_is_mounted)
+{
+	CHECK(disk());
+	// a volume of LVM's, on encryption, on a RAID, on the partition
+	CHECK(host_file("/sys" DISK "/nvme0n1p1/holders/md0", "") &&
+	      host_file("/sys/class/block/md0/holders/dm-0", ""));
+	CHECK(host_file("/sys/class/block/dm-0/holders/dm-1", ""));
+	CHECK(host_file("/sys/class/block/dm-0/dm/name", "crypt\n"));
+	CHECK(host_file("/sys/class/block/dm-1/dm/name", "vg-root\n"));
+	CHECK_EQ(run(true, true, "0000:01:00.0", NULL), 0);
+	CHECK(strstr(report, "disk nvme0n1\n"));
+	CHECK(host_file("/proc/self/mounts", "/dev/mapper/vg-root / ext4 rw 0 0\n"));
+	CHECK_EQ(run(true, false, "0000:01:00.0", NULL), -EBUSY);
+	CHECK_STR(err.text,
+		  "0000:01:00.0: the disk nvme0n1 is mounted, as /dev/mapper/vg-root: unmount that first");
+	CHECK(host_file("/proc/self/mounts", "/dev/sda1 / ext4 rw 0 0\n"));
+	CHECK(host_file("/proc/swaps", "Filename\t\t\t\tType\t\tSize\n/dev/dm-1    partition\t999420\n"));
+	CHECK_EQ(run(true, false, "0000:01:00.0", NULL), -EBUSY);
+	CHECK_STR(err.text, "0000:01:00.0: the disk nvme0n1 is swapped to, as /dev/dm-1: swapoff that first");
+	CHECK(strstr(report, "disk nvme0n1 (SWAP, as /dev/dm-1)"));
+	// a partition of the RAID
+	CHECK(host_file("/proc/swaps", ""));
+	CHECK(host_file("/sys/class/block/md0/md0p2/partition", "2") &&
+	      host_file("/sys/class/block/md0p2/partition", "2"));
+	CHECK_EQ(run(true, true, "0000:01:00.0", NULL), 0);
+	CHECK(host_file("/proc/self/mounts", "/dev/md0p2 /srv ext4 rw 0 0\n"));
+	CHECK_EQ(run(true, true, "0000:01:00.0", NULL), -EBUSY);
+	// what holds itself, which no kernel shows
+	CHECK(host_file("/proc/self/mounts", ""));
+	CHECK(host_file("/sys/class/block/dm-1/holders/dm-0", ""));
+	CHECK_EQ(run(true, true, "0000:01:00.0", NULL), 0);
 	host_end();
 }
 
