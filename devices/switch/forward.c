@@ -44,7 +44,7 @@ static uint32_t flood(struct vswitch *sw, struct frame *f)
 	return work + SWITCH_COPY;
 }
 
-uint32_t forward(struct vswitch *sw, struct frame *f)
+static uint32_t forward_where(struct vswitch *sw, struct frame *f)
 {
 	struct port *from = f->from == SWITCH_UPLINK ? NULL : sw->port[f->from];
 	struct switch_counts *counts = from ? &from->counts : &sw->uplink.counts;
@@ -72,4 +72,11 @@ uint32_t forward(struct vswitch *sw, struct frame *f)
 	}
 	counts->flooded++;
 	return flood(sw, f);
+}
+
+uint32_t forward(struct vswitch *sw, struct frame *f)
+{
+	const uint32_t before = sw->looks;
+	const uint32_t work = forward_where(sw, f);
+	return work + (sw->looks - before) * SWITCH_LOOK;
 }

@@ -39,6 +39,7 @@ static unsigned take_buffers(struct port *p, uint64_t need, unsigned *iov_count)
 		if (vq_pop(q, c, sw->to_iov + *iov_count, SWITCH_SEGS) <= 0)
 			break;
 		n++;
+		sw->looks++;
 		if (c->readable || c->writable_len == 0) {
 			vq_fail(q, "receive buffer that is to be read");
 			break;

@@ -31,6 +31,7 @@
 #define SWITCH_BUDGET 64	   // frames of a port in a round,
 #define SWITCH_WORK   (512u << 10) // or so many bytes copied for it, each copy counted as SWITCH_COPY more
 #define SWITCH_COPY   512u
+#define SWITCH_LOOK   64u   // and so much for each look at a receiver's buffer
 #define SWITCH_FLOOD  10000 // frames a second that a port may send to all ports
 
 enum { SWITCH_RX, SWITCH_TX, SWITCH_QUEUES };
@@ -84,6 +85,7 @@ struct vswitch {
 	unsigned ports_max, ports_used;	     // allowed; port[] from ports_used on are free
 	unsigned first;			     // whose turn it is in the next round
 	unsigned made;			     // ports ever, for addresses
+	uint32_t looks;			     // at receivers' buffers, ever
 	uint8_t mac[4];			     // beginning of the addresses given to ports
 	uint16_t mtu, queue_size;
 	uint64_t flood; // frames a second, 0: any number

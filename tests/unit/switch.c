@@ -378,6 +378,28 @@ TEST(work_of_a_round_is_bounded_in_bytes)
 	switch_free();
 }
 
+// A receiver with buffers of a byte is much work, and whoever sends to it has less of a round.
+TEST(buffers_that_are_looked_at_are_work)
+{
+	switch_new();
+	struct guest a, b;
+	uint8_t bytes[200] = { 0 };
+	guest_new(&a, 0);
+	guest_new(&b, NET_BIT(VIRTIO_NET_F_MRG_RXBUF));
+	memcpy(bytes, b.p->config.mac, 6);
+	memcpy(bytes + 6, a.p->config.mac, 6);
+	const struct iovec iov = { bytes, sizeof(bytes) };
+	struct frame f = { .iov = &iov, .count = 1, .len = sizeof(bytes), .from = a.p->number };
+	CHECK_EQ(forward(sw, &f), sizeof(bytes) + SWITCH_COPY);
+	for (unsigned i = 0; i < QUEUE; i++)
+		offer(&b, SWITCH_RX, 16384 + i, 1, true);
+	CHECK_EQ(forward(sw, &f), sizeof(bytes) + SWITCH_COPY + QUEUE * SWITCH_LOOK);
+	CHECK_EQ(b.p->counts.no_buffer, 2);
+	guest_free(&a);
+	guest_free(&b);
+	switch_free();
+}
+
 TEST(frames_to_all_are_as_many_as_allowed)
 {
 	switch_new();
