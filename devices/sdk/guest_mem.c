@@ -5,10 +5,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 // What a mapping's offset and length must be multiples of: the page size, or the huge page size of a hugetlb file, which
@@ -23,10 +21,8 @@ static uint64_t map_align(const struct stat *st)
 
 bool guest_mem_allows(const struct guest_mem *m, int fd)
 {
-	struct statfs st;
-	// A memfd, or a file that is memory as well.
-	return !m->memory_only ||
-	       (fstatfs(fd, &st) == 0 && (st.f_type == TMPFS_MAGIC || st.f_type == HUGETLBFS_MAGIC));
+	// A memfd, or a file that is memory as well: others have no seals, and no file system is asked for those.
+	return !m->memory_only || fcntl(fd, F_GET_SEALS) >= 0;
 }
 
 static uint64_t mapped_len(const struct guest_mem *m)
@@ -80,12 +76,14 @@ int guest_mem_add(struct guest_mem *m, int fd, uint64_t file_off, uint64_t gpa, 
 {
 	struct stat st;
 	int flags = fcntl(fd, F_GETFL);
-	if (flags < 0 || fstat(fd, &st) < 0)
+	if (flags < 0)
+		return -errno;
+	if (!guest_mem_allows(m, fd))
+		return -EPERM;
+	if (fstat(fd, &st) < 0)
 		return -errno;
 	if (!S_ISREG(st.st_mode) || (flags & O_PATH) || (flags & O_ACCMODE) != O_RDWR)
 		return -EBADF;
-	if (!guest_mem_allows(m, fd))
-		return -EPERM;
 	return region_add(
 		m, fd, &st, file_off,
 		(struct guest_region){ .base = { [GUEST_PHYSICAL] = gpa, [GUEST_USER] = uva }, .len = len });

@@ -4,6 +4,7 @@
 // Follows the back-end program conventions of vhost-user.rst.
 #include "devices/sdk/main_impl.h"
 #include "devices/sdk/pdev_impl.h"
+#include "vmm/base/bin.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/landlock.h"
@@ -113,6 +114,8 @@ static int seal(struct vdev *d, const struct settings *s, int sock, struct err *
 		log_warn("%s", e->text);
 		rc = 0;
 	}
+	if (rc == 0 && d->ops->serve)
+		rc = bin_open(e);
 	if (rc == 0)
 		rc = sandbox_filter(&spec, e);
 	if (rc < 0 && s->insecure) {

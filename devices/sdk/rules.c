@@ -2,6 +2,7 @@
 // What the sandbox of a device program allows: the SDK's part, the carrier's and the device's own.
 #include "devices/sdk/main_impl.h"
 #include "devices/sdk/vduse.h"
+#include "vmm/base/bin.h"
 #include "vmm/base/check.h"
 #include "vmm/base/msg.h"
 #include "vmm/base/socket_file.h"
@@ -90,6 +91,8 @@ void sdk_rules_print(const struct vdev_ops *ops, const struct carrier *c)
 		vduse_print("keeper\t", stdout);
 	else
 		socket_file_print("keeper\t", stdout);
+	if (ops->serve)
+		sandbox_print(&bin_spec, "bin\t", stdout);
 	if (ops->aside)
 		sandbox_print(ops->aside, "aside\t", stdout);
 }

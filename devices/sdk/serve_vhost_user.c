@@ -5,6 +5,7 @@
 // payload is read, and each handler checks what the numbers in it say about each other; a front-end that breaks the protocol loses
 // its connection, nothing else.  Never touches a device's insides.  Source: vhost-user.rst.
 #include "devices/sdk/vhost_user_impl.h"
+#include "vmm/base/bin.h"
 #include "vmm/base/check.h"
 #include "vmm/base/err.h"
 #include "vmm/base/fd.h"
@@ -19,6 +20,9 @@ static const struct sandbox_rule rules[] = {
 	SANDBOX_RARE(preadv2, "a device's state, out of the front-end's pipe"),
 	SANDBOX_RARE(pwritev2, "and into it"),
 };
+
+// Of a front-end that means well, none; these are closed where nobody waits, which has its limits.
+#define WRONG_FDS_MAX 16
 
 // The header is complete: what follows it?  0, or -EPROTO and why.
 static int header_check(const struct server *s, const struct vhost_user_row **row, const char **why)
@@ -83,7 +87,7 @@ static int request_do(struct server *s, const struct vhost_user_row *row)
 	rq->reply_len = 0;
 	rq->reply_fd = -1;
 	int result = vu_handlers[rq->h.request](s, rq);
-	msg_fds_close(&rq->fds);
+	s->wrong_fds += msg_fds_close(&rq->fds);
 	bool acked = (s->protocol_features & VHOST_USER_PF_BIT(REPLY_ACK)) &&
 		     (rq->h.flags & VHOST_USER_NEED_REPLY);
 	if (result < 0) {
@@ -115,6 +119,10 @@ static void message_ready(struct loop_source *src, uint32_t events)
 		s->got = 0;
 		rc = request_do(s, row);
 	}
+	if (rc == 0 && s->wrong_fds > WRONG_FDS_MAX) {
+		why = "hands over descriptors that are nothing to it";
+		rc = -EPROTO;
+	}
 	if (rc == 0)
 		return;
 	if (rc == -ECONNRESET || rc == -EPIPE)
@@ -131,7 +139,7 @@ static struct session *server_open(struct vdev *d, int sock)
 	struct server *s = calloc(1, sizeof(*s) + d->queue_count * sizeof(s->ring[0]));
 	if (!s) {
 		log_limited(LOG_ERROR, "out of memory for a front-end");
-		close(sock);
+		bin_put(&sock);
 		return NULL;
 	}
 	s->d = d;
@@ -149,7 +157,7 @@ static struct session *server_open(struct vdev *d, int sock)
 	int rc = loop_add(&d->loop, &s->sock, EPOLLIN | EPOLLRDHUP);
 	if (rc < 0) {
 		log_limited(LOG_ERROR, "epoll: %s", err_text(-rc));
-		close(sock);
+		bin_put(&sock);
 		free(s);
 		return NULL;
 	}
@@ -190,7 +198,7 @@ static int server_close(struct session *session)
 		fd_close(&d->queues[i].err_fd);
 	}
 	msg_fds_close(&s->rq.fds);
-	close(s->sock.fd);
+	bin_put(&s->sock.fd); // with what it says and nobody has read
 	free(s);
 	return 0;
 }

@@ -4,12 +4,13 @@
 // Never waits: what the socket does not take at once is sent when it does, and any number of changes is one message.  No
 // answer is asked for, so none may come.  A suspended device says nothing (vhost-user.rst, "Suspended device state").
 #include "devices/sdk/vhost_user_impl.h"
+#include "vmm/base/bin.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
 
 #define QUIET ((uint32_t)EPOLLIN | (uint32_t)EPOLLRDHUP)
 
@@ -63,12 +64,15 @@ static void config_changed(struct vdev *d)
 	vu_channel_flush(s);
 }
 
+bool vu_is_socket(int fd)
+{
+	const struct msghdr nothing = { 0 };
+	return sendmsg(fd, &nothing, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0 || errno != ENOTSOCK;
+}
+
 int vu_on_set_backend_req_fd(struct server *s, struct request *rq)
 {
-	struct stat st;
-	if (fstat(rq->fds.fd[0], &st) < 0)
-		return -errno;
-	if (!S_ISSOCK(st.st_mode))
+	if (!vu_is_socket(rq->fds.fd[0]))
 		return -ENOTSOCK;
 	vu_channel_close(s);
 	s->channel.fd = msg_fds_take_one(&rq->fds);
@@ -88,5 +92,5 @@ void vu_channel_init(struct server *s)
 void vu_channel_close(struct server *s)
 {
 	loop_remove(&s->d->loop, &s->channel);
-	fd_close(&s->channel.fd);
+	bin_put(&s->channel.fd);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/sdk/vhost_user_impl.h"
+#include "vmm/base/bin.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 
@@ -194,7 +195,7 @@ static struct ring *vring_fd(struct server *s, struct request *rq, int *fd)
 		return NULL;
 	*fd = none ? -1 : msg_fds_take_one(&rq->fds);
 	if (*fd >= 0 && fd_peer_event_check(*fd) < 0) {
-		fd_close(fd);
+		s->wrong_fds += bin_put(fd);
 		return NULL;
 	}
 	return r;
@@ -338,6 +339,8 @@ static int on_set_inflight_fd(struct server *s, struct request *rq)
 	vu_log_drop(s);
 	if (in->queue_count == 0 || in->queue_count > s->d->queue_count || in->mmap_size < len)
 		return -EINVAL;
+	if (!guest_mem_allows(&s->d->mem, rq->fds.fd[0]))
+		return -EPERM;
 	if (fstat(rq->fds.fd[0], &st) < 0)
 		return -errno;
 	// One that another kind of device made has no room for a state.
@@ -347,8 +350,6 @@ static int on_set_inflight_fd(struct server *s, struct request *rq)
 		len += vu_state_record_len(s);
 	if (!S_ISREG(st.st_mode) || !range_in(in->mmap_offset, len, (uint64_t)st.st_size))
 		return -ERANGE;
-	if (!guest_mem_allows(&s->d->mem, rq->fds.fd[0]))
-		return -EPERM;
 	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, rq->fds.fd[0], (off_t)in->mmap_offset);
 	if (p == MAP_FAILED)
 		return -errno;

@@ -76,6 +76,7 @@ struct server {
 	uint64_t protocol_features; // negotiated
 	uint8_t status;
 	bool has_features, started, closing;
+	unsigned wrong_fds; // that came and were of no use here
 	struct request rq; // being received
 	size_t got;	   // bytes of it
 	deadline_ns due;   // when it is to be complete, once it has begun
@@ -164,6 +165,8 @@ void vu_state_close(struct server *s);
 int vu_on_set_backend_req_fd(struct server *s, struct request *rq);
 // Tells what is yet to be told, if the front-end can hear it now.
 void vu_channel_flush(struct server *s);
+// Asks no file system, as fstat(2) might.
+bool vu_is_socket(int fd);
 void vu_channel_init(struct server *s);
 void vu_channel_close(struct server *s);
 

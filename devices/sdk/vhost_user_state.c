@@ -7,6 +7,7 @@
 // killed: behind the queues' parts of that memory lie two places for a state, written by turns, so that one is always whole.
 // Nothing here waits; what comes from the record is copied once and checked like anything from a peer.
 #include "devices/sdk/vhost_user_impl.h"
+#include "vmm/base/bin.h"
 #include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
@@ -15,7 +16,6 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -42,7 +42,7 @@ static void transfer_end(struct server *s)
 {
 	struct transfer *t = &s->transfer;
 	loop_remove(&s->d->loop, &t->source);
-	fd_close(&t->source.fd);
+	bin_put(&t->source.fd);
 }
 
 // With its header; how many bytes.
@@ -134,8 +134,7 @@ int vu_on_set_device_state_fd(struct server *s, struct request *rq)
 {
 	const struct vhost_user_device_state p = rq->p.state_fd;
 	struct transfer *t = &s->transfer;
-	FD_AUTO fd = msg_fds_take_one(&rq->fds);
-	struct stat st;
+	int fd = msg_fds_take_one(&rq->fds);
 	int flags = fcntl(fd, F_GETFL), rc = 0;
 	transfer_end(s);
 	t->loading = t->ended = t->failed = false;
@@ -144,7 +143,7 @@ int vu_on_set_device_state_fd(struct server *s, struct request *rq)
 		rc = -EINVAL;
 	for (unsigned i = 0; i < s->d->queue_count && rc == 0; i++)
 		rc = s->ring[i].vq->running ? -EBUSY : 0;
-	if (rc == 0 && (flags < 0 || fstat(fd, &st) < 0 || !(S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)) ||
+	if (rc == 0 && (flags < 0 || (fcntl(fd, F_GETPIPE_SZ) < 0 && !vu_is_socket(fd)) ||
 			fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
 		rc = -EBADF;
 	if (rc == 0 && p.direction == VHOST_USER_STATE_SAVE) {
@@ -157,6 +156,7 @@ int vu_on_set_device_state_fd(struct server *s, struct request *rq)
 			transfer_end(s);
 	}
 	t->failed |= rc < 0;
+	bin_put(&fd);
 	if (rc < 0)
 		log_limited(LOG_WARN, "the device's state: %s", err_text(-rc));
 	vu_reply_u64(rq, VHOST_USER_STATE_NO_FD | (rc < 0));

@@ -2,6 +2,7 @@
 #include "devices/net/scatter.h"
 #include "devices/switch/offload.h"
 #include "devices/switch/switch.h"
+#include "vmm/base/bin.h"
 #include "vmm/base/check.h"
 #include "vmm/base/err.h"
 #include "vmm/base/fd.h"
@@ -286,7 +287,7 @@ struct port *port_open(struct vswitch *sw, int sock)
 	if (!p) {
 		log_limited(LOG_WARN, n < sw->ports_max ? "out of memory for a port"
 							: "all ports are taken (see --ports)");
-		close(sock);
+		bin_put(&sock);
 		return NULL;
 	}
 	p->sw = sw;
@@ -299,7 +300,7 @@ struct port *port_open(struct vswitch *sw, int sock)
 		rc = loop_add(&sw->d->loop, &p->events, EPOLLIN);
 	if (rc < 0) {
 		log_limited(LOG_ERROR, "port %u: epoll: %s", n, err_text(-rc));
-		close(sock);
+		bin_put(&sock);
 	} else {
 		p->session = sw->carrier->open(&p->d, sock);
 	}

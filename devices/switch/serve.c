@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/switch/switch.h"
 
+#include "vmm/base/bin.h"
 #include "vmm/base/check.h"
 #include "vmm/base/err.h"
 #include "vmm/base/log.h"
@@ -12,6 +13,7 @@
 
 #define LOOK_NS		(20 * NS_PER_MS / 1000) // between two looks at sockets and the tap while there is work
 #define ACCEPT_PAUSE_MS 100
+#define BIN_FULL	64 // descriptors that wait to be closed: somebody keeps making such
 // A front-end says at once where memory is.  One that has not is made to leave when another needs its port.
 #define SILENT_MS 2000
 
@@ -43,10 +45,22 @@ static void make_room(struct vswitch *sw)
 	}
 }
 
+static void shut(struct door *door)
+{
+	loop_remove(&door->sw->d->loop, &door->source);
+	door->closed_until = deadline_in_ms(ACCEPT_PAUSE_MS);
+}
+
 static void somebody_knocks(struct loop_source *s, uint32_t events)
 {
 	(void)events;
 	struct door *door = CONTAINER_OF(s, struct door, source);
+	if (bin_count() > BIN_FULL) {
+		log_limited(LOG_WARN, "%u descriptors of front-ends that left cannot be closed: no new ones",
+			    bin_count());
+		shut(door);
+		return;
+	}
 	int sock = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (sock >= 0) {
 		make_room(door->sw);
@@ -56,8 +70,7 @@ static void somebody_knocks(struct loop_source *s, uint32_t events)
 	if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR)
 		return;
 	log_limited(LOG_WARN, "accept: %s", err_text(errno));
-	loop_remove(&door->sw->d->loop, s);
-	door->closed_until = deadline_in_ms(ACCEPT_PAUSE_MS);
+	shut(door);
 }
 
 bool switch_round(struct vswitch *sw)

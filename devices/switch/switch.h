@@ -3,7 +3,7 @@
 //
 // Owned by devices/switch.c, which has the command line.  serve.c takes connections and decides when to look and when to sleep; port.c is
 // a port's device and its buffers; forward.c says where a frame goes; uplink.c is the tap; guard.c survives memory that a
-// front-end takes away.  One thread.
+// front-end takes away.  One thread (vmm/base/bin.h has others, which only close descriptors).
 //
 // A frame is copied once, from its sender's memory to each receiver's, at once or never: a receiver without buffers loses it, and
 // a sender never waits.  Only what a receiver's driver cannot take as it is (a checksum left open, a large TCP frame) goes

@@ -52,6 +52,10 @@ scenario() { # NAME
     scenario full
 }
 
+@test "descriptors that make who closes them wait: nobody waits" {
+    scenario closed
+}
+
 @test "guest memory is truncated in the middle: that port is closed" {
     scenario truncated
 }

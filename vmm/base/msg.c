@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
-#include "vmm/base/err.h"
 #include "vmm/base/msg.h"
+#include "vmm/base/err.h"
 
+#include "vmm/base/bin.h"
 #include "vmm/base/fd.h"
 
 #include <errno.h>
@@ -18,11 +19,14 @@
 #define LISTEN_BACKLOG	 8
 #define SEND_PARTS_MAX	 8
 
-// Room for the descriptors of one recvmsg(2), aligned as cmsg(3) wants it.
+// Room for the descriptors of one recvmsg(2), aligned as cmsg(3) wants it: as many as the kernel lets pass (SCM_MAX_FD), for those
+// that find none are closed by the call itself, which that may have wait.
+#define CONTROL_FDS 253
 union control {
 	struct cmsghdr align;
-	char bytes[CMSG_SPACE(sizeof(int) * MSG_FDS_MAX)];
+	char bytes[CMSG_SPACE(sizeof(int) * CONTROL_FDS)];
 };
+_Static_assert(MSG_FDS_MAX <= CONTROL_FDS, "room");
 
 // 0 once one of `events` is there (or the peer is gone), -ETIMEDOUT.
 static int wait_for(int sock, short events, deadline_ns deadline)
@@ -130,7 +134,7 @@ static int collect_fds(struct msghdr *m, struct msg_fds *fds)
 			if (fds && fds->count < MSG_FDS_MAX) {
 				fds->fd[fds->count++] = fd;
 			} else {
-				close(fd);
+				bin_put(&fd);
 				rc = -EMSGSIZE;
 			}
 		}
@@ -191,10 +195,13 @@ int msg_recv_now(int sock, void *buf, size_t len, struct msg_fds *fds)
 	return n == 0 ? -ECONNRESET : (int)n;
 }
 
-void msg_fds_close(struct msg_fds *fds)
+unsigned msg_fds_close(struct msg_fds *fds)
 {
-	fd_close_all(fds->fd, fds->count);
+	unsigned wrong = 0;
+	for (unsigned i = 0; i < fds->count; i++)
+		wrong += bin_put(&fds->fd[i]);
 	fds->count = 0;
+	return wrong;
 }
 
 int msg_fds_take_one(struct msg_fds *fds)

@@ -37,8 +37,8 @@ int msg_recv(int sock, void *buf, size_t len, struct msg_fds *fds, deadline_ns d
 // or as msg_recv().  For readers on a loop, which must not wait.
 int msg_recv_now(int sock, void *buf, size_t len, struct msg_fds *fds);
 
-// Closes what is in the list and empties it.
-void msg_fds_close(struct msg_fds *fds);
+// Closes what is in the list and empties it.  How many went to the bin (bin.h).
+unsigned msg_fds_close(struct msg_fds *fds);
 
 // Takes the only descriptor of a list, or -1 (and closes everything) if there is not exactly one.
 int msg_fds_take_one(struct msg_fds *fds);
