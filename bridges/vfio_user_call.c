@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Messages to and from a vfio-user server, on any thread: a call and its reply, what was posted, the server's own commands.
+// Messages to a vfio-user server, on any thread: a call, what is posted, and the replies to its own commands.
 #include "bridges/vfio_user_link.h"
 
 #include "vmm/base/check.h"
@@ -12,8 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-
-#define ERRNO_MAX 4095
 
 // ---- sending ------------------------------------------------------------------------------------
 
@@ -47,7 +45,7 @@ static int send_command(struct vfu_link *l, const struct vfu_call *c, uint16_t i
 	return rc < 0 ? -EPIPE : 0;
 }
 
-static struct vfu_pending *pending_of(struct vfu_link *l, uint16_t id)
+struct vfu_pending *vfu_pending_of(struct vfu_link *l, uint16_t id)
 {
 	for (unsigned i = 0; i < VFU_PENDING_MAX; i++)
 		if (l->pending[i].used && !l->pending[i].done && l->pending[i].id == id)
@@ -62,7 +60,7 @@ static struct vfu_pending *pending_take(struct vfu_link *l, uint16_t command)
 		struct vfu_pending *p = &l->pending[i];
 		if (p->used)
 			continue;
-		while (pending_of(l, l->next_id))
+		while (vfu_pending_of(l, l->next_id))
 			l->next_id++;
 		*p = (struct vfu_pending){ .used = true, .id = l->next_id++, .command = command };
 		return p;
@@ -119,120 +117,6 @@ int vfu_post(struct vfu_link *l, uint16_t command, const void *payload, size_t l
 	return dead ? -EPIPE : 0;
 }
 
-// ---- receiving ----------------------------------------------------------------------------------
-
-static int error_of(const struct vfio_user_header *h)
-{
-	if (!(h->flags & VFIO_USER_ERROR))
-		return 0;
-	// -EPIPE is how a dead one looks.
-	return h->error == 0 || h->error > ERRNO_MAX || h->error == EPIPE ? -EIO : -(int)h->error;
-}
-
-// What is wrong with a reply's header and descriptors, or NULL.
-static const char *reply_wrong(const struct vfu_pending *p, const struct vfio_user_header *h,
-			       unsigned fd_count)
-{
-	const char *wrong = vfio_user_reply_error(h, p->command, VFU_DATA_MAX);
-	if (!wrong && h->size - sizeof(*h) > p->cap)
-		wrong = "longer than asked for";
-	if (!wrong)
-		wrong = vfio_user_fds_error(vfio_user_row(p->command), true, fd_count);
-	if (!wrong && fd_count && !p->fds)
-		wrong = "a descriptor where none is due";
-	return wrong;
-}
-
-static void reply_store(struct vfu_link *l, struct vfu_pending *p, const struct vfio_user_header *h,
-			struct msg_fds *fds)
-{
-	p->error = error_of(h);
-	if (p->posted) {
-		if (p->error)
-			log_limited(LOG_WARN, "%s: the server refuses %s: %s", l->id, vfu_name_of(p->command),
-				    err_text(-p->error));
-		p->used = false;
-		return;
-	}
-	p->len = h->size - sizeof(*h);
-	if (p->len)
-		memcpy(p->buf, l->reply, p->len);
-	if (p->fds) {
-		*p->fds = *fds;
-		fds->count = 0;
-	}
-	p->done = true;
-}
-
-static void receive_reply(struct vfu_link *l, const struct vfio_user_header *h, struct msg_fds *fds,
-			  deadline_ns deadline)
-{
-	struct vfu_pending copy = { .used = false };
-	pthread_mutex_lock(&l->lock);
-	const struct vfu_pending *asked = pending_of(l, h->id);
-	if (asked)
-		copy = *asked;
-	pthread_mutex_unlock(&l->lock);
-	if (!asked) {
-		vfu_broken(l, "sent a reply that nobody asked for");
-		return;
-	}
-	const char *wrong = reply_wrong(&copy, h, fds->count);
-	int rc = wrong ? 0 : msg_recv(l->sock, l->reply, h->size - sizeof(*h), fds, deadline);
-	if (rc < 0) {
-		vfu_receive_failed(l, rc);
-		return;
-	}
-	if (!wrong)
-		wrong = reply_wrong(&copy, h, fds->count);
-	if (wrong) {
-		vfu_broken(l, "broke the protocol (reply to %s: %s)", vfu_name_of(copy.command), wrong);
-		return;
-	}
-	pthread_mutex_lock(&l->lock);
-	struct vfu_pending *p = pending_of(l, h->id);
-	if (p)
-		reply_store(l, p, h, fds);
-	pthread_cond_broadcast(&l->changed);
-	pthread_mutex_unlock(&l->lock);
-}
-
-static bool has_twin(struct vfu_link *l)
-{
-	pthread_mutex_lock(&l->lock);
-	const bool twin = l->twin >= 0;
-	pthread_mutex_unlock(&l->lock);
-	return twin;
-}
-
-void vfu_receive(struct vfu_link *l, deadline_ns deadline, bool waiter)
-{
-	struct vfio_user_header h;
-	struct msg_fds fds = { .count = 0 };
-	int rc = msg_recv(l->sock, &h, sizeof(h), &fds, deadline);
-	if (rc < 0) {
-		vfu_receive_failed(l, rc);
-		return;
-	}
-	if ((h.flags & VFIO_USER_TYPE_MASK) == VFIO_USER_REPLY) {
-		receive_reply(l, &h, &fds, deadline);
-	} else if (has_twin(l)) {
-		vfu_broken(l, "sent a command on the socket of its replies");
-	} else if (fds.count) {
-		vfu_broken(l, "sent descriptors with a command");
-	} else if (waiter && l->has_thread) {
-		pthread_mutex_lock(&l->lock);
-		l->command = h;
-		l->handed = true;
-		l->reader = VFU_THREAD;
-		pthread_mutex_unlock(&l->lock);
-		fd_event_signal(l->wake.fd);
-	} else {
-		l->serve(l, l->sock, &h);
-	}
-	msg_fds_close(&fds);
-}
-
 // ---- calls --------------------------------------------------------------------------------------
 
 struct timespec vfu_when(deadline_ns deadline)
@@ -248,9 +132,11 @@ static void await(struct vfu_link *l, struct vfu_pending *p)
 	while (!p->done && !l->dead) {
 		if (l->reader == VFU_NOBODY) {
 			l->reader = VFU_WAITER;
-			pthread_mutex_unlock(&l->lock);
-			vfu_receive(l, p->deadline, true);
-			pthread_mutex_lock(&l->lock);
+			do {
+				pthread_mutex_unlock(&l->lock);
+				vfu_receive(l, p->deadline, p);
+				pthread_mutex_lock(&l->lock);
+			} while (l->reader == VFU_WAITER && vfu_ahead(l) && !l->dead);
 			if (l->reader == VFU_WAITER)
 				l->reader = VFU_NOBODY;
 			pthread_cond_broadcast(&l->changed);
@@ -260,11 +146,25 @@ static void await(struct vfu_link *l, struct vfu_pending *p)
 	}
 }
 
-// While somebody waits, what arrives is for them, and does not wake the thread.
-void vfu_watch_main(struct vfu_link *l, uint32_t events)
+static uint32_t to_watch(const struct vfu_link *l)
 {
-	if (l->has_thread && !l->dead)
-		loop_modify(&l->loop, &l->main_source, events);
+	bool posted = false;
+	for (unsigned i = 0; i < VFU_PENDING_MAX; i++)
+		posted |= l->pending[i].used && l->pending[i].posted;
+	// With a twin socket nothing comes here that nobody waits for.
+	if (l->twin >= 0 && !posted)
+		return VFU_ARMED_END;
+	return l->callers ? VFU_DISARMED : VFU_ARMED;
+}
+
+// While somebody waits, what arrives is for them, and does not wake the thread.
+void vfu_watch_main(struct vfu_link *l)
+{
+	const uint32_t events = to_watch(l);
+	if (!l->has_thread || l->dead || events == l->watched)
+		return;
+	l->watched = events;
+	loop_modify(&l->loop, &l->main_source, events);
 }
 
 // With the lock: NULL if the link is dead.
@@ -289,7 +189,7 @@ static struct vfu_pending *call_begin(struct vfu_link *l, const struct vfu_call 
 	p->cap = c->reply_cap;
 	p->fds = c->reply_fds;
 	if (l->callers++ == 0)
-		vfu_watch_main(l, VFU_DISARMED);
+		vfu_watch_main(l);
 	return p;
 }
 
@@ -315,7 +215,7 @@ int vfu_call(struct vfu_link *l, const struct vfu_call *c)
 	p->used = false;
 	pthread_cond_broadcast(&l->changed); // for who waits for a free place
 	if (--l->callers == 0 && l->reader != VFU_THREAD)
-		vfu_watch_main(l, VFU_ARMED);
+		vfu_watch_main(l);
 	pthread_mutex_unlock(&l->lock);
 	if (rc < 0 && c->reply_fds)
 		msg_fds_close(c->reply_fds);
@@ -334,6 +234,8 @@ static int send_alone(struct vfu_link *l, const struct vfu_call *c, uint16_t id,
 	int rc = send_command(l, c, id, VFIO_USER_NO_REPLY, deadline);
 	pthread_mutex_unlock(&l->send_lock);
 	pthread_mutex_lock(&l->lock);
+	if (l->callers == 0 && l->reader != VFU_THREAD)
+		vfu_watch_main(l); // for what was posted
 	if (--l->senders == 0 && l->dead)
 		pthread_cond_broadcast(&l->changed);
 	return rc;
@@ -342,7 +244,7 @@ static int send_alone(struct vfu_link *l, const struct vfu_call *c, uint16_t id,
 int vfu_send(struct vfu_link *l, const struct vfu_call *c)
 {
 	pthread_mutex_lock(&l->lock);
-	while (pending_of(l, l->next_id))
+	while (vfu_pending_of(l, l->next_id))
 		l->next_id++;
 	int rc = l->dead ? -EPIPE : send_alone(l, c, l->next_id++, deadline_in_ms(l->control_ms));
 	pthread_mutex_unlock(&l->lock);
@@ -389,7 +291,9 @@ int vfu_send_tried(struct vfu_link *l, const struct vfu_call *c)
 
 bool vfu_serve_recv(struct vfu_link *l, int sock, void *buf, size_t len)
 {
-	int rc = msg_recv(sock, buf, len, NULL, deadline_in_ms(l->control_ms));
+	const deadline_ns deadline = deadline_in_ms(l->control_ms);
+	int rc = sock == l->sock ? vfu_take(l, buf, len, NULL, deadline)
+				 : msg_recv(sock, buf, len, NULL, deadline);
 	if (rc == -ETIMEDOUT)
 		vfu_broken(l, "does not finish a command (deadline missed)");
 	else if (rc < 0)

@@ -114,16 +114,16 @@ static bool somebody_waits(const struct vfu_link *l)
 // With the lock, which is let go of meanwhile, and the reader's role, which is given up.
 static void read_for_others(struct vfu_link *l)
 {
-	while (!l->dead && somebody_waits(l)) {
-		const struct vfu_pending *first = vfu_most_urgent(l);
-		const deadline_ns deadline = first ? first->deadline : 0;
+	while (!l->dead && (somebody_waits(l) || vfu_ahead(l))) {
+		const deadline_ns deadline =
+			somebody_waits(l) ? vfu_most_urgent(l)->deadline : deadline_in_ms(l->control_ms);
 		pthread_mutex_unlock(&l->lock);
-		vfu_receive(l, deadline, false);
+		vfu_receive(l, deadline, NULL);
 		pthread_mutex_lock(&l->lock);
 	}
 	l->reader = VFU_NOBODY;
 	if (l->callers == 0)
-		vfu_watch_main(l, VFU_ARMED);
+		vfu_watch_main(l);
 	pthread_cond_broadcast(&l->changed);
 }
 
@@ -131,6 +131,7 @@ static void main_ready(struct loop_source *s, uint32_t events)
 {
 	struct vfu_link *l = CONTAINER_OF(s, struct vfu_link, main_source);
 	pthread_mutex_lock(&l->lock);
+	l->watched = 0;
 	// Those who wait have read what there was, and the last of them arms the source again.
 	if (l->callers || l->dead || l->reader != VFU_NOBODY) {
 		pthread_mutex_unlock(&l->lock);
@@ -141,7 +142,7 @@ static void main_ready(struct loop_source *s, uint32_t events)
 	if (events & EPOLLPRI)
 		vfu_broken(l, "sent out-of-band data");
 	else
-		vfu_receive(l, deadline_in_ms(l->control_ms), false);
+		vfu_receive(l, deadline_in_ms(l->control_ms), NULL);
 	pthread_mutex_lock(&l->lock);
 	read_for_others(l);
 	pthread_mutex_unlock(&l->lock);
@@ -175,8 +176,9 @@ static void renew(struct vfu_link *l)
 	l->fresh = -1;
 	l->dead = l->handed = false;
 	l->why[0] = '\0';
-	l->post_count = 0;
+	l->post_count = l->ahead_at = l->ahead_len = 0;
 	memset(l->pending, 0, sizeof(l->pending));
+	l->watched = VFU_ARMED;
 	if (loop_add(&l->loop, &l->main_source, VFU_ARMED) < 0)
 		vfu_die_locked(l, "cannot be watched");
 	pthread_cond_broadcast(&l->changed);
@@ -210,6 +212,10 @@ static void woken(struct loop_source *s, uint32_t events)
 	pthread_mutex_lock(&l->send_lock);
 	vfu_flush_posts(l);
 	pthread_mutex_unlock(&l->send_lock);
+	pthread_mutex_lock(&l->lock);
+	if (l->callers == 0)
+		vfu_watch_main(l); // for the replies to those
+	pthread_mutex_unlock(&l->lock);
 }
 
 // Until when a reply to what was posted is waited for; -1: nothing was.
@@ -260,6 +266,7 @@ int vfu_link_init(struct vfu_link *l, const char *id, int sock)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&l->changed, &attr);
 	pthread_condattr_destroy(&attr);
+	look_init(&l->look, VFU_LOOK_US);
 	l->died_fd = fd_eventfd();
 	l->wake = (struct loop_source){ .fd = fd_eventfd(), .ready = woken };
 	return l->died_fd < 0 ? l->died_fd : l->wake.fd < 0 ? l->wake.fd : 0;
@@ -277,6 +284,7 @@ static int watch_all(struct vfu_link *l)
 	rc = loop_add(&l->loop, &l->wake, EPOLLIN);
 	if (rc == 0)
 		rc = loop_add(&l->loop, &l->main_source, VFU_ARMED);
+	l->watched = VFU_ARMED;
 	fd_event_signal(l->wake.fd); // for the twin socket
 	return rc;
 }

@@ -11,6 +11,7 @@
 #include "bridges/vfio_user_wire.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/err.h"
+#include "vmm/base/look.h"
 #include "vmm/base/loop.h"
 #include "vmm/base/msg.h"
 
@@ -21,6 +22,8 @@
 
 #define VFU_REPLY_MAX	8192u	   // payload of the longest reply that we ask for
 #define VFU_DATA_MAX	(1u << 20) // data of one message that we take
+#define VFU_LOOK_US	50	   // for a reply, before sleeping
+#define VFU_AHEAD_MAX	64u	   // replies up to this length are taken in one piece
 #define VFU_PENDING_MAX 16
 #define VFU_POSTS_MAX	8
 #define VFU_POST_LEN	24
@@ -65,13 +68,18 @@ struct vfu_link {
 	struct vfu_pending pending[VFU_PENDING_MAX];
 	unsigned post_count;
 	struct vfu_post post[VFU_POSTS_MAX];
-	uint8_t reply[VFU_REPLY_MAX]; // the reader's
+	// The reader's:
+	uint8_t reply[VFU_REPLY_MAX];
+	uint8_t ahead[VFU_AHEAD_MAX]; // received, not taken yet
+	unsigned ahead_at, ahead_len;
+	struct look look;
 
 	bool has_thread, leave;
 	int fresh; // vfu_link_renew()'s for the thread, or -1
 	pthread_t thread;
 	struct loop loop; // the thread's
 	struct loop_source main_source, twin_source, wake;
+	uint32_t watched; // of main_source; 0: what it was armed for has come
 	int (*seal)(struct err *e);
 };
 
@@ -120,22 +128,32 @@ bool vfu_serve_recv(struct vfu_link *l, int sock, void *buf, size_t len);
 bool vfu_serve_reply(struct vfu_link *l, int sock, const struct vfio_user_header *to, int error,
 		     const void *head, size_t head_len, const void *data, size_t data_len);
 
-// ---- between vfio_user_link.c (life, the thread) and vfio_user_call.c (messages)
+// ---- between vfio_user_link.c (life, the thread), vfio_user_call.c and vfio_user_recv.c (messages)
 
-#define VFU_ARMED    ((uint32_t)EPOLLIN | (uint32_t)EPOLLRDHUP | (uint32_t)EPOLLPRI | (uint32_t)EPOLLONESHOT)
-#define VFU_DISARMED ((uint32_t)EPOLLONESHOT)
+#define VFU_ARMED_END ((uint32_t)EPOLLRDHUP | (uint32_t)EPOLLONESHOT)
+#define VFU_ARMED     (VFU_ARMED_END | (uint32_t)EPOLLIN | (uint32_t)EPOLLPRI)
+#define VFU_DISARMED  ((uint32_t)EPOLLONESHOT)
 
 const char *vfu_name_of(uint16_t command);
 struct timespec vfu_when(deadline_ns deadline);
-// With the lock: marks the link dead; the command that has to be answered first; what the thread watches of the main socket.
+// With the lock: marks the link dead; the command that has to be answered first; what the thread watches of the main socket; the command
+// with an id.
 __attribute__((format(printf, 2, 3))) void vfu_die_locked(struct vfu_link *l, const char *fmt, ...);
 const struct vfu_pending *vfu_most_urgent(const struct vfu_link *l);
-void vfu_watch_main(struct vfu_link *l, uint32_t events);
+void vfu_watch_main(struct vfu_link *l);
+struct vfu_pending *vfu_pending_of(struct vfu_link *l, uint16_t id);
 // What msg_recv() said.
 void vfu_receive_failed(struct vfu_link *l, int rc);
 // With the send lock.
 void vfu_flush_posts(struct vfu_link *l);
-// One message of the main socket, for who has the reader's role; a waiter hands a command to the thread.
-void vfu_receive(struct vfu_link *l, deadline_ns deadline, bool waiter);
+// For who has the reader's role.  One message of the main socket; who waits for a reply of his own (`mine`) hands a command to the thread.
+void vfu_receive(struct vfu_link *l, deadline_ns deadline, const struct vfu_pending *mine);
+// Exactly `len` bytes of it, as msg_recv().
+int vfu_take(struct vfu_link *l, void *buf, size_t len, struct msg_fds *fds, deadline_ns deadline);
+// Whether more was received than was taken: epoll does not tell of that.
+static inline bool vfu_ahead(const struct vfu_link *l)
+{
+	return l->ahead_at < l->ahead_len;
+}
 
 #endif

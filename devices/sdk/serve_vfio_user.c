@@ -16,6 +16,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+// A driver's accesses come in bursts, and waking this process costs more than most of them: what follows within a burst's gap is looked for.
+#define LOOK_US	  50
+#define BURST_GAP NS_PER_MS
+#define LOOK_MISSED \
+	(5 *        \
+	 NS_PER_MS) // who looked and found nothing until then has not seen the end of a burst, but kept others from going on
+
+static struct look look; // as each client's begins
+
 static const struct sandbox_rule rules[] = {
 	SANDBOX_RARE(eventfd2, "doorbells, new ones for each vfio-user client"),
 	SANDBOX_RARE_IF(socketpair, "the socket for commands of its own", 0, UINT32_MAX, AF_UNIX),
@@ -31,13 +40,34 @@ static const struct vfio_user_row *row_of(const struct vfs *s)
 	return row ? row : &unknown;
 }
 
+// A message has come.
+static void look_ends(struct vfs *s)
+{
+	if (s->look_until)
+		look_found(&s->look);
+	else if (s->looked && deadline_now() - s->did < LOOK_MISSED)
+		look_in_vain(&s->look);
+	s->look_until = 0;
+	s->looked = false;
+}
+
+// It is done with.
+static void look_begins(struct vfs *s)
+{
+	const deadline_ns now = deadline_now();
+	s->look_until = now - s->did < BURST_GAP ? look_until(&s->look) : 0;
+	s->did = now;
+}
+
 // Takes what is there of a message.  1: it is complete, 0: the rest is to come, -errno and perhaps why.
 static int request_receive(struct vfs *s, const char **why)
 {
 	struct vfs_request *rq = &s->rq;
 	const size_t head = sizeof(rq->h);
-	if (s->got == 0)
+	if (s->got == 0) {
 		s->due = deadline_in_ms(DEADLINE_CONTROL_MS);
+		look_ends(s);
+	}
 	for (;;) {
 		size_t len = head;
 		if (s->got >= head) {
@@ -109,6 +139,7 @@ static void message_ready(struct loop_source *src, uint32_t events)
 	if (rc > 0) {
 		s->got = 0;
 		rc = request_do(s);
+		look_begins(s);
 	}
 	if (rc == 0)
 		return;
@@ -129,6 +160,7 @@ static bool function_is_session_s(const struct vdev *d)
 
 static int server_prepare(struct vdev *d, struct err *e)
 {
+	look_init(&look, LOOK_US);
 	return d->pci || function_is_session_s(d) ? 0 : virtio_fn_create(&d->pci, d, e);
 }
 
@@ -148,6 +180,7 @@ static struct session *server_open(struct vdev *d, int sock)
 	}
 	s->d = d;
 	s->p = d->pci;
+	s->look = look;
 	s->twin = s->twin_theirs = -1;
 	s->p->far = vfs_dma;
 	s->p->client = s;
@@ -188,6 +221,11 @@ static bool server_alive(struct session *session, int *wake_ms)
 			log_limited(LOG_WARN, "client dropped: it began a message and did not end it");
 			s->closing = true;
 		}
+	} else if (s->look_until && deadline_now() < s->look_until) {
+		*wake_ms = 0;
+	} else if (s->look_until) {
+		s->look_until = 0;
+		s->looked = true;
 	}
 	return !s->closing;
 }

@@ -9,6 +9,7 @@
 #include "bridges/vfio_user_wire.h"
 #include "devices/sdk/carrier.h"
 #include "devices/sdk/pdev_impl.h"
+#include "vmm/base/look.h"
 #include "vmm/base/msg.h"
 
 #include <stdbool.h>
@@ -58,6 +59,11 @@ struct vfs {
 	struct vfs_request rq;
 	size_t got;	 // bytes of it
 	deadline_ns due; // when it is to be complete, once it has begun
+	struct look look;
+	deadline_ns
+		look_until; // the next message is looked for until then, without sleeping; 0: it is not, or not any more
+	bool looked;	 // in vain
+	deadline_ns did; // the last one
 	unsigned unmapped_count;
 	struct vfs_unmapped unmapped[VFS_MAPS_MAX];
 };

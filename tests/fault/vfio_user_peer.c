@@ -552,6 +552,46 @@ static bool live_died(const char *because)
 	return good;
 }
 
+// A refusal, and something behind it that is none of its business, in one piece.
+static bool fault_trailing(struct peer *p, const struct peer_message *m)
+{
+	const struct vfio_user_header h = { .id = m->h.id,
+					    .command = m->h.command,
+					    .size = 16,
+					    .flags = VFIO_USER_REPLY | VFIO_USER_ERROR,
+					    .error = 5 };
+	uint8_t out[64] = { 0 };
+	memcpy(out, &h, 16);
+	memcpy(out + 16, &h, 16);
+	int fd = 0;
+	peer_send_fds(p, out, (size_t)p->fault_arg, &fd, p->fault_arg == 64);
+	return p->fault_arg > 16 && p->fault_arg < 32 ? fault_mute(p, m) : true;
+}
+
+TEST(b06_more_behind_a_reply)
+{
+	static const struct {
+		int len;
+		const char *because;
+	} rows[] = {
+		{ 17, "stopped within a message" }, // of which the rest never comes
+		{ 32, "sent a reply that nobody asked for" },
+		{ 64, "sent descriptors where none are due" },
+	};
+	uint32_t word;
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		const unsigned fds = count_fds();
+		front_deadline_ms = rows[i].len == 17 ? FRONT_SHORT_MS : FRONT_LONG_MS;
+		CHECK(live_open(fault_trailing, VFIO_USER_REGION_READ, rows[i].len));
+		const deadline_ns start = deadline_now();
+		CHECK(live_front.l->ops->region_read(live_front.l, 7, 0, &word, 4) < 0);
+		CHECK(ms_since(start) < front_deadline_ms + 1000);
+		CHECK(live_died(rows[i].because));
+		CHECK_EQ(count_fds(), fds);
+	}
+	front_deadline_ms = FRONT_LONG_MS;
+}
+
 // A reply to REGION_READ of 4 bytes that lies: by its arg.
 static bool fault_read(struct peer *p, const struct peer_message *m)
 {

@@ -407,6 +407,64 @@ TEST(a_server_reads_and_writes_memory_before_it_answers)
 	front_memory_free(&ram);
 }
 
+// In one piece: the refusal of a read, and a command or two of the server's own.
+static bool refuse_with_commands(struct peer *s, const struct peer_message *m)
+{
+	const struct vfio_user_dma_access a = { .iova = 0x1000, .count = 4 };
+	struct vfio_user_header h = { .id = m->h.id,
+				      .command = m->h.command,
+				      .size = 16,
+				      .flags = VFIO_USER_REPLY | VFIO_USER_ERROR,
+				      .error = ENXIO };
+	uint8_t out[16 + 2 * 32];
+	memcpy(out, &h, 16);
+	h = (struct vfio_user_header){ .id = 0x7777, .command = VFIO_USER_DMA_READ, .size = 32 };
+	for (int i = 0; i < s->fault_arg; i++) {
+		memcpy(out + 16 + 32 * i, &h, 16);
+		memcpy(out + 32 + 32 * i, &a, 16);
+	}
+	peer_send_fds(s, out, 16 + 32 * (size_t)s->fault_arg, NULL, 0);
+	for (int left = s->fault_arg; left;) {
+		static struct peer_message in;
+		if (!peer_read_from(s->sock, &in.h, 16, NULL, NULL) ||
+		    !peer_read_from(s->sock, in.payload, in.h.size - 16, NULL, NULL))
+			return false;
+		if ((in.h.flags & 0xf) != VFIO_USER_REPLY)
+			peer_answer(s, &in); // the client goes on meanwhile
+		else if (in.h.id != 0x7777 || in.h.size != 36 || in.payload[16] != 0x5a)
+			return false;
+		else
+			left--;
+	}
+	return true;
+}
+
+TEST(what_comes_behind_a_reply_is_not_lost)
+{
+	struct mem_table ram = front_memory();
+	((uint8_t *)ram.region[0].hva)[0x1000] = 0x5a;
+	for (unsigned way = 0; way < 6; way++) {
+		uint32_t in = 0;
+		peer_init(&p);
+		p.fault = refuse_with_commands;
+		p.fault_arg = way % 3 == 2 ? 2 : 1; // the second of two lies in the socket alone
+		p.at = VFIO_USER_REGION_READ;
+		p.at_nth = way % 3;
+		front_open(&f, &p);
+		CHECK_EQ(f.rc, 0);
+		CHECK_EQ(f.l->ops->dma_map(f.l, &ram.region[0], &f.e), 0);
+		if (way >= 3)
+			CHECK_EQ(vfio_user_serve(f.l, NULL, &f.e), 0);
+		for (unsigned i = 0; i < 5; i++)
+			CHECK_EQ(f.l->ops->region_read(f.l, 7, 0, &in, 4), i == p.at_nth ? -ENXIO : 0);
+		CHECK_EQ(in, 0x1234);
+		CHECK_EQ(f.died, 0);
+		end();
+		peer_free(&p);
+	}
+	front_memory_free(&ram);
+}
+
 static uint8_t dma_out[1 << 20], dma_in[1 << 20];
 static atomic_int dma_done; // 0: under way, -1: all right, else the line that is wrong
 

@@ -17,11 +17,23 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define VECTORS 3
 #define RAM_LEN 0x20000u
 #define CONFIG	VFIO_PCI_CONFIG_REGION_INDEX
+
+static int64_t now_us; // 0: the clock is the real one
+
+int clock_gettime(clockid_t id, struct timespec *ts)
+{
+	if (id != CLOCK_MONOTONIC || !now_us)
+		return (int)syscall(SYS_clock_gettime, id, ts);
+	*ts = (struct timespec){ .tv_sec = now_us / 1000000, .tv_nsec = now_us % 1000000 * 1000 };
+	return 0;
+}
 
 // ---- a function: BAR 0 of memory, a page of it mapped, with two doorbells; BAR 2 of ports; BAR 4 for MSI-X ----------
 
@@ -1191,6 +1203,56 @@ TEST(a_client_comes_back_and_the_queue_goes_on_when_it_says_so)
 	CHECK_EQ(used_idx(), 3);
 	CHECK_EQ(get(0, VC_QUEUE_ENABLE, 2), 0);
 	virtio_close();
+}
+
+// A message `us` after the one before: whether the server then looks for the next one.
+static bool looks_after(int64_t us)
+{
+	int ms = 1;
+	now_us += us;
+	carrier_vfio_user.alive(session, &ms);
+	ask(VFIO_USER_DEVICE_RESET, NULL, 0);
+	carrier_vfio_user.alive(session, &ms);
+	return ms == 0;
+}
+
+TEST(within_a_burst_the_next_message_is_looked_for)
+{
+	struct err e;
+	int ms;
+	function_open();
+	CHECK_EQ(carrier_vfio_user.prepare(&d, &e), 0);
+	client_leave();
+	now_us = 1000000000;
+	client_connect();
+	hello();
+	CHECK(!looks_after(5000)); // one alone
+	if (!looks_after(100)) {
+		now_us = 0;
+		function_close();
+		SKIP("one processor, where nobody looks");
+	}
+	now_us += 49;
+	carrier_vfio_user.alive(session, &ms);
+	CHECK_EQ(ms, 0);
+	now_us += 1;
+	carrier_vfio_user.alive(session, &ms);
+	CHECK_EQ(ms, -1); // and then it sleeps
+	carrier_vfio_user.alive(session, &ms);
+	CHECK_EQ(ms, -1);
+	// Bursts that end are not in vain.
+	for (unsigned i = 0; i < 100; i++) {
+		CHECK(!looks_after(100000));
+		CHECK(looks_after(40));
+		CHECK(looks_after(40));
+	}
+	// A client that comes just after, each time, has been kept from its work.
+	unsigned looked = 0;
+	for (unsigned i = 0; i < 1000; i++)
+		looked += looks_after(60);
+	CHECK(looked >= 4 && looked < 20);
+	now_us = 0;
+	function_close();
 }
 
 TEST(a_device_that_cannot_be_served_so)

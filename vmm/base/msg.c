@@ -195,6 +195,11 @@ int msg_recv_now(int sock, void *buf, size_t len, struct msg_fds *fds)
 	return n == 0 ? -ECONNRESET : (int)n;
 }
 
+int msg_wait(int sock, deadline_ns deadline)
+{
+	return wait_for(sock, POLLIN, deadline);
+}
+
 unsigned msg_fds_close(struct msg_fds *fds)
 {
 	unsigned wrong = 0;

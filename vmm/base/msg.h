@@ -37,6 +37,9 @@ int msg_recv(int sock, void *buf, size_t len, struct msg_fds *fds, deadline_ns d
 // or as msg_recv().  For readers on a loop, which must not wait.
 int msg_recv_now(int sock, void *buf, size_t len, struct msg_fds *fds);
 
+// Waits until something can be received, or the peer is gone.  0, or -ETIMEDOUT, -EPROTO (out-of-band data), -errno.
+int msg_wait(int sock, deadline_ns deadline);
+
 // Closes what is in the list and empties it.  How many went to the bin (bin.h).
 unsigned msg_fds_close(struct msg_fds *fds);
 
