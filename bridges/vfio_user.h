@@ -22,12 +22,13 @@ struct vfio_user_params {
 	int sock;	     // connected Unix stream socket
 	struct child *child; // the process behind it, from malloc(), not watched yet; or NULL
 	struct loop *loop;
-	bool keep_memory;	    // guest RAM is not handed over: the server asks for each access
-	bool no_doorbells;	    // it is not asked for eventfds to signal writes with
-	bool replug;		    // struct vfio_link
-	deadline_ns start_deadline; // for the whole handshake
-	int64_t control_ms;	    // deadlines of later exchanges; 0: DEADLINE_CONTROL_MS
-	int64_t reset_ms;	    // 0: DEADLINE_START_MS
+	bool keep_memory;  // guest RAM is not handed over: the server asks for each access
+	bool no_doorbells; // it is not asked for eventfds to signal writes with
+	bool replug;	   // struct vfio_link
+	// For the whole handshake; what it leaves is for all that is asked before vfio_user_serve().
+	deadline_ns start_deadline;
+	int64_t control_ms; // deadlines of later exchanges; 0: DEADLINE_CONTROL_MS
+	int64_t reset_ms;   // of a reset, and of all that a return takes together; 0: DEADLINE_START_MS
 };
 
 // Shakes hands, asks for all that does not change, and makes the link.  `sock` and `child` belong to it from the call on, also when

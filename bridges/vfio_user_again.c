@@ -89,11 +89,14 @@ static int attempt(struct vfio_user *v, int sock, struct err *e)
 	}
 	struct vfu_said before = v->said;
 	vfu_said_init(&v->said);
+	// The owner asks for much, and a vCPU may wait for it.
+	vfu_link_budget(&v->io, v->reset_ms * NS_PER_MS);
 	int rc = shake_again(v, e);
 	if (rc == 0)
 		rc = compare(v, &before, e);
 	if (rc == 0)
 		rc = take_over(v, e);
+	vfu_link_budget(&v->io, VFU_NO_BUDGET);
 	if (rc == 0) {
 		vfu_said_free(&before);
 		return 0;

@@ -195,10 +195,13 @@ static struct vfu_pending *call_begin(struct vfu_link *l, const struct vfu_call 
 
 int vfu_call(struct vfu_link *l, const struct vfu_call *c)
 {
-	const deadline_ns deadline = c->deadline ? c->deadline : deadline_in_ms(l->control_ms);
+	const deadline_ns begun = deadline_now();
+	deadline_ns deadline = c->deadline ? c->deadline : begun + l->control_ms * NS_PER_MS;
 	if (c->reply_fds)
 		c->reply_fds->count = 0;
 	pthread_mutex_lock(&l->lock);
+	if (l->budget_ns != VFU_NO_BUDGET)
+		deadline = MIN(deadline, begun + l->budget_ns);
 	struct vfu_pending *p = call_begin(l, c, deadline);
 	pthread_mutex_unlock(&l->lock);
 	if (!p)
@@ -213,6 +216,8 @@ int vfu_call(struct vfu_link *l, const struct vfu_call *c)
 		await(l, p);
 	rc = !p->done ? -EPIPE : p->error ? p->error : (int)p->len;
 	p->used = false;
+	if (l->budget_ns != VFU_NO_BUDGET)
+		l->budget_ns = MAX(l->budget_ns - (deadline_now() - begun), 0);
 	pthread_cond_broadcast(&l->changed); // for who waits for a free place
 	if (--l->callers == 0 && l->reader != VFU_THREAD)
 		vfu_watch_main(l);

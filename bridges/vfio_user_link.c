@@ -259,6 +259,7 @@ int vfu_link_init(struct vfu_link *l, const char *id, int sock)
 				.twin = -1,
 				.fresh = -1,
 				.control_ms = DEADLINE_CONTROL_MS,
+				.budget_ns = VFU_NO_BUDGET,
 				.loop.epoll_fd = -1 };
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->send_lock, NULL);
@@ -270,6 +271,13 @@ int vfu_link_init(struct vfu_link *l, const char *id, int sock)
 	l->died_fd = fd_eventfd();
 	l->wake = (struct loop_source){ .fd = fd_eventfd(), .ready = woken };
 	return l->died_fd < 0 ? l->died_fd : l->wake.fd < 0 ? l->wake.fd : 0;
+}
+
+void vfu_link_budget(struct vfu_link *l, int64_t ns)
+{
+	pthread_mutex_lock(&l->lock);
+	l->budget_ns = MAX(ns, 0);
+	pthread_mutex_unlock(&l->lock);
 }
 
 static int watch_all(struct vfu_link *l)
@@ -297,6 +305,7 @@ int vfu_link_start(struct vfu_link *l, int (*seal)(struct err *e), struct err *e
 	if (rc < 0)
 		return err_sys(e, -rc, "%s: watch the connection", l->id);
 	l->seal = seal;
+	vfu_link_budget(l, VFU_NO_BUDGET);
 	sigfillset(&all);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, THREAD_STACK);

@@ -22,8 +22,9 @@
 
 #define VFU_REPLY_MAX	8192u	   // payload of the longest reply that we ask for
 #define VFU_DATA_MAX	(1u << 20) // data of one message that we take
-#define VFU_LOOK_US	50	   // for a reply, before sleeping
-#define VFU_AHEAD_MAX	64u	   // replies up to this length are taken in one piece
+#define VFU_NO_BUDGET	INT64_MAX
+#define VFU_LOOK_US	50  // for a reply, before sleeping
+#define VFU_AHEAD_MAX	64u // replies up to this length are taken in one piece
 #define VFU_PENDING_MAX 16
 #define VFU_POSTS_MAX	8
 #define VFU_POST_LEN	24
@@ -58,7 +59,8 @@ struct vfu_link {
 	pthread_mutex_t lock;	   // never held while something is sent or received
 	pthread_cond_t changed;
 	bool dead;
-	char why[256]; // one clause, "closed its connection"
+	char why[256];	   // one clause, "closed its connection"
+	int64_t budget_ns; // what all calls together may still take; VFU_NO_BUDGET: each its own deadline
 	uint16_t next_id;
 	unsigned callers; // whose calls wait for replies
 	unsigned senders; // who send what has none
@@ -85,7 +87,9 @@ struct vfu_link {
 
 // Takes over the socket.  0 or -errno; vfu_link_close() is good after both.
 int vfu_link_init(struct vfu_link *l, const char *id, int sock);
-// Makes the thread.  `seal` is what it calls first; NULL: nothing.
+// From now on all calls together may take that long, however many there are; VFU_NO_BUDGET: each its own deadline, as in the beginning.
+void vfu_link_budget(struct vfu_link *l, int64_t ns);
+// Makes the thread.  From now on calls have no budget.  `seal` is what it calls first; NULL: nothing.
 int vfu_link_start(struct vfu_link *l, int (*seal)(struct err *e), struct err *e);
 // A dead link with a thread goes on with another connection, which it takes over whatever comes of it: as new, but for its thread.  Waits
 // for those that are still in a call.  0; -EPIPE: the link is about to be closed; -ETIMEDOUT.

@@ -259,6 +259,7 @@ int vfio_user_open(struct vfio_link **out, const struct vfio_user_params *p, str
 	int rc = vfu_link_init(&v->io, p->id, p->sock);
 	v->io.control_ms = v->control_ms;
 	v->io.serve = vfu_serve;
+	vfu_link_budget(&v->io, p->start_deadline - deadline_now());
 	if (rc < 0)
 		err_sys(e, -rc, "%s: eventfd", p->id);
 	else

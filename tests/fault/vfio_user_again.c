@@ -382,6 +382,45 @@ TEST(an_owner_that_could_not_say_it_all_gets_another_one)
 	peer_free(&third);
 }
 
+// Answers in time, but takes long for all that its owner says again, to whom a vCPU may be waiting.
+static bool fault_slow(struct peer *p, const struct peer_message *m)
+{
+	const bool again = m->h.command == VFIO_USER_DMA_MAP || m->h.command == VFIO_USER_DEVICE_SET_IRQS ||
+			   m->h.command == VFIO_USER_REGION_READ;
+	poll(NULL, 0, again ? p->fault_arg : 0);
+	peer_answer(p, m);
+	return true;
+}
+
+TEST(one_that_takes_long_for_all_of_its_return_is_not_taken)
+{
+	struct again a;
+	struct peer first, slow, second;
+	front_deadline_ms = FRONT_SHORT_MS;
+	peer_init(&first);
+	CHECK(again_open(&a, &first, 0));
+	peer_end(&first);
+	CHECK(await_deaths(&a, 1));
+	next_init(&slow);
+	slow.every = true;
+	slow.fault = fault_slow;
+	slow.fault_arg = FRONT_SHORT_MS / 2 - 50; // of four commands
+	const deadline_ns start = deadline_now();
+	CHECK(next_start(&a, &slow));
+	peer_join(&slow);
+	CHECK(ms_since(start) < FRONT_SHORT_MS + 1000);
+	CHECK_EQ(atomic_load(&a.returns), 0);
+	next_init(&second);
+	CHECK(next_start(&a, &second));
+	CHECK(await_returns(&a, 1));
+	CHECK_EQ(config_word(&a), 0x1234);
+	again_close(&a);
+	peer_join(&second);
+	peer_free(&slow);
+	peer_free(&second);
+	front_deadline_ms = FRONT_LONG_MS;
+}
+
 TEST(nobody_comes_in_time)
 {
 	struct again a;

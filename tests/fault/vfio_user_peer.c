@@ -165,6 +165,53 @@ TEST(b02_mute_and_slow)
 	front_deadline_ms = FRONT_LONG_MS;
 }
 
+static atomic_int slow_ms;
+
+// Each answer is in time, and takes its time.
+static bool fault_slow(struct peer *p, const struct peer_message *m)
+{
+	poll(NULL, 0, atomic_load(&slow_ms));
+	peer_answer(p, m);
+	return true;
+}
+
+static void slow_always(struct peer *p)
+{
+	p->every = true;
+}
+
+TEST(b02_slow_at_every_step)
+{
+	struct peer p;
+	struct front f;
+	uint32_t word;
+	int rc = 0;
+	atomic_store(&slow_ms, 100);
+	front_deadline_ms = FRONT_SHORT_MS;
+	CHECK(refused_how(slow_always, fault_slow, 0, 0, 0, "does not answer"));
+	// The handshake's deadline is for all that is asked before the guest runs; then each command has its own.
+	for (unsigned serve = 0; serve < 2; serve++) {
+		peer_init(&p);
+		p.every = true;
+		p.fault = fault_slow;
+		atomic_store(&slow_ms, 0);
+		front_open(&f, &p);
+		CHECK_EQ(f.rc, 0);
+		if (serve)
+			CHECK_EQ(vfio_user_serve(f.l, NULL, &f.e), 0);
+		atomic_store(&slow_ms, 100);
+		const deadline_ns start = deadline_now();
+		for (unsigned i = 0; i < 10; i++)
+			rc = f.l->ops->region_read(f.l, 7, 0, &word, 4);
+		CHECK_EQ(rc, serve ? 0 : -EPIPE);
+		CHECK(serve ? ms_since(start) >= 1000 : ms_since(start) < FRONT_SHORT_MS + 300);
+		front_close(&f);
+		peer_join(&p);
+		peer_free(&p);
+	}
+	front_deadline_ms = FRONT_LONG_MS;
+}
+
 TEST(b03_ends_early)
 {
 	static const int after[] = { 0, 1, 15, 16 };
