@@ -72,7 +72,7 @@ static void ejected(struct passthrough *pt)
 		give_back(pt);
 		log_limited(LOG_WARN, "%s: the guest let go of the device, and the host has it back",
 			    pt->func.id);
-	} else {
+	} else if (pt->link) {
 		log_limited(LOG_INFO, "%s: the guest let go of it unasked: it stays in its slot, reset",
 			    pt->func.id);
 	}

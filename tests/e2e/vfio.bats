@@ -110,7 +110,7 @@ load lib/vfio
     [ "$(dd if="$disk" bs=1M skip=32 count=8 iflag=direct 2> /dev/null | sha256sum)" = "$sum" ]
 }
 
-@test "a virtual function of an igb" {
+@test "a virtual function of an igb, which the host does away with" {
     local pf vf
     [ -n "${IN_RIG:-}" ] || skip "devices of this host are its own"
     modprobe -a vfio-pci igb
@@ -126,9 +126,13 @@ load lib/vfio
     guest_net a eth0
     run -0 vm_guest a 'grep eth0 /proc/interrupts; readlink /sys/class/net/eth0/device/driver'
     [[ $output == *MSIX*drivers/igbvf* ]] || fail "$output"
-    vm_stop a
     [ ! -s "$D/a/stderr" ] || fail "$(cat "$D/a/stderr")"
-    echo 0 > "$PCI/devices/$pf/sriov_numvfs"
+    timeout 20 sh -c "echo 0 > $PCI/devices/$pf/sriov_numvfs"
+    [ ! -e "$PCI/devices/$vf" ]
+    run -0 vm_guest a 'ls /sys/class/net'
+    [[ $output != *eth0* ]] || fail "$output"
+    grep -q 'vf0: the guest let go of the device, and the host has it back' "$D/a/stderr" || fail "$(cat "$D/a/stderr")"
+    vm_stop a
 }
 
 @test "a device that its host takes back under traffic: ejected from the guest, which goes on; the host has it; a reboot without it" {

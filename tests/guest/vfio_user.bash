@@ -98,6 +98,19 @@ scenario_vfio_user_replug_not_looked_at() {
     go
     check "as without" log_has 'dev0: the device is there again, as after a reset'
 }
+scenario_vfio_user_replug_never_returns() {
+    vfio_user_run 'moves=10 gone=1' '' 'reconnect = "never"' 'on_return = "replug"'
+}
+scenario_vfio_user_replug_as_another() {
+    machine vfio_user 'moves=10 gone=1'
+    vfio_user_server
+    vfio_user_device "socket = \"$T/v.sock\"" 'on_return = "replug"'
+    { until gone "$server"; do sleep 0.05; done; rm -f "$T/v.sock"; exec timeout 20 "$VFIO_USER_SERVER" --fault odd "$T/v.sock"; } &
+    local second=$!
+    go
+    kill -TERM "$second" 2> /dev/null
+    check "it is refused, and why" grep -q "dev0: .*: another device: region 0 of .*; it stays dead" "$T/log"
+}
 scenario_vfio_user_eject_storm() {
     slow
     machine vfio_user 'moves=10 storm=2000' 2

@@ -302,25 +302,6 @@ static void moves(void)
 	CHECK_EQ(reg(R_ID), MAGIC);
 }
 
-static void server_ends(void)
-{
-	write32(regs + R_DIE, 3);
-	CHECK_EQ(reg(R_ID), ONES32);
-	CHECK_EQ(inl(port), ONES32);
-	write32(regs + R_SCRATCH, 1);
-	write32(mem, 1);
-	CHECK(WAIT(config_read32(slot, 0) == ONES32, 3000));
-	CHECK_EQ(read32(mem), ONES32);
-	config_write16(slot, PCI_COMMAND, COMMAND_ALL);
-	CHECK_EQ(config_read16(slot, PCI_COMMAND), 0xffff);
-	CHECK_EQ(config_read32(0, PCI_CLASS) >> 8, 0x060000);
-	if (!option("late", 0))
-		return;
-	sleep_ms(option("late", 0)); // for one that is another device
-	CHECK_EQ(config_read32(slot, 0), ONES32);
-	CHECK_EQ(reg(R_ID), ONES32);
-}
-
 // Its server dies, or leaves with its state kept, and comes back: what the guest has set up is there, without a word of its own.
 static void returns(void)
 {
@@ -361,6 +342,31 @@ static bool told_to_look(uint32_t before)
 {
 	return WAIT(irq_count[0x71] > before, 20000) && inb(PORT_EVENT) & EVENT_PCI &&
 	       inl(PORT_HOTPLUG) == LOOK;
+}
+
+static void server_ends(void)
+{
+	const uint32_t told = irq_count[0x71];
+	ioapic_route(PIN_EVENT, 0x71, 0, false);
+	write32(regs + R_DIE, 3);
+	CHECK_EQ(reg(R_ID), ONES32);
+	CHECK_EQ(inl(port), ONES32);
+	write32(regs + R_SCRATCH, 1);
+	write32(mem, 1);
+	CHECK(WAIT(config_read32(slot, 0) == ONES32, 3000));
+	CHECK_EQ(read32(mem), ONES32);
+	config_write16(slot, PCI_COMMAND, COMMAND_ALL);
+	CHECK_EQ(config_read16(slot, PCI_COMMAND), 0xffff);
+	CHECK_EQ(config_read32(0, PCI_CLASS) >> 8, 0x060000);
+	if (option("gone", 0)) {
+		CHECK(told_to_look(told));
+		outl(PORT_HOTPLUG, LOOK);
+	}
+	if (!option("late", 0))
+		return;
+	sleep_ms(option("late", 0)); // for one that is another device
+	CHECK_EQ(config_read32(slot, 0), ONES32);
+	CHECK_EQ(reg(R_ID), ONES32);
 }
 
 // The same to a guest that is to know of it, which does here what its ACPI would: the function has gone, and is there again as after power-on.
