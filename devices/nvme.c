@@ -28,6 +28,7 @@ static const struct vdev_option options[] = {
 	{ "poll-idle", "US",
 	  "microseconds without work before doorbells in memory are let be (default 50; 0: at once)" },
 	{ "cpus", "LIST", "processors to run on, as in 2-3,5" },
+	{ "record", "FILE", "what outlives this program: killed and started again it goes on where it was" },
 	{ "doorbells", "KIND",
 	  "message; eventfd: for drivers with doorbells in memory only (default message)" },
 	{ NULL, NULL, NULL },
@@ -65,6 +66,8 @@ static int nvme_option(struct vdev *d, const char *name, const char *value, stru
 		nvme.poller.on = strcmp(value, "0") != 0;
 		if (nvme.poller.on)
 			poller_option(&nvme.poller, name, value, &rc, e);
+	} else if (strcmp(name, "record") == 0) {
+		nvme.record_path = value;
 	} else if (strcmp(name, "doorbells") == 0) {
 		nvme.eventfds = strcmp(value, "eventfd") == 0;
 		if (!nvme.eventfds && strcmp(value, "message") != 0)
@@ -104,7 +107,7 @@ static const struct vdev_ops ops = {
 	.options = options,
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),
-	.fds_max = 4 * NVME_NAMESPACES_MAX,
+	.fds_max = 4 * NVME_NAMESPACES_MAX + 1,
 	.option = nvme_option,
 	.open = device_open,
 	.close = device_close,

@@ -176,6 +176,7 @@ static unsigned create_cq(struct nvme *n, const struct nvme_command *c)
 				       .vector = (uint16_t)vector,
 				       .phase = true,
 				       .interrupts = c->cdw11 & 2 };
+	nvme_record_begin(&n->record->cq[qid]);
 	nvme_doorbell_begin(n, 2 * qid + 1);
 	return NVME_OK;
 }
@@ -193,6 +194,7 @@ static unsigned create_sq(struct nvme *n, const struct nvme_command *c)
 	n->sq[qid] = (struct nvme_sq){ .base = c->prp1,
 				       .size = (uint16_t)((c->cdw10 >> 16) + 1),
 				       .cqid = (uint16_t)cqid };
+	nvme_record_begin(&n->record->sq[qid]);
 	nvme_doorbell_begin(n, 2 * qid);
 	return NVME_OK;
 }

@@ -4,6 +4,7 @@
 #include "vmm/base/log.h"
 
 #include <errno.h>
+#include <linux/pci_regs.h>
 #include <string.h>
 
 #define BATCH	64 // commands taken from a queue before others get their turn
@@ -13,6 +14,7 @@ static void fatal(struct nvme *n, const char *why)
 {
 	log_limited(LOG_WARN, "%s; the controller needs a reset by its driver", why);
 	n->csts |= NVME_CSTS_CFS;
+	nvme_record_set_up(n);
 }
 
 static bool works(const struct nvme *n)
@@ -22,7 +24,7 @@ static bool works(const struct nvme *n)
 
 // ---- completions ----------------------------------------------------------------------------------------------------
 
-void nvme_complete(struct nvme *n, uint16_t sqid, uint16_t cid, unsigned status, uint32_t dw0)
+void nvme_complete(struct nvme *n, unsigned slot, uint16_t sqid, uint16_t cid, unsigned status, uint32_t dw0)
 {
 	const struct nvme_sq *sq = &n->sq[sqid];
 	struct nvme_cq *q = &n->cq[sq->cqid];
@@ -43,7 +45,9 @@ void nvme_complete(struct nvme *n, uint16_t sqid, uint16_t cid, unsigned status,
 		return;
 	}
 	memcpy(there, &c, offsetof(struct nvme_completion, status));
+	nvme_record_completes(n, slot);
 	__atomic_store_n(&there->status, status_phase, __ATOMIC_RELEASE);
+	nvme_record_completed(n, slot);
 	q->fresh = true;
 	if (++q->tail == q->size) {
 		q->tail = 0;
@@ -104,8 +108,9 @@ static void command_do(struct nvme *n, unsigned sqid, struct nvme_request *r, co
 		r->cid = c->cid;
 		nvme_io(n, r, c);
 	} else if (nvme_admin(n, c, &status, &dw0)) {
-		nvme_complete(n, 0, c->cid, status, dw0);
+		nvme_complete(n, NVME_SLOT_ADMIN, 0, c->cid, status, dw0);
 	} else {
+		nvme_record_stays(n, NVME_SLOT_ADMIN);
 		q->due--;
 	}
 }
@@ -129,6 +134,7 @@ static bool queue_work(struct nvme *n, unsigned sqid)
 				request_give_back(n, r);
 			return false; // until memory changes: a client may be about to map it again
 		}
+		nvme_record_take(n, r ? (unsigned)(r - n->request) : NVME_SLOT_ADMIN, sqid, &c);
 		sq->head = (uint16_t)(sq->head + 1 == sq->size ? 0 : sq->head + 1);
 		n->commands++;
 		command_do(n, sqid, r, &c);
@@ -136,8 +142,25 @@ static bool queue_work(struct nvme *n, unsigned sqid)
 	return false;
 }
 
+// Does again what a process before this one had taken and not completed.  False: not yet.
+static bool recover(struct nvme *n)
+{
+	if (!nvme_record_settle(n))
+		return false;
+	for (unsigned i = 0; i <= NVME_REQUESTS; i++) {
+		const struct nvme_slot *s = &n->record->slot[i];
+		const struct nvme_command c = s->command;
+		if (s->state == NVME_SLOT_TAKEN)
+			command_do(n, s->sqid, i == NVME_SLOT_ADMIN ? NULL : &n->request[i], &c);
+	}
+	n->recovers = false;
+	return true;
+}
+
 static void work(struct nvme *n)
 {
+	if (n->recovers && works(n) && !recover(n))
+		return;
 	bool more = false, new = works(n) && nvme_doorbells_look(n);
 	for (unsigned i = 0; i <= n->io_queues; i++)
 		more |= queue_work(n, i);
@@ -185,6 +208,23 @@ static void nvme_attached(struct pdev *p, bool on)
 {
 	struct nvme *n = p->priv;
 	n->away |= !on && n->csts & NVME_CSTS_RDY;
+	if (!on || !n->restored)
+		return;
+	// By this a client tells that the state was kept.
+	p->config[PCI_COMMAND] |= (uint8_t)(n->record->command & p->writable[PCI_COMMAND]);
+	p->config[PCI_COMMAND + 1] |= (uint8_t)(n->record->command >> 8 & p->writable[PCI_COMMAND + 1]);
+	p->config[p->msix_cap + PCI_MSIX_FLAGS + 1] |=
+		(uint8_t)(n->record->msix_control >> 8 & p->writable[p->msix_cap + PCI_MSIX_FLAGS + 1]);
+	n->restored = false;
+}
+
+static void nvme_config_written(struct pdev *p, unsigned offset, unsigned size)
+{
+	struct nvme *n = p->priv;
+	(void)offset;
+	(void)size;
+	n->record->command = pdev_config_get16(p, PCI_COMMAND);
+	n->record->msix_control = pdev_config_get16(p, p->msix_cap + PCI_MSIX_FLAGS);
 }
 
 // By a client that does not reset first what it finds: it knows it.
@@ -206,6 +246,9 @@ static void nvme_memory_changed(struct pdev *p)
 static void queues_forget(struct nvme *n)
 {
 	nvme_drain(n->p);
+	nvme_record_forget(n);
+	n->free = NULL; // those that were to be done again are free, too
+	n->request_made = 0;
 	memset(n->sq, 0, sizeof(n->sq));
 	memset(n->cq, 0, sizeof(n->cq));
 	if (n->commands)
@@ -240,6 +283,8 @@ static void enable(struct nvme *n)
 				     .size = (uint16_t)((n->aqa >> 16 & 0xfff) + 1),
 				     .phase = true,
 				     .interrupts = true };
+	nvme_record_begin(&n->record->sq[0]);
+	nvme_record_begin(&n->record->cq[0]);
 	n->csts = NVME_CSTS_RDY;
 }
 
@@ -374,6 +419,8 @@ static void nvme_bar_write(struct pdev *p, unsigned bar, uint64_t offset, unsign
 		register_write(p->priv, offset, (uint32_t)val);
 	if (size == 8 && offset < NVME_REGS_LEN)
 		register_write(p->priv, offset + 4, (uint32_t)(val >> 32));
+	if (offset < NVME_REGS_LEN)
+		nvme_record_set_up(p->priv);
 }
 
 static void nvme_reset(struct pdev *p)
@@ -382,12 +429,15 @@ static void nvme_reset(struct pdev *p)
 	queues_forget(n);
 	n->cc = n->csts = n->aqa = n->int_mask = 0;
 	n->asq = n->acq = 0;
+	n->record->command = n->record->msix_control = 0;
+	nvme_record_set_up(n);
 }
 
 const struct pdev_ops nvme_pci_ops = {
 	.bar_read = nvme_bar_read,
 	.bar_write = nvme_bar_write,
 	.doorbell = nvme_doorbell,
+	.config_written = nvme_config_written,
 	.again = nvme_again,
 	.drain = nvme_drain,
 	.memory_changed = nvme_memory_changed,

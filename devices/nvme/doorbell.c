@@ -40,9 +40,9 @@ static void said(struct nvme *n, unsigned index, uint32_t val)
 		struct nvme_cq *q = &n->cq[qid];
 		const uint16_t taken = (uint16_t)(val >= q->head ? val - q->head : val + q->size - q->head);
 		if (taken <= nvme_entries_held(q)) // else more than there is
-			q->head = (uint16_t)val;
+			n->record->cq[qid].said = q->head = (uint16_t)val;
 	} else {
-		n->sq[qid].tail = (uint16_t)val;
+		n->record->sq[qid].said = n->sq[qid].tail = (uint16_t)val;
 	}
 }
 
@@ -65,6 +65,7 @@ static bool look_at(struct nvme *n, struct nvme_doorbell *b, uint16_t size, unsi
 		return false;
 	b->seen = val;
 	b->in_memory = true;
+	(index % 2 ? n->record->cq : n->record->sq)[index / 2].in_memory = true;
 	stand_back(b, &event[index], size);
 	said(n, index, val);
 	return true;
@@ -133,9 +134,12 @@ void nvme_doorbell_begin(struct nvme *n, unsigned index)
 	struct nvme_cq *cq = &n->cq[index / 2];
 	struct nvme_doorbell *b = index % 2 ? &cq->bell : &sq->bell;
 	const uint16_t at = index % 2 ? cq->head : sq->tail;
+	struct nvme_progress *p = &(index % 2 ? n->record->cq : n->record->sq)[index / 2];
 	if (!shadow || !event)
 		return;
 	*b = (struct nvme_doorbell){ .seen = __atomic_load_n(&shadow[index], __ATOMIC_RELAXED), .event = at };
+	p->seen = b->seen;
+	p->in_memory = false;
 	__atomic_store_n(&event[index], at, __ATOMIC_RELAXED);
 }
 

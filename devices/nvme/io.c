@@ -77,9 +77,10 @@ static void request_end(struct nvme_request *r, unsigned status)
 {
 	struct nvme *n = r->ns->nvme;
 	const uint16_t sqid = r->sqid, cid = r->cid;
+	const unsigned slot = (unsigned)(r - n->request);
 	r->next_free = n->free;
 	n->free = r;
-	nvme_complete(n, sqid, cid, status, 0);
+	nvme_complete(n, slot, sqid, cid, status, 0);
 }
 
 static unsigned status_of(const struct blk_io *io, int result)

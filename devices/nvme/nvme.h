@@ -10,19 +10,17 @@
 #include "devices/block/engine.h"
 #include "devices/block/image.h"
 #include "devices/nvme/nvme_wire.h"
+#include "devices/nvme/record.h"
 #include "devices/sdk/dev.h"
 #include "devices/sdk/pdev.h"
 #include "devices/sdk/poller.h"
 
-#define NVME_PAGE	    4096u
-#define NVME_NAMESPACES_MAX 8
-#define NVME_QUEUES_MAX	    33 // the admin queue's, and of I/O 32
-#define NVME_ENTRIES_MAX    1024u
-#define NVME_REQUESTS	    256 // in flight
-#define NVME_MDTS	    5	// log2 of pages that one command transfers at most
-#define NVME_IOVECS	    ((1u << NVME_MDTS) + 1)
-#define NVME_EVENTS_MAX	    4
-#define NVME_MSIX_TABLE	    0x2000u // of BAR 0, behind the doorbells
+#define NVME_PAGE	 4096u
+#define NVME_ENTRIES_MAX 1024u
+#define NVME_MDTS	 5 // log2 of pages that one command transfers at most
+#define NVME_IOVECS	 ((1u << NVME_MDTS) + 1)
+#define NVME_EVENTS_MAX	 4
+#define NVME_MSIX_TABLE	 0x2000u // of BAR 0, behind the doorbells
 
 struct nvme;
 
@@ -77,6 +75,7 @@ struct nvme {
 	unsigned ns_count, io_queues;
 	bool eventfds; // I/O queues are rung without a value
 	struct poller poller;
+	const char *record_path;
 	enum blk_engine_kind engine;
 	char serial[20];
 	struct nvme_namespace ns[NVME_NAMESPACES_MAX];
@@ -87,6 +86,10 @@ struct nvme {
 	unsigned event_count; // asynchronous event requests that wait, for ever
 	struct nvme_sq sq[NVME_QUEUES_MAX];
 	struct nvme_cq cq[NVME_QUEUES_MAX];
+	struct nvme_record *record; // the same, for who comes after us
+	struct record_file record_file;
+	bool restored; // from there; the configuration space is yet to be
+	bool recovers; // commands of before are yet to be done
 	bool away;     // its client left: nothing is taken until its driver shows that it goes on
 	bool shadowed; // it said where its doorbells are in memory
 	uint64_t shadow, event_index;
@@ -106,7 +109,7 @@ void nvme_close(struct nvme *n);
 // Completions of the engine's.
 void nvme_completed(struct loop_source *s, uint32_t events);
 // One command is done, of the queue that it came from.
-void nvme_complete(struct nvme *n, uint16_t sqid, uint16_t cid, unsigned status, uint32_t dw0);
+void nvme_complete(struct nvme *n, unsigned slot, uint16_t sqid, uint16_t cid, unsigned status, uint32_t dw0);
 
 static inline uint16_t nvme_entries_held(const struct nvme_cq *q)
 {

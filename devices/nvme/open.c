@@ -30,12 +30,16 @@ int nvme_open(struct nvme *n, struct vdev *d, struct err *e)
 	n->d = d;
 	n->p = p;
 	p->priv = n;
+	n->record_file.fd = -1;
 	for (unsigned i = 0; i < n->ns_count; i++) {
 		n->ns[i].img.fd = n->ns[i].img.direct_fd = -1;
 		n->ns[i].engine.ring.fd = -1; // until they are open
 	}
 	for (unsigned i = 0; i < n->ns_count && rc == 0; i++)
 		rc = namespace_open(n, i, e);
+	nvme_features_reset(n);
+	if (rc == 0)
+		rc = nvme_record_open(n, n->record_path, e);
 	if (rc < 0) {
 		nvme_close(n);
 		return rc;
@@ -47,7 +51,6 @@ int nvme_open(struct nvme *n, struct vdev *d, struct err *e)
 	pdev_add_msix(p, n->io_queues + 1, BAR, NVME_MSIX_TABLE, MSIX_PBA);
 	for (unsigned i = 1; i <= n->io_queues && n->eventfds; i++)
 		pdev_add_doorbell(p, BAR, NVME_DOORBELLS + 8 * i, 4);
-	nvme_features_reset(n);
 	return 0;
 }
 
@@ -57,4 +60,5 @@ void nvme_close(struct nvme *n)
 		blk_engine_close(&n->ns[i].engine);
 		blk_image_close(&n->ns[i].img);
 	}
+	nvme_record_close(n);
 }

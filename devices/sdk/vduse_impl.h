@@ -8,6 +8,7 @@
 #define MINIVMM_SDK_VDUSE_IMPL_H
 
 #include "devices/sdk/carrier.h"
+#include "devices/sdk/record_file.h"
 #include "devices/sdk/vduse.h"
 #include "vmm/base/deadline.h"
 
@@ -32,10 +33,8 @@ struct vduse_head {
 
 struct vduse_record {
 	struct vduse_head *head; // mapped, shared with who comes after us
-	size_t len;
 	uint64_t region_len;
-	int fd;	    // holds the lock
-	bool fresh; // the file was not there, or empty
+	struct record_file file;
 };
 
 // Opens or makes the file and locks it.  Whoever held it may be dying: waits DEADLINE_CONTROL_MS.  0 or -errno with the sentence.

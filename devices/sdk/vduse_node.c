@@ -206,7 +206,7 @@ static struct vduse *session_new(struct vdev *d, const struct vduse_options *o)
 		return NULL;
 	s->d = d;
 	s->queue_count = vduse_queues(d);
-	s->record.fd = s->node.fd = s->keeper.fd = -1;
+	s->record.file.fd = s->node.fd = s->keeper.fd = -1;
 	snprintf(s->name, sizeof(s->name), "%s", o->name);
 	for (unsigned i = 0; i < VDEV_QUEUES_MAX; i++)
 		s->ring[i].kick.fd = -1;
@@ -282,7 +282,7 @@ int vduse_open(struct vdev *d, const struct vduse_options *o, struct err *e)
 		fd_close(&s->node.fd);
 		if (n.made)
 			destroy(&n);
-		if (s->record.fresh)
+		if (s->record.file.fresh)
 			unlink(record);
 		session_free(s);
 	}

@@ -129,34 +129,47 @@ tools() { printf '[[device]]\nid = "tools"\nvirtio = "blk"\nimage = "%s"\nreadon
     ip link del mini-v
 }
 
-# Its server keeps no state, so that the controller is as after a reset; Linux finds out when a command is not answered in time.
-@test "configs/vfio-user.toml, minivmm-nvme killed under fio: Linux resets the controller, and each block is what was written" {
-    local i victim
-    truncate -s 32M "$D/img"
+# One with a record and one without, which is as after a reset: Linux finds that out when a command is not answered in time.
+@test "configs/vfio-user.toml, minivmm-nvme killed under fio: with its record nobody sees more than a pause, without Linux resets the controller" {
+    local i which victim
+    truncate -s 32M "$D/img" "$D/plain"
+    touch "$D/record"
     sed -e "s|\"vmlinuz\"|\"$GUEST/rig-bzImage\"|" -e "s|\"initrd.img\"|\"$GUEST/rig-initrd\"|" \
         -e 's|^cmdline .*|cmdline = "console=ttyS0 panic=-1 quiet minivmm.agent minivmm.tools=/dev/vda nvme_core.io_timeout=1"|' \
-        -e "s|/usr/bin/minivmm-nvme|$TOP/build/release/minivmm-nvme|" -e "s|/srv/disk.raw|$D/img|" "$TOP/configs/vfio-user.toml" > "$D/config"
+        -e "s|/usr/bin/minivmm-nvme|$TOP/build/release/minivmm-nvme|" -e "s|/srv/disk.raw|$D/img|" -e "s|/srv/disk.record|$D/record|g" \
+        "$TOP/configs/vfio-user.toml" > "$D/config"
     tools >> "$D/config"
+    printf '[[device]]\nid = "plain"\nvia = "vfio-user"\nexec = ["%s", "--fd", "{fd}", "--image", "%s", "--serial", "plain"]\npaths = ["%s:rw"]\n' \
+        "$TOP/build/release/minivmm-nvme" "$D/plain" "$D/plain" >> "$D/config"
     vm_start a --set vm.cpus=2 --set vm.memory=384M < "$D/config"
-    nvme_pid() { pgrep -P "$(vm_pid a)" -f minivmm-nvme; }
-    nvme_back() { [ "$(grep -c 'drive: .* is back after' "$D/a/stderr")" -ge "$1" ]; }
-    vm_guest a 'modprobe nvme 2> /dev/null; for i in $(seq 100); do [ ! -b /dev/nvme0n1 ] || break; sleep 0.1; done
+    nvme_pid() { pgrep -P "$(vm_pid a)" -f "minivmm-nvme.*$1"; }
+    nvme_back() { [ "$(grep -c "$1: .* is back after" "$D/a/stderr")" -ge "$2" ]; }
+    vm_guest a 'modprobe nvme 2> /dev/null; for i in $(seq 100); do [ ! -b /dev/nvme0n1 ] || [ ! -b /dev/nvme1n1 ] || break; sleep 0.1; done
         cd /run
-        (while [ ! -e /run/enough ]; do
-            fio --name=x --filename=/dev/nvme0n1 --direct=1 --ioengine=libaio --iodepth=16 --bsrange=4k-32k --rw=randwrite \
-                --size=2M --verify=crc32c --verify_fatal=1 --do_verify=1 --minimal > /run/fio.out 2>&1 || { echo bad > /run/fio.rc; exit; }
-            echo round >> /run/rounds
+        for n in 0 1; do
+            which=drive most=900ms
+            ! grep -q plain /sys/class/nvme/nvme$n/serial || { which=plain; most=60s; }
+            echo $n > /run/$which.number
+            (while [ ! -e /run/enough ]; do
+                fio --name=x --filename=/dev/nvme${n}n1 --direct=1 --ioengine=libaio --iodepth=16 --bsrange=4k-32k --rw=randwrite --max_latency=$most \
+                    --size=2M --verify=crc32c --verify_fatal=1 --do_verify=1 --minimal > /run/$which.out 2>&1 || { echo bad > /run/$which.rc; exit; }
+                echo round >> /run/$which.rounds
+            done
+            echo good > /run/$which.rc) > /dev/null 2>&1 &
         done
-        echo good > /run/fio.rc) > /dev/null 2>&1 &
-        while [ ! -s /run/rounds ]; do sleep 0.2; done'
-    for i in 1 2; do
-        kill -KILL "$(nvme_pid)"
-        wait_for 10 nvme_back "$i" || fail "$(tail -n 5 "$D/a/stderr")"
-        run -0 vm_guest a -t 60 "n=\$(wc -l < /run/rounds); while [ \$(wc -l < /run/rounds) -lt \$((n + 1)) ] && [ ! -e /run/fio.rc ]; do sleep 0.2; done; cat /run/fio.rc 2> /dev/null || true"
-        [ -z "$output" ] || fail "after death $i: $(vm_guest a 'cat /run/fio.out; dmesg | tail -n 20')"
+        while [ ! -s /run/drive.rounds ] || [ ! -s /run/plain.rounds ]; do sleep 0.2; done'
+    for i in 1 2 3 4; do
+        which=drive
+        [ "$i" -lt 4 ] || which=plain
+        kill -KILL "$(nvme_pid "$([ $which = drive ] && echo record || echo plain)")"
+        wait_for 10 nvme_back $which "$([ $which = drive ] && echo "$i" || echo 1)" || fail "$(tail -n 5 "$D/a/stderr")"
+        run -0 vm_guest a -t 60 "n=\$(wc -l < /run/$which.rounds); while [ \$(wc -l < /run/$which.rounds) -lt \$((n + 1)) ] && [ ! -e /run/$which.rc ]; do sleep 0.2; done; cat /run/$which.rc 2> /dev/null || true"
+        [ -z "$output" ] || fail "$which, after death $i: $(vm_guest a "cat /run/$which.out; dmesg | tail -n 20")"
     done
-    run -0 vm_guest a -t 60 'touch /run/enough; while [ ! -e /run/fio.rc ]; do sleep 0.2; done; cat /run/fio.rc; dmesg | grep -c "nvme nvme0: .*controller is down; will reset"'
-    [ "${lines[0]}" = good ] && [ "${lines[1]}" -ge 1 ] || fail "$output"
+    run -0 vm_guest a -t 60 'touch /run/enough; while [ ! -e /run/drive.rc ] || [ ! -e /run/plain.rc ]; do sleep 0.2; done; cat /run/drive.rc /run/plain.rc
+        for which in plain drive; do dmesg | grep -c "nvme nvme$(cat /run/$which.number): .*\(controller is down; will reset\|timeout\)"; done; true'
+    [ "${lines[0]}" = good ] && [ "${lines[1]}" = good ] && [ "${lines[2]}" -ge 1 ] && [ "${lines[3]}" = 0 ] || fail "$output"
+    grep -o 'drive: .* is back after.*' "$D/a/stderr" | sed 's/^/# /' >&3
     vm_stop a
 }
 

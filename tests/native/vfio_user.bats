@@ -250,6 +250,26 @@ over() { # SCRIPT ARG...
     finish
 }
 
+@test "minivmm-nvme: killed 200 times under verified I/O, it goes on where it was by its record, and nothing is done twice" {
+    truncate -s 8M "$D/img"
+    timeout 100 "$NATIVE/nvme-client" "$D/sock" "$D/img" killed 100 "$BIN/minivmm-nvme" --image "$D/img" --record "$D/record"
+    rm "$D/sock" "$D/record"
+    truncate -s 0 "$D/img"
+    truncate -s 8M "$D/img"
+    timeout 100 "$NATIVE/nvme-client" "$D/sock" "$D/img" killed 100 "$BIN/minivmm-nvme" --image "$D/img" --record "$D/record" --engine sync
+    # A record of another device is none, and one that is not the user's own is refused.
+    truncate -s 4M "$D/img2"
+    device minivmm-nvme --image "$D/img2" --record "$D/record" 2> "$D/said"
+    finish
+    grep -q 'is not about this device: beginning anew' "$D/said"
+    head -c 100000 /dev/urandom > "$D/record"
+    device minivmm-nvme --image "$D/img2" --record "$D/record"
+    finish
+    chmod 666 "$D/record"
+    run -1 timeout 10 "$BIN/minivmm-nvme" --vfio-user "$D/sock" --image "$D/img2" --record "$D/record"
+    [[ $output == *"not a file of this user's own"* ]]
+}
+
 @test "minivmm-nvme calls nothing but what its table has" {
     needs_strace
     local engine
