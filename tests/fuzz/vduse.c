@@ -186,12 +186,13 @@ static struct vduse_record record_new(void)
 	struct vduse_head is = { .type = VIRTIO_BLK,
 				 .queue_count = QUEUES,
 				 .queue_size = k.d.queue_size_max };
-	struct vduse_record r = { .fd = -1,
+	struct vduse_record r = { .file.fd = -1,
 				  .region_len = MAX(inflight_region_len(k.d.queue_size_max, false),
 						    inflight_region_len(k.d.queue_size_max, true)) };
-	r.len = VDUSE_HEAD_LEN + QUEUES * (size_t)r.region_len;
-	r.head = mmap(NULL, r.len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	disk_must(r.head != MAP_FAILED, "mmap");
+	r.file.len = VDUSE_HEAD_LEN + QUEUES * (size_t)r.region_len;
+	r.file.map = mmap(NULL, r.file.len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	disk_must(r.file.map != MAP_FAILED, "mmap");
+	r.head = r.file.map;
 	vduse_record_begin(&r, &is);
 	return r;
 }

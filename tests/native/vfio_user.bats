@@ -259,9 +259,9 @@ over() { # SCRIPT ARG...
     timeout 100 "$NATIVE/nvme-client" "$D/sock" "$D/img" killed 100 "$BIN/minivmm-nvme" --image "$D/img" --record "$D/record" --engine sync
     # A record of another device is none, and one that is not the user's own is refused.
     truncate -s 4M "$D/img2"
-    device minivmm-nvme --image "$D/img2" --record "$D/record" 2> "$D/said"
+    device minivmm-nvme --image "$D/img2" --record "$D/record"
     finish
-    grep -q 'is not about this device: beginning anew' "$D/said"
+    grep -q 'is not about this device: beginning anew' "$D/log"
     head -c 100000 /dev/urandom > "$D/record"
     device minivmm-nvme --image "$D/img2" --record "$D/record"
     finish
