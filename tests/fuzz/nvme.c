@@ -123,6 +123,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned q = 0; q <= 2; q++)
 		must(n.cq[q].size == 0 || (n.cq[q].due == 0 && n.cq[q].head < n.cq[q].size),
 		     "a command was lost");
+	for (unsigned i = 0; i <= NVME_REQUESTS; i++)
+		must(n.record->slot[i].state == NVME_SLOT_FREE, "the record has a command under way");
 	for (unsigned q = 0; q <= 2; q++)
 		must(n.sq[q].size == 0 || n.sq[q].tail < n.sq[q].size, "a doorbell outside its queue");
 	return 0;
