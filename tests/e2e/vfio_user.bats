@@ -131,11 +131,11 @@ tools() { printf '[[device]]\nid = "tools"\nvirtio = "blk"\nimage = "%s"\nreadon
 
 # One with a record and one without, which is as after a reset: Linux finds that out when a command is not answered in time.
 @test "configs/vfio-user.toml, minivmm-nvme killed under fio: with its record nobody sees more than a pause, without Linux resets the controller" {
-    local i which victim
+    local i which
     truncate -s 32M "$D/img" "$D/plain"
     touch "$D/record"
     sed -e "s|\"vmlinuz\"|\"$GUEST/rig-bzImage\"|" -e "s|\"initrd.img\"|\"$GUEST/rig-initrd\"|" \
-        -e 's|^cmdline .*|cmdline = "console=ttyS0 panic=-1 quiet minivmm.agent minivmm.tools=/dev/vda nvme_core.io_timeout=1"|' \
+        -e 's|^cmdline .*|cmdline = "console=ttyS0 panic=-1 quiet minivmm.agent minivmm.tools=/dev/vda"|' \
         -e "s|/usr/bin/minivmm-nvme|$TOP/build/release/minivmm-nvme|" -e "s|/srv/disk.raw|$D/img|" -e "s|/srv/disk.record|$D/record|g" \
         "$TOP/configs/vfio-user.toml" > "$D/config"
     tools >> "$D/config"
@@ -147,8 +147,8 @@ tools() { printf '[[device]]\nid = "tools"\nvirtio = "blk"\nimage = "%s"\nreadon
     vm_guest a 'modprobe nvme 2> /dev/null; for i in $(seq 100); do [ ! -b /dev/nvme0n1 ] || [ ! -b /dev/nvme1n1 ] || break; sleep 0.1; done
         cd /run
         for n in 0 1; do
-            which=drive most=900ms
-            ! grep -q plain /sys/class/nvme/nvme$n/serial || { which=plain; most=60s; }
+            which=drive most=10s
+            ! grep -q plain /sys/class/nvme/nvme$n/serial || { which=plain most=60s; echo 1000 > /sys/block/nvme${n}n1/queue/io_timeout; }
             echo $n > /run/$which.number
             (while [ ! -e /run/enough ]; do
                 fio --name=x --filename=/dev/nvme${n}n1 --direct=1 --ioengine=libaio --iodepth=16 --bsrange=4k-32k --rw=randwrite --max_latency=$most \
