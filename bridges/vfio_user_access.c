@@ -32,6 +32,7 @@ static int read_piece(struct vfio_user *v, unsigned index, uint64_t offset, uint
 		struct vfio_user_region_access head;
 		uint8_t data[VFU_REPLY_MAX - sizeof(struct vfio_user_region_access)];
 	} reply;
+	reply.head = (struct vfio_user_region_access){ 0 };
 	int n = vfu_ask(v, &(struct vfu_call){ .command = VFIO_USER_REGION_READ,
 					       .head = &want,
 					       .head_len = sizeof(want),
@@ -92,12 +93,14 @@ static int write_posted(struct vfio_user *v, const struct vfu_call *c)
 	return 0;
 }
 
-static int write_answered(struct vfio_user *v, struct vfu_call *c, const struct vfio_user_region_access *want)
+static int write_answered(struct vfio_user *v, const struct vfu_call *c,
+			  const struct vfio_user_region_access *want)
 {
 	struct vfio_user_region_access done = { 0 };
-	c->reply = &done;
-	c->reply_cap = sizeof(done);
-	int rc = vfu_ask(v, c);
+	struct vfu_call answered = *c;
+	answered.reply = &done;
+	answered.reply_cap = sizeof(done);
+	int rc = vfu_ask(v, &answered);
 	if (rc < 0)
 		return rc;
 	if (done.offset != want->offset || done.region != want->region) {
@@ -116,11 +119,11 @@ int vfu_region_write(struct vfio_link *l, unsigned index, uint64_t offset, const
 	const struct vfio_user_region_access want = { .offset = offset,
 						      .region = index,
 						      .count = (uint32_t)len };
-	struct vfu_call c = { .command = VFIO_USER_REGION_WRITE,
-			      .head = &want,
-			      .head_len = sizeof(want),
-			      .data = buf,
-			      .data_len = len };
+	const struct vfu_call c = { .command = VFIO_USER_REGION_WRITE,
+				    .head = &want,
+				    .head_len = sizeof(want),
+				    .data = buf,
+				    .data_len = len };
 	int rc = posted && may_post(v, index) ? write_posted(v, &c) : write_answered(v, &c, &want);
 	return rc < 0 ? access_failed(v, rc, true, index, offset, len) : 0;
 }

@@ -115,8 +115,8 @@ static bool somebody_waits(const struct vfu_link *l)
 static void read_for_others(struct vfu_link *l)
 {
 	while (!l->dead && (somebody_waits(l) || vfu_ahead(l))) {
-		const deadline_ns deadline =
-			somebody_waits(l) ? vfu_most_urgent(l)->deadline : deadline_in_ms(l->control_ms);
+		const struct vfu_pending *first = somebody_waits(l) ? vfu_most_urgent(l) : NULL;
+		const deadline_ns deadline = first ? first->deadline : deadline_in_ms(l->control_ms);
 		pthread_mutex_unlock(&l->lock);
 		vfu_receive(l, deadline, NULL);
 		pthread_mutex_lock(&l->lock);

@@ -139,7 +139,7 @@ static bool has_twin(struct vfu_link *l)
 
 void vfu_receive(struct vfu_link *l, deadline_ns deadline, const struct vfu_pending *mine)
 {
-	struct vfio_user_header h;
+	struct vfio_user_header h = { 0 };
 	struct msg_fds fds = { .count = 0 };
 	int rc = 0;
 	// Where descriptors may come it has to be certain which message they came with.
