@@ -35,6 +35,7 @@ static const struct vdev_option options[] = {
 };
 
 static const struct sandbox_rule rules[] = {
+	SANDBOX_CALL(io_submit, "interrupts: an eventfd is signalled without ever waiting for its counter"),
 	SANDBOX_CALL(brk, "memory for ports, which are made when front-ends come"),
 	SANDBOX_CALL(epoll_create1, "the events of a port, which come and go with it"),
 	SANDBOX_CALL(writev, "frames to the tap"),

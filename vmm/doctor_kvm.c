@@ -146,11 +146,11 @@ void doctor_isolation(struct doctor *d)
 	const long long most = doctor_number(d, "/proc/sys/fs/aio-max-nr", 0);
 	const long long in_use = doctor_number(d, "/proc/sys/fs/aio-nr", 0);
 	if (most == 0)
-		doctor_say(d, LIMITED, "async I/O", "a kernel with CONFIG_AIO, or insecure = true",
-			   "this kernel has none: a back-end could make the machine wait for ever");
+		doctor_say(d, LIMITED, "async I/O", "a kernel with CONFIG_AIO",
+			   "this kernel has none: no minivmm-switch; a back-end could make its guest wait");
 	else if (in_use >= most)
 		doctor_say(d, LIMITED, "async I/O", "sysctl fs.aio-max-nr=1048576",
-			   "all %lld are in use, and each process here needs one", most);
+			   "all %lld are in use: no minivmm-switch", most);
 	else
 		doctor_say(d, GOOD, "async I/O", "", "%lld of %lld are in use", in_use, most);
 

@@ -246,12 +246,8 @@ static int seal(const struct vm_config *c, struct err *e)
 	bool carries = false;
 	for (unsigned i = 0; i < c->device_count; i++)
 		carries |= c->devices[i].via == VIA_VFIO_USER;
-	int rc = fd_peer_signals_open(e);
-	if (rc < 0 && c->insecure)
-		log_warn("back-ends can make this machine WAIT: %s", e->text);
-	else if (rc < 0)
-		return rc;
-	rc = seal_process(c->device_count > 0, carries, e);
+	fd_peer_signals_at_need();
+	int rc = seal_process(c->device_count > 0, carries, e);
 	if (rc < 0 && c->insecure) {
 		log_warn("the monitor is NOT sealed: %s", e->text);
 		return 0;

@@ -69,6 +69,7 @@
 		SANDBOX_CALL(write, "word to other threads (eventfds), serial output, log"),              \
 		SANDBOX_RARE(io_submit,                                                                   \
 			     "doorbells and interrupts of our own; a back-end cannot hold it up"),        \
+		SANDBOX_RARE(io_setup, "before the first of them"),                                       \
 		SANDBOX_CALL(read, "input, signals, timers"),                                             \
 		SANDBOX_CALL(preadv2, "eventfds that are taken down, without waiting"),                   \
 		SANDBOX_CALL(sendmsg, "requests to back-ends"),                                           \
@@ -198,6 +199,7 @@ static struct sandbox_rule loop_rules[] = {
 		SANDBOX_RARE(preadv2, "what the loop has to say (eventfds)"),                         \
 		SANDBOX_RARE(write, "the same to the loop"),                                          \
 		SANDBOX_RARE(io_submit, "doorbells and interrupts that may be lost"),                 \
+		SANDBOX_RARE(io_setup, "before the first of them"),                                   \
 		SANDBOX_RARE(sendmsg, "requests to the spawner and to the back-end"),                 \
 		SANDBOX_RARE(recvmsg, "replies, with descriptors"),                                   \
 		SANDBOX_RARE(recvfrom, "is the one who connects still there (a peek)?"),              \

@@ -109,8 +109,8 @@ static int seal(struct vdev *d, const struct settings *s, int sock, struct err *
 	if (s->insecure)
 		log_warn("--insecure: running with whatever part of the sandbox this host allows");
 	rc = sandbox_confine(&spec, !s->insecure, e);
-	// By the process that is left to serve; name spaces may have made another of it.  VDUSE's peer is the kernel.
-	if (rc == 0 && s->carrier != &carrier_vduse && (rc = fd_peer_signals_open(e)) < 0 && s->insecure) {
+	// One that serves several is held up by none of them.  By the process that is left to serve; name spaces may have made another of it.
+	if (rc == 0 && d->ops->serve && (rc = fd_peer_signals_open(e)) < 0 && s->insecure) {
 		log_warn("%s", e->text);
 		rc = 0;
 	}

@@ -33,7 +33,6 @@ static const struct sandbox_rule socket_rules[] = {
 	SANDBOX_CALL(sendmsg, "replies to the front-end"),
 	SANDBOX_CALL(accept4, "the next front-end, on a listening socket"),
 	SANDBOX_RARE(poll, "is there room for a reply; a pause after accept4 failed"),
-	SANDBOX_CALL(io_submit, "interrupts: an eventfd is signalled without ever waiting for its counter"),
 	SANDBOX_CALL(fcntl, "access mode of a memory file"),
 	SANDBOX_RARE(memfd_create, "the record of requests in flight, for front-ends that want one"),
 	SANDBOX_RARE(ftruncate, "its size"),

@@ -67,8 +67,9 @@ TEST(a_host_without_anything)
 	CHECK(says(
 		"!  namespaces     this kernel has no user namespaces: devices of ours cannot be isolated\n"
 		"                  -> another kernel, or insecure = true"));
-	CHECK(says("!  async I/O      this kernel has none: a back-end could make the machine wait for ever\n"
-		   "                  -> a kernel with CONFIG_AIO, or insecure = true"));
+	CHECK(says(
+		"!  async I/O      this kernel has none: no minivmm-switch; a back-end could make its guest wait\n"
+		"                  -> a kernel with CONFIG_AIO"));
 	CHECK(says("-  vhost-net      no /dev/vhost-net: via = \"vhost\", virtio = \"net\"\n"
 		   "                  -> this kernel has no module vhost_net: another kernel"));
 	CHECK(says(
@@ -118,7 +119,7 @@ TEST(hugepages_namespaces_and_asynchronous_io)
 	CHECK(host_file("/proc/sys/user/max_user_namespaces", "0\n"));
 	CHECK(host_file("/proc/sys/fs/aio-max-nr", "65536\n") && host_file("/proc/sys/fs/aio-nr", "65536\n"));
 	run();
-	CHECK(says("!  async I/O      all 65536 are in use, and each process here needs one\n"
+	CHECK(says("!  async I/O      all 65536 are in use: no minivmm-switch\n"
 		   "                  -> sysctl fs.aio-max-nr=1048576"));
 	CHECK(host_file("/proc/sys/fs/aio-nr", "7\n"));
 	CHECK(says("ok hugepages 2M   3 of 8 are free"));

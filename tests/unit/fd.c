@@ -129,6 +129,17 @@ TEST(a_host_without_asynchronous_io)
 	CHECK(refused_with(ENOSYS, "asynchronous I/O, for signals to peers"));
 }
 
+static bool has_context(void)
+{
+	static char maps[65536];
+	FD_AUTO fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	size_t len = 0;
+	for (ssize_t n; len < sizeof(maps) - 1 && (n = read(fd, maps + len, sizeof(maps) - 1 - len)) > 0;)
+		len += (size_t)n;
+	maps[len] = 0;
+	return strstr(maps, "[aio]");
+}
+
 // What a peer can do to a signal: the counter has no room, and its file says that a write is to wait for some.
 static int full_and_blocking(void)
 {
@@ -137,6 +148,24 @@ static int full_and_blocking(void)
 	if (write(fd, &full, sizeof(full)) != sizeof(full) || fcntl(fd, F_SETFL, 0) < 0)
 		abort();
 	return fd;
+}
+
+// Also before any other test has made it.  A context is dear at a process's end, and most monitors never signal a peer.
+TEST(made_with_the_first_signal)
+{
+	pid_t pid = fork();
+	if (pid == 0) {
+		FD_AUTO full = full_and_blocking();
+		alarm(10);
+		fd_peer_signals_at_need();
+		if (has_context())
+			_exit(1);
+		fd_peer_signal(full);
+		_exit(has_context() ? 0 : 2);
+	}
+	int status = -1;
+	waitpid(pid, &status, 0);
+	CHECK_EQ(status, 0);
 }
 
 TEST(a_peer_cannot_make_a_signal_wait)

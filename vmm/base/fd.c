@@ -6,6 +6,7 @@
 #include <linux/aio_abi.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -70,7 +71,8 @@ bool fd_event_pending(int eventfd)
 
 #define RING_TRIES 16
 
-static aio_context_t peer_signals; // 0: none
+static _Atomic(aio_context_t) peer_signals; // 0: none
+static bool peer_signals_at_need;
 
 // Where the kernel notes what was completed, at the context's address.  Nobody here reads it; it only has to have room.
 struct completions {
@@ -79,11 +81,11 @@ struct completions {
 };
 
 // 0, or -errno.  None of these operations is still under way afterwards.
-static int aio_submit_one(struct iocb *operation)
+static int aio_submit_one(aio_context_t context, struct iocb *operation)
 {
-	struct completions *done = (struct completions *)(uintptr_t)peer_signals;
+	struct completions *done = (struct completions *)(uintptr_t)context;
 	for (unsigned tries = 0;; tries++) {
-		if (syscall(SYS_io_submit, peer_signals, 1, &operation) == 1)
+		if (syscall(SYS_io_submit, context, 1, &operation) == 1)
 			return 0;
 		if (errno != EAGAIN || tries == RING_TRIES)
 			return -errno;
@@ -99,16 +101,36 @@ int fd_peer_signals_open(struct err *e)
 	FD_AUTO probe = fd_eventfd();
 	if (probe < 0)
 		return err_sys(e, -probe, "eventfd");
-	if (syscall(SYS_io_setup, 1, &peer_signals) < 0)
+	aio_context_t context = 0;
+	if (syscall(SYS_io_setup, 1, &context) < 0)
 		return err_sys(
 			e, errno,
 			errno == EAGAIN
 				? "asynchronous I/O, for signals to peers: all that the host allows is "
 				  "in use (raise fs.aio-max-nr with sysctl)"
 				: "asynchronous I/O, for signals to peers");
+	peer_signals = context;
 	fd_peer_signal(probe);
 	return fd_event_take(probe) ? 0
 				    : err_set(e, ENOSYS, "asynchronous I/O: this kernel signals no eventfd");
+}
+
+void fd_peer_signals_at_need(void)
+{
+	peer_signals_at_need = true;
+}
+
+static aio_context_t peer_signals_context(void)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	if (peer_signals || !peer_signals_at_need)
+		return peer_signals;
+	pthread_mutex_lock(&lock);
+	aio_context_t context = peer_signals;
+	if (!context && syscall(SYS_io_setup, 1, &context) == 0)
+		peer_signals = context;
+	pthread_mutex_unlock(&lock);
+	return context;
 }
 
 void fd_peer_signal(int eventfd)
@@ -120,8 +142,9 @@ void fd_peer_signal(int eventfd)
 		.aio_flags = IOCB_FLAG_RESFD,
 		.aio_resfd = (uint32_t)eventfd,
 	};
-	if (peer_signals)
-		aio_submit_one(&nothing);
+	const aio_context_t context = peer_signals_context();
+	if (context)
+		aio_submit_one(context, &nothing);
 	else
 		fd_event_signal(eventfd);
 }
@@ -138,8 +161,9 @@ int fd_peer_event_check(int fd)
 		.aio_resfd = (uint32_t)fd,
 	};
 	struct stat st;
-	if (peer_signals)
-		return aio_submit_one(&nowhere) == -EFAULT ? 0 : -EBADF;
+	const aio_context_t context = peer_signals;
+	if (context)
+		return aio_submit_one(context, &nowhere) == -EFAULT ? 0 : -EBADF;
 	const int flags = fcntl(fd, F_GETFL);
 	if (flags < 0 || fstat(fd, &st) < 0 || S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) ||
 	    S_ISCHR(st.st_mode) || S_ISDIR(st.st_mode))

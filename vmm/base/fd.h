@@ -33,14 +33,20 @@ int fd_eventfd(void);
 void fd_event_signal(int eventfd);
 
 // write(2) to an eventfd waits while its counter is full, unless its file is non-blocking; whoever shares one can fill it and make it
-// blocking, at any moment.  What the kernel signals by itself never waits: here that is the completion of an io_submit(2).
+// blocking, at any moment.  What the kernel signals by itself never waits: here that is the completion of an io_submit(2).  A process
+// that has a context for that ends some 30 ms later, its descriptors included (exit_aio() waits for RCU), so one has it that must
+// not be held up by a peer, and no other: a program of one client harms nobody else, and its restart is waited for by a guest.
 
-// Makes what the next two functions need, of which the kernel has a limited number (fs.aio-max-nr).  By the process that is to call
-// them (no child has it), before its threads and its seccomp filter; they then need io_submit alone.  0, or -errno with the sentence.
+// Makes it now; the kernel has a limited number (fs.aio-max-nr).  By the process that is to signal (no child has it), before its threads
+// and its seccomp filter; after that it needs io_submit alone.  0, or -errno with the sentence.
 int fd_peer_signals_open(struct err *e);
 
-// Adds 1 to the count of an eventfd that a peer has, too.  Never waits and never fails, whatever the peer does.  Any thread.
-// Without fd_peer_signals_open() it is fd_event_signal().
+// Or with the first fd_peer_signal(), for a process in which that is rare; io_setup then has to be in the filter, too.  One that is
+// refused then is a write(2).  Before the process has threads.
+void fd_peer_signals_at_need(void);
+
+// Adds 1 to the count of an eventfd that a peer has, too.  Never fails, and after one of the two functions above never waits, whatever
+// the peer does; without them it is fd_event_signal().  Any thread.
 void fd_peer_signal(int eventfd);
 
 // Takes an eventfd's count down to 0; true if it was signalled.  Never blocks, even if a peer that has it, too, made it blocking.
