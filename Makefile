@@ -86,7 +86,7 @@ $(O)/include/profiles.inc: vmm/profiles/embed $(PROFILES) vmm/profiles
 
 $(O)/vmm/syscall_name.o: $(O)/include/syscalls.inc
 $(O)/include/syscalls.inc: vmm/syscall_names | musl-libs
-	$(Q)mkdir -p $(@D) && vmm/syscall_names $(CC) $(CFLAGS) > $@.new && grep -q '"read"' $@.new && mv $@.new $@
+	$(Q)mkdir -p $(@D) && vmm/syscall_names $(CC) $(CFLAGS) > $@.new && grep -q '(read,' $@.new && mv $@.new $@
 
 ar = $(Q)mkdir -p $(@D) && rm -f $@ && ar crsD $@ $^
 $(call lib,base):     $(call obj,$(BASE))     ; $(ar)

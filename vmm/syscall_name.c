@@ -3,21 +3,39 @@
 
 #include "vmm/base/check.h"
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-// Sorted.  Arrays and not pointers, which a program that is loaded anywhere would have to adjust at each start.
+// Made by vmm/syscall_names, sorted: CALL(name, number).  All names are one string, which numbers point into: pointers a program that
+// is loaded anywhere would have to adjust at each start, and the longest name is three times the usual.
+#define CALL(name, number) char name_##name[sizeof(#name)];
+static const struct names {
+#include <syscalls.inc>
+#undef CALL
+#define CALL(name, number) #name,
+} names = {
+#include <syscalls.inc>
+#undef CALL
+};
+
+#define CALL(name, number) { offsetof(struct names, name_##name), number },
 static const struct call {
-	char name[30];
+	uint16_t name;
 	int16_t number;
 } calls[] = {
-#include <syscalls.inc> // made by vmm/syscall_names
+#include <syscalls.inc>
 };
+
+static const char *name_of(const struct call *c)
+{
+	return (const char *)&names + c->name;
+}
 
 static int compare(const void *name, const void *call)
 {
-	return strcmp(name, ((const struct call *)call)->name);
+	return strcmp(name, name_of(call));
 }
 
 bool syscall_number(const char *name, int *number)
@@ -32,6 +50,6 @@ const char *syscall_name(int number)
 {
 	for (unsigned i = 0; i < ARRAY_LEN(calls); i++)
 		if (calls[i].number == number)
-			return calls[i].name;
+			return name_of(&calls[i]);
 	return NULL;
 }
