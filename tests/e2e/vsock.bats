@@ -15,12 +15,15 @@ socat_disk() {
     mke2fs -q -t ext4 -O ^has_journal -d "$D/socat" "$D/socat.img"
 }
 
-# What a guest with that disk at DEVICE does first; $socat is its command from then on.
+# What a guest with that disk at DEVICE does first; /run/socat is its command from then on.
+#
+# Never more than a page at a time: socat's PIPE is its own reader, poll(2) calls a pipe with one free page writable, and a
+# write of more than that page waits in it for ever.
 guest_ready() { # DEVICE
     echo "set -e
         modprobe ext4; modprobe vmw_vsock_virtio_transport
         mkdir -p /s; mount -o ro $1 /s
-        socat='/s/lib/ld-linux-x86-64.so.2 --library-path /s/lib /s/socat'
+        socat='/s/lib/ld-linux-x86-64.so.2 --library-path /s/lib /s/socat -b 4096'
         echo \"\$socat \\\"\\\$@\\\"\" > /run/socat"
 }
 
@@ -59,7 +62,7 @@ talk_open() { # PATH BYTES
         sh /run/socat VSOCK-LISTEN:5001,fork PIPE > /run/log 2>&1 &"
     wait_for 60 timeout 30 "$HOST" echo "$1" 5001 10
     run -0 timeout 100 "$HOST" echo "$1" 5001 "$2"
-    peer_start serve socat "UNIX-LISTEN:$1_6000" PIPE
+    peer_start serve socat -b 4096 "UNIX-LISTEN:$1_6000" PIPE
     socket_wait "$1_6000"
     run -0 vm_guest a -t 100 "dd if=/dev/urandom of=/run/data bs=$2 count=1 2> /dev/null
         sha256sum < /run/data | cut -d ' ' -f 1
