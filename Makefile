@@ -28,7 +28,7 @@ CFLAGS_release = -O2 -D_FORTIFY_SOURCE=3 -fPIE -ffunction-sections -fdata-sectio
 LDFLAGS_release = -pie
 CFLAGS_debug   = -Og -fPIE
 LDFLAGS_debug  = -pie
-CFLAGS_asan    = -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -DMINIVMM_SANITIZED
+CFLAGS_asan    = -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -DMINIVMM_SANITIZED
 LDFLAGS_asan   = -fsanitize=address,undefined
 CFLAGS_tsan    = -O1 -fno-omit-frame-pointer -fsanitize=thread -Wno-tsan -DMINIVMM_SANITIZED
 LDFLAGS_tsan   = -fsanitize=thread
@@ -127,8 +127,10 @@ $(O)/tests/replay/%: $(O)/tests/fuzz/%.o $(O)/tests/fuzz/main/replay.o $(TEST_LI
 
 natives: $(patsubst %.c,$(O)/%,$(wildcard tests/native/*.c))
 checks: $(PROGRAMS) $(UNIT:%=$(O)/tests/unit/%) $(FAULT:%=$(O)/tests/fault/%) $(FUZZ:%=$(O)/tests/replay/%)
+# As many jobs as there are processors, unless it is said.
+jobs = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
 check:
-	$(Q)$(MAKE) --no-print-directory -s MODE=asan O=build/asan checks
+	$(Q)$(MAKE) --no-print-directory -s $(jobs) MODE=asan O=build/asan checks
 	$(Q)O=build/asan tests/check
 test: deps-test all
 	$(Q)tests/all
