@@ -25,8 +25,8 @@ struct net {
 	uint16_t taps, pairs, queue_size;
 };
 
-// One interface a process.
-static struct net net = { .queue_size = VQ_SIZE_MAX };
+// One interface a process.  Zeros until main(): what is initialised lies in the program's file, all of it.
+static struct net net;
 
 static const struct vdev_option options[] = {
 	{ "tap", "NAME", "a tap of the host, or fd:N (one for each pair of queues)" },
@@ -229,5 +229,6 @@ static const struct vdev_ops ops = {
 
 int main(int argc, char **argv)
 {
+	net.queue_size = VQ_SIZE_MAX;
 	return vdev_main(&ops, argc, argv);
 }

@@ -8,12 +8,8 @@
 #include <errno.h>
 #include <string.h>
 
-// One controller a process.
-static struct nvme nvme = {
-	.io_queues = 8,
-	.serial = "minivmm",
-	.poller = { .on = true, .idle_ns = POLLER_IDLE_US * NS_PER_MS / 1000 },
-};
+// One controller a process.  Zeros until main(): what is initialised lies in the program's file, all of it.
+static struct nvme nvme;
 static bool readonly, direct;
 static uint32_t block_size;
 
@@ -116,5 +112,8 @@ static const struct vdev_ops ops = {
 
 int main(int argc, char **argv)
 {
+	nvme.io_queues = 8;
+	strcpy(nvme.serial, "minivmm");
+	nvme.poller = POLLER_ON;
 	return vdev_main(&ops, argc, argv);
 }

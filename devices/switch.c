@@ -14,14 +14,8 @@
 #define FDS_OF_A_PORT (2 + 3 * SWITCH_QUEUES + 1)
 #define FDS_TO_GO     1024 // in the bin; a message may bring 253
 
-// One switch a process.
-static struct vswitch sw = {
-	.ports_max = 32,
-	.queue_size = VQ_SIZE_MAX,
-	.flood = SWITCH_FLOOD,
-	.poller = { .on = true, .idle_ns = POLLER_IDLE_US * NS_PER_MS / 1000 },
-	.uplink.tap.fd = -1,
-};
+// One switch a process.  Zeros until main(): what is initialised lies in the program's file, all of it.
+static struct vswitch sw;
 static const char *tap;
 
 static const struct vdev_option options[] = {
@@ -121,5 +115,10 @@ static const struct vdev_ops ops = {
 
 int main(int argc, char **argv)
 {
+	sw.ports_max = 32;
+	sw.queue_size = VQ_SIZE_MAX;
+	sw.flood = SWITCH_FLOOD;
+	sw.poller = POLLER_ON;
+	sw.uplink.tap.fd = -1;
 	return vdev_main(&ops, argc, argv);
 }

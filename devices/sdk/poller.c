@@ -29,7 +29,7 @@ bool poller_option(struct poller *p, const char *name, const char *value, int *r
 	*rc = 0;
 	if (strcmp(name, "poll") == 0) {
 		p->on = true;
-		p->idle_ns = p->idle_ns ? p->idle_ns : POLLER_IDLE_US * NS_PER_MS / 1000;
+		p->idle_ns = p->idle_ns ? p->idle_ns : POLLER_IDLE_NS;
 	} else if (strcmp(name, "cpus") == 0) {
 		*rc = cpus_set(value, e);
 	} else if (strcmp(name, "poll-idle") == 0) {

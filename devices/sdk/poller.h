@@ -11,13 +11,16 @@
 
 #include <stdbool.h>
 
-#define POLLER_IDLE_US 50
+#define POLLER_IDLE_NS (NS_PER_MS / 20)
 
 struct poller {
 	bool on;
 	int64_t idle_ns;
 	deadline_ns until; // looking again goes on until then
 };
+
+// Of a device that looks unless it is told not to.
+#define POLLER_ON ((struct poller){ .on = true, .idle_ns = POLLER_IDLE_NS })
 
 // Options of a device that polls, for its table and its option().
 #define POLLER_OPTIONS(what)                                                                      \
