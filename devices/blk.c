@@ -5,11 +5,9 @@
 #include "devices/block/virtio_blk.h"
 #include "devices/sdk/dev.h"
 #include "vmm/base/check.h"
-#include "vmm/base/log.h"
 #include "vmm/base/virtio_id.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct blk {
@@ -49,16 +47,6 @@ static int set_serial(const char *value, struct err *e)
 	return 0;
 }
 
-static int set_number(const char *name, const char *value, uint64_t min, uint64_t max, uint16_t *out,
-		      struct err *e)
-{
-	uint64_t n;
-	int rc = vdev_number(name, value, min, max, &n, e);
-	if (rc == 0)
-		*out = (uint16_t)n;
-	return rc;
-}
-
 static int blk_option(struct vdev *d, const char *name, const char *value, struct err *e)
 {
 	int rc;
@@ -76,17 +64,11 @@ static int blk_option(struct vdev *d, const char *name, const char *value, struc
 	else if (strcmp(name, "serial") == 0)
 		return set_serial(value, e);
 	else if (strcmp(name, "queues") == 0)
-		return set_number(name, value, 1, VDEV_QUEUES_MAX, &blk.queues, e);
-	else if (strcmp(name, "queue-size") == 0) {
-		rc = set_number(name, value, 2, VQ_SIZE_MAX, &blk.queue_size, e);
-		return rc < 0 || is_power_of_two(blk.queue_size)
-			       ? rc
-			       : err_set(e, EINVAL, "--queue-size: not a power of two");
-	} else if (strcmp(name, "block-size") == 0) {
-		if (strcmp(value, "512") != 0 && strcmp(value, "4096") != 0)
-			return err_set(e, EINVAL, "--block-size: \"%s\" is neither 512 nor 4096", value);
-		blk.image.block_size = value[0] == '5' ? 512 : 4096;
-	}
+		return vdev_number16(name, value, 1, VDEV_QUEUES_MAX, &blk.queues, e);
+	else if (strcmp(name, "queue-size") == 0)
+		return vdev_queue_size(value, &blk.queue_size, e);
+	else if (strcmp(name, "block-size") == 0)
+		return blk_image_block_size(value, &blk.image.block_size, e);
 	return 0;
 }
 
@@ -141,11 +123,6 @@ static void blk_drain(struct vdev *d, struct vq *q)
 	vblk_drain(&blk.vblk, q);
 }
 
-static void blk_stop(struct vdev *d)
-{
-	(void)d;
-}
-
 static void blk_close(struct vdev *d)
 {
 	(void)d;
@@ -171,7 +148,6 @@ static const struct vdev_ops ops = {
 	.start = blk_start,
 	.kick = blk_kick,
 	.drain = blk_drain,
-	.stop = blk_stop,
 	.close = blk_close,
 	.config_write = blk_config_write,
 };

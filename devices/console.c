@@ -7,7 +7,6 @@
 #include "vmm/base/check.h"
 #include "vmm/base/virtio_id.h"
 
-#include <errno.h>
 #include <sys/ioctl.h>
 #include <termios.h>
 
@@ -55,12 +54,6 @@ static void console_kick(struct vdev *d, struct vq *q)
 	vcon_kick(&console, q);
 }
 
-static void console_drain(struct vdev *d, struct vq *q)
-{
-	(void)d;
-	(void)q; // nothing is ever held
-}
-
 static void console_stop(struct vdev *d)
 {
 	(void)d;
@@ -85,15 +78,6 @@ static int console_state_load(struct vdev *d, const void *from, size_t len)
 	return vcon_state_load(&console, from, len);
 }
 
-static int console_config_write(struct vdev *d, uint32_t off, const void *p, uint32_t len)
-{
-	(void)d;
-	(void)off;
-	(void)p;
-	(void)len;
-	return -EINVAL; // its one field that can be written is not offered (virtio 1.2 §5.3.4)
-}
-
 static const struct vdev_ops ops = {
 	.program = "minivmm-console",
 	.summary = "A console and other ports of bytes.",
@@ -107,10 +91,9 @@ static const struct vdev_ops ops = {
 	.open = console_open,
 	.start = console_start,
 	.kick = console_kick,
-	.drain = console_drain,
 	.stop = console_stop,
 	.close = console_close,
-	.config_write = console_config_write,
+	// The one field of its configuration that can be written is not offered (virtio 1.2 §5.3.4).
 	.state_save = console_state_save,
 	.state_load = console_state_load,
 };

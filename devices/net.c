@@ -55,31 +55,17 @@ static int set_mac(const char *value, struct err *e)
 	return 0;
 }
 
-static int set_number(const char *name, const char *value, uint64_t min, uint64_t max, uint16_t *out,
-		      struct err *e)
-{
-	uint64_t n;
-	int rc = vdev_number(name, value, min, max, &n, e);
-	if (rc == 0)
-		*out = (uint16_t)n;
-	return rc;
-}
-
 static int net_option(struct vdev *d, const char *name, const char *value, struct err *e)
 {
 	(void)d;
 	if (strcmp(name, "mac") == 0)
 		return set_mac(value, e);
 	if (strcmp(name, "mtu") == 0)
-		return set_number(name, value, MTU_MIN, UINT16_MAX, &net.options.mtu, e);
+		return vdev_number16(name, value, MTU_MIN, UINT16_MAX, &net.options.mtu, e);
 	if (strcmp(name, "queues") == 0)
-		return set_number(name, value, 1, VNET_PAIRS_MAX, &net.pairs, e);
-	if (strcmp(name, "queue-size") == 0) {
-		int rc = set_number(name, value, 2, VQ_SIZE_MAX, &net.queue_size, e);
-		return rc < 0 || is_power_of_two(net.queue_size)
-			       ? rc
-			       : err_set(e, EINVAL, "--queue-size: not a power of two");
-	}
+		return vdev_number16(name, value, 1, VNET_PAIRS_MAX, &net.pairs, e);
+	if (strcmp(name, "queue-size") == 0)
+		return vdev_queue_size(value, &net.queue_size, e);
 	if (net.taps == VNET_PAIRS_MAX)
 		return err_set(e, EINVAL, "--tap: more than %d", VNET_PAIRS_MAX);
 	net.tap[net.taps++] = value;

@@ -70,9 +70,7 @@ static int nvme_option(struct vdev *d, const char *name, const char *value, stru
 			return err_set(e, EINVAL, "--doorbells: \"%s\" is neither message nor eventfd",
 				       value);
 	} else if (strcmp(name, "block-size") == 0) {
-		if (strcmp(value, "512") != 0 && strcmp(value, "4096") != 0)
-			return err_set(e, EINVAL, "--block-size: \"%s\" is neither 512 nor 4096", value);
-		block_size = value[0] == '5' ? 512 : 4096;
+		return blk_image_block_size(value, &block_size, e);
 	} else {
 		poller_option(&nvme.poller, name, value, &rc, e);
 	}

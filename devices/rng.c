@@ -7,8 +7,6 @@
 #include "vmm/base/check.h"
 #include "vmm/base/virtio_id.h"
 
-#include <errno.h>
-
 static struct vrng rng;
 static uint64_t rate;
 
@@ -35,43 +33,16 @@ static int rng_open(struct vdev *d, struct err *e)
 	return vrng_init(&rng, d, rate, e);
 }
 
-static int rng_start(struct vdev *d, uint64_t features)
-{
-	(void)d;
-	(void)features;
-	return 0;
-}
-
 static void rng_kick(struct vdev *d, struct vq *q)
 {
 	(void)d;
 	vrng_kick(&rng, q);
 }
 
-static void rng_drain(struct vdev *d, struct vq *q)
-{
-	(void)d;
-	(void)q;
-}
-
-static void rng_stop(struct vdev *d)
-{
-	(void)d;
-}
-
 static void rng_close(struct vdev *d)
 {
 	(void)d;
 	vrng_destroy(&rng);
-}
-
-static int rng_config_write(struct vdev *d, uint32_t off, const void *p, uint32_t len)
-{
-	(void)d;
-	(void)off;
-	(void)p;
-	(void)len;
-	return -EINVAL; // there is no configuration space
 }
 
 static const struct vdev_ops ops = {
@@ -84,12 +55,8 @@ static const struct vdev_ops ops = {
 	.rule_count = ARRAY_LEN(rules),
 	.option = rng_option,
 	.open = rng_open,
-	.start = rng_start,
 	.kick = rng_kick,
-	.drain = rng_drain,
-	.stop = rng_stop,
 	.close = rng_close,
-	.config_write = rng_config_write,
 };
 
 int main(int argc, char **argv)

@@ -37,7 +37,6 @@ static const struct sandbox_rule rules[] = {
 
 static int switch_option(struct vdev *d, const char *name, const char *value, struct err *e)
 {
-	uint64_t n = 0;
 	int rc;
 	(void)d;
 	if (poller_option(&sw.poller, name, value, &rc, e)) {
@@ -48,22 +47,13 @@ static int switch_option(struct vdev *d, const char *name, const char *value, st
 		tap = value;
 		return 0;
 	}
-	if (strcmp(name, "ports") == 0) {
-		rc = vdev_number(name, value, 1, SWITCH_PORTS_MAX, &n, e);
-		sw.ports_max = (unsigned)n;
-	} else if (strcmp(name, "mtu") == 0) {
-		rc = vdev_number(name, value, MTU_MIN, UINT16_MAX, &n, e);
-		sw.mtu = (uint16_t)n;
-	} else if (strcmp(name, "flood") == 0) {
-		rc = vdev_number(name, value, 0, UINT32_MAX, &n, e);
-		sw.flood = n;
-	} else {
-		rc = vdev_number(name, value, 2, VQ_SIZE_MAX, &n, e);
-		sw.queue_size = (uint16_t)n;
-		if (rc == 0 && !is_power_of_two(n))
-			return err_set(e, EINVAL, "--queue-size: not a power of two");
-	}
-	return rc;
+	if (strcmp(name, "ports") == 0)
+		return vdev_number16(name, value, 1, SWITCH_PORTS_MAX, &sw.ports_max, e);
+	if (strcmp(name, "mtu") == 0)
+		return vdev_number16(name, value, MTU_MIN, UINT16_MAX, &sw.mtu, e);
+	if (strcmp(name, "flood") == 0)
+		return vdev_number(name, value, 0, UINT32_MAX, &sw.flood, e);
+	return vdev_queue_size(value, &sw.queue_size, e);
 }
 
 static int switch_open(struct vdev *d, struct err *e)

@@ -19,6 +19,14 @@
 // A process that was killed keeps its lock until the kernel has finished the I/O that was in its io_uring.
 #define LOCK_WAIT_MS 1000
 
+int blk_image_block_size(const char *text, uint32_t *out, struct err *e)
+{
+	if (strcmp(text, "512") != 0 && strcmp(text, "4096") != 0)
+		return err_set(e, EINVAL, "--block-size: \"%s\" is neither 512 nor 4096", text);
+	*out = text[0] == '5' ? 512 : 4096;
+	return 0;
+}
+
 static int image_lock(int fd, bool readonly, const char *path, struct err *e)
 {
 	struct flock l = { .l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };

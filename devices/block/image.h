@@ -27,6 +27,9 @@ struct blk_image {
 	bool in_memory; // I/O never waits for a disk (tmpfs)
 };
 
+// The value of --block-size.  0, or -EINVAL and the sentence.
+int blk_image_block_size(const char *text, uint32_t *out, struct err *e);
+
 // 0, or -errno and the sentence.  A writable image is locked for us alone, a read-only one together with other readers
 // (open file description locks, so that a descriptor handed over keeps the lock of who opened it).
 int blk_image_open(struct blk_image *img, const struct blk_image_options *o, struct err *e);

@@ -108,6 +108,10 @@ int vdev_main(const struct vdev_ops *ops, int argc, char **argv);
 
 // A number in [min, max] for option().  0, or -EINVAL and the sentence.
 int vdev_number(const char *name, const char *text, uint64_t min, uint64_t max, uint64_t *out, struct err *e);
+int vdev_number16(const char *name, const char *text, uint16_t min, uint16_t max, uint16_t *out,
+		  struct err *e);
+// The value of --queue-size.
+int vdev_queue_size(const char *text, uint16_t *out, struct err *e);
 
 // kick(q) will be called again soon, after what else is due.
 static inline void vdev_again(struct vdev *d, const struct vq *q)

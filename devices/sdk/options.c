@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 // Of virtio devices; PCI functions of their own are served over vfio-user only.
@@ -48,6 +47,22 @@ int vdev_number(const char *name, const char *text, uint64_t min, uint64_t max, 
 			       (unsigned long long)min, (unsigned long long)max);
 	*out = v;
 	return 0;
+}
+
+int vdev_number16(const char *name, const char *text, uint16_t min, uint16_t max, uint16_t *out,
+		  struct err *e)
+{
+	uint64_t v;
+	int rc = vdev_number(name, text, min, max, &v, e);
+	if (rc == 0)
+		*out = (uint16_t)v;
+	return rc;
+}
+
+int vdev_queue_size(const char *text, uint16_t *out, struct err *e)
+{
+	int rc = vdev_number16("queue-size", text, 2, VQ_SIZE_MAX, out, e);
+	return rc < 0 || is_power_of_two(*out) ? rc : err_set(e, EINVAL, "--queue-size: not a power of two");
 }
 
 static void help_options(const struct vdev_option *o)

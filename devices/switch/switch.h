@@ -82,7 +82,8 @@ struct vswitch {
 	struct vdev *d; // the program's: loop and options
 	const struct carrier *carrier;
 	struct port *port[SWITCH_PORTS_MAX]; // NULL: free
-	unsigned ports_max, ports_used;	     // allowed; port[] from ports_used on are free
+	uint16_t ports_max;		     // allowed
+	unsigned ports_used;		     // port[] from here on are free
 	unsigned first;			     // whose turn it is in the next round
 	unsigned made;			     // ports ever, for addresses
 	uint32_t looks;			     // at receivers' buffers, ever
