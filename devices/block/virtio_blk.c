@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/block/virtio_blk.h"
 
+#include "devices/sdk/scatter.h"
 #include "vmm/base/check.h"
 
 #include <errno.h>
@@ -13,34 +14,6 @@
 #define SECTOR_SHIFT	  9
 #define RANGE_SECTORS_MAX (1u << 21) // of one discard or write of zeros: 1 GiB
 #define BIT(n)		  (UINT64_C(1) << (n))
-
-// ---- scatter lists ----------------------------------------------------------------------------------------------
-
-// Copies the first `len` bytes of a list out of guest memory; the list is known to be that long.
-static void iov_copy_out(const struct iovec *iov, void *to, size_t len)
-{
-	uint8_t *out = to;
-	for (; len > 0; iov++) {
-		size_t n = MIN(len, iov->iov_len);
-		memcpy(out, iov->iov_base, n);
-		out += n;
-		len -= n;
-	}
-}
-
-// Drops the first `len` bytes; the list is known to be that long.
-static void iov_drop(struct iovec **iov, unsigned *count, size_t len)
-{
-	while (len > 0 && len >= (*iov)->iov_len) {
-		len -= (*iov)->iov_len;
-		(*iov)++;
-		(*count)--;
-	}
-	if (len > 0) {
-		(*iov)->iov_base = (uint8_t *)(*iov)->iov_base + len;
-		(*iov)->iov_len -= len;
-	}
-}
 
 // ---- requests ---------------------------------------------------------------------------------------------------
 
@@ -115,13 +88,9 @@ static void request_rw(struct vblk_request *r, enum blk_op op, uint64_t sector, 
 
 static void request_get_id(struct vblk_request *r, uint64_t room)
 {
-	uint64_t left = MIN(room, (uint64_t)VIRTIO_BLK_ID_BYTES), at = 0;
-	for (unsigned i = 0; i < r->io.iov_count && at < left; i++) {
-		size_t n = MIN(r->io.iov[i].iov_len, (size_t)(left - at));
-		memcpy(r->io.iov[i].iov_base, r->b->serial + at, n);
-		at += n;
-	}
-	request_finish(r, VIRTIO_BLK_S_OK, at);
+	const size_t len = MIN(room, VIRTIO_BLK_ID_BYTES);
+	scatter_write(r->io.iov, r->io.iov_count, 0, r->b->serial, len);
+	request_finish(r, VIRTIO_BLK_S_OK, len);
 }
 
 static void request_range(struct vblk_request *r, enum blk_op op, uint64_t len)
@@ -134,7 +103,7 @@ static void request_range(struct vblk_request *r, enum blk_op op, uint64_t len)
 		request_finish(r, VIRTIO_BLK_S_IOERR, 0);
 		return;
 	}
-	iov_copy_out(r->io.iov, &range, sizeof(range));
+	scatter_read(r->io.iov, r->io.iov_count, 0, &range, sizeof(range));
 	if (range.flags & ~flags_known) {
 		request_finish(r, VIRTIO_BLK_S_UNSUPP, 0);
 		return;
@@ -205,13 +174,13 @@ static int request_begin(struct vblk_request *r, const struct vq_chain *c)
 		request_finish(r, VIRTIO_BLK_S_IOERR, 0);
 		return 0;
 	}
-	iov_copy_out(r->iov, &h, sizeof(h));
+	scatter_read(r->iov, c->readable, 0, &h, sizeof(h));
 	out_len -= sizeof(h);
 	bool reads = h.type == VIRTIO_BLK_T_IN || h.type == VIRTIO_BLK_T_GET_ID;
 	r->io.iov = reads ? r->iov + c->readable : r->iov;
 	r->io.iov_count = reads ? writable : c->readable;
 	if (!reads)
-		iov_drop(&r->io.iov, &r->io.iov_count, sizeof(h));
+		scatter_drop(&r->io.iov, &r->io.iov_count, sizeof(h));
 	request_dispatch(r, &h, out_len, in_len);
 	return 0;
 }

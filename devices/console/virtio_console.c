@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/console/virtio_console.h"
 
+#include "devices/sdk/scatter.h"
 #include "vmm/base/check.h"
 #include "vmm/base/log.h"
 
@@ -73,19 +74,16 @@ static bool tell_one(struct vcon_port *p, unsigned what, struct vq *q)
 {
 	struct vq_chain c;
 	uint8_t bytes[MESSAGE_MAX];
-	size_t len = message(p, what, bytes), at = 0;
+	const size_t len = message(p, what, bytes);
 	if (vq_pop(q, &c, p->c->iov, VCON_SEGS) <= 0)
 		return false;
 	if (c.readable || c.writable_len < len)
 		vq_fail(q,
 			"buffer for control messages has %" PRIu64 " bytes to read and %" PRIu64 " to write",
 			c.readable_len, c.writable_len);
-	for (unsigned i = 0; !q->failed && at < len; i++) {
-		size_t n = MIN(len - at, p->c->iov[i].iov_len);
-		memcpy(p->c->iov[i].iov_base, bytes + at, n);
-		at += n;
-	}
-	vq_push(q, c.head, (uint32_t)at);
+	else
+		scatter_write(p->c->iov, c.writable, 0, bytes, len);
+	vq_push(q, c.head, q->failed ? 0 : (uint32_t)len);
 	return !q->failed;
 }
 
@@ -171,14 +169,9 @@ static void obey(struct vcon *c, const struct virtio_console_control *m)
 // Reads the message in a request; bytes behind it are for a future version to know.  False: too short.
 static bool message_read(const struct iovec *iov, const struct vq_chain *c, struct virtio_console_control *m)
 {
-	size_t at = 0;
 	if (c->readable_len < sizeof(*m))
 		return false;
-	for (unsigned i = 0; at < sizeof(*m); i++) {
-		size_t n = MIN(sizeof(*m) - at, iov[i].iov_len);
-		memcpy((uint8_t *)m + at, iov[i].iov_base, n);
-		at += n;
-	}
+	scatter_read(iov, c->readable, 0, m, sizeof(*m));
 	return true;
 }
 

@@ -2,7 +2,7 @@
 #include "devices/net/control.h"
 
 #include "devices/net/header.h"
-#include "devices/net/scatter.h"
+#include "devices/sdk/scatter.h"
 #include "vmm/base/check.h"
 
 #include <errno.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-#include "devices/net/scatter.h"
 #include "devices/net/virtio_net.h"
+#include "devices/sdk/scatter.h"
 #include "vmm/base/check.h"
 #include "vmm/base/log.h"
 

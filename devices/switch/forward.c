@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-2-Clause
-#include "devices/net/scatter.h"
+#include "devices/sdk/scatter.h"
 #include "devices/switch/switch.h"
 #include "vmm/base/check.h"
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: BSD-2-Clause
-#include "devices/net/scatter.h"
 #include "devices/switch/switch.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/vsock/virtio_vsock.h"
 
+#include "devices/sdk/scatter.h"
 #include "vmm/base/check.h"
 #include "vmm/base/log.h"
 
@@ -32,24 +33,6 @@ static unsigned window(const struct iovec *iov, unsigned count, size_t skip, siz
 	return n;
 }
 
-static void scatter(const struct iovec *iov, const void *from, size_t len)
-{
-	for (size_t at = 0; at < len; iov++) {
-		size_t n = MIN(len - at, iov->iov_len);
-		memcpy(iov->iov_base, (const uint8_t *)from + at, n);
-		at += n;
-	}
-}
-
-static void gather(const struct iovec *iov, void *to, size_t len)
-{
-	for (size_t at = 0; at < len; iov++) {
-		size_t n = MIN(len - at, iov->iov_len);
-		memcpy((uint8_t *)to + at, iov->iov_base, n);
-		at += n;
-	}
-}
-
 // ---- to the driver ----------------------------------------------------------------------------------------------
 
 // A buffer for a packet.  False: there is none.
@@ -68,7 +51,7 @@ static bool rx_buffer(struct vsock *v, struct vq *q, struct vq_chain *chain)
 static void rx_push(struct vsock *v, struct vq *q, const struct vq_chain *chain,
 		    const struct virtio_vsock_hdr *h)
 {
-	scatter(v->iov, h, sizeof(*h));
+	scatter_write(v->iov, chain->writable, 0, h, sizeof(*h));
 	vq_push(q, chain->head, (uint32_t)sizeof(*h) + h->len);
 }
 
@@ -243,7 +226,7 @@ static void transmit(struct vsock *v, struct vq *q)
 				(unsigned long long)chain.readable_len,
 				(unsigned long long)chain.writable_len);
 		} else {
-			gather(v->iov, &h, sizeof(h));
+			scatter_read(v->iov, chain.readable, 0, &h, sizeof(h));
 			packet(v, &h, chain.readable_len - sizeof(h), chain.readable);
 		}
 		vq_push(q, chain.head, 0);
@@ -268,7 +251,7 @@ static void tell_events(struct vsock *v, struct vq *q)
 				(unsigned long long)chain.readable_len,
 				(unsigned long long)chain.writable_len);
 		else
-			scatter(v->iov, &event, sizeof(event));
+			scatter_write(v->iov, chain.writable, 0, &event, sizeof(event));
 		vq_push(q, chain.head, sizeof(event));
 		v->tell_reset = false;
 		log_info("the driver drops the connections that it had");

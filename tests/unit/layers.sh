@@ -16,7 +16,7 @@ may_include() { # FILE -> patterns, or nothing if the file has no place in the l
     vmm/*) echo 'vmm/* arch/arch.h firmware/*.h bridges/backend.h bridges/vfio_ops.h' ;;
     bridges/*) echo 'bridges/* vmm/base/* vmm/memmap.h vmm/irq.h vmm/kvm.h vmm/pci_func.h vmm/pci_host.h vmm/pci_hotplug.h vmm/msix.h vmm/spawn.h vmm/spawner.h vmm/cgroup.h vmm/jail.h vmm/explain.h vmm/config.h' ;;
     devices/sdk/*) echo 'devices/sdk/* vmm/base/* bridges/*_wire.h' ;;
-    devices/switch/*) echo 'devices/switch/* devices/net/header.h devices/net/scatter.h devices/sdk/* vmm/base/*' ;; # frames are frames
+    devices/switch/*) echo 'devices/switch/* devices/net/header.h devices/sdk/* vmm/base/*' ;; # frames are frames
     devices/nvme/*) echo 'devices/nvme/* devices/block/engine.h devices/block/image.h devices/sdk/* vmm/base/*' ;;
     devices/*/*) echo "$(dirname "$1")/* devices/sdk/* vmm/base/*" ;;
     devices/*) echo 'devices/*/*.h vmm/base/*' ;;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // virtio-net without a tap: headers, commands, scatter lists, and queues whose "tap" is a socket that keeps packets apart.
-#include "devices/net/scatter.h"
 #include "devices/net/virtio_net.h"
+#include "devices/sdk/scatter.h"
 #include "tests/unit/driver.h"
 #include "tests/unit/test.h"
 #include "vmm/base/log.h"

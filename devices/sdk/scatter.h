@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Bytes out of and into a scatter list at an offset.  Nothing beyond its end is touched; what a list is too short for reads as
 // zeros.
-#ifndef MINIVMM_NET_SCATTER_H
-#define MINIVMM_NET_SCATTER_H
+#ifndef MINIVMM_SDK_SCATTER_H
+#define MINIVMM_SDK_SCATTER_H
 
 #include "vmm/base/check.h"
 
