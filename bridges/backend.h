@@ -11,6 +11,7 @@
 
 #include "vmm/base/deadline.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -67,6 +68,9 @@ struct backend_ops {
 	// NULL, or: begins without waiting what queue_stop() of all started queues, in ascending order, and run(false) end: true, and
 	// these come next, with one deadline.  For who stops many back-ends, that each of them has all of that deadline.
 	bool (*stop_begin)(struct backend *b);
+	// NULL, or: while it runs, no queue is looked at and nothing in the guest's memory changes from now on (true), or again (false),
+	// where it went on without a pause.
+	int (*pause)(struct backend *b, bool on);
 	// Ends the connection and frees the back-end.  Never fails; good on a dead one.
 	void (*close)(struct backend *b);
 };
@@ -95,6 +99,7 @@ struct backend {
 	uint16_t queue_count; // queues that the device has
 	uint16_t queue_size_max;
 	uint32_t config_len;
+	atomic_bool away;    // its peer went, and is waited for
 	bool doorbell_pages; // it may give some
 	// Or it has one for each queue, mapped from its opening to its close by itself; NULL: no.
 	void *const *doorbell_fixed;

@@ -142,6 +142,15 @@ static void pt_bar_lost(struct pci_func *f, unsigned bar)
 	pt_die(pt_of(f), "memory of its BARs is gone");
 }
 
+static const char *pt_state(struct pci_func *f)
+{
+	const struct passthrough *pt = pt_of(f);
+	return pt->gone	     ? "gone"
+	       : pt->dead    ? "waits for its server"
+	       : pt->leaving ? "waits for the guest to let go of it"
+			     : "running";
+}
+
 static const struct pci_func_ops pt_ops = {
 	.config_read = pt_config_read,
 	.config_write = pt_config_write,
@@ -151,6 +160,7 @@ static const struct pci_func_ops pt_ops = {
 	.bar_lost = pt_bar_lost,
 	.event = pt_event,
 	.reset = pt_reset,
+	.state = pt_state,
 	.hotplug = pt_hotplug,
 	.destroy = pt_destroy,
 };

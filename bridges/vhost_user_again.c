@@ -189,6 +189,7 @@ static bool recover(struct vhost_user *vu)
 	struct err e;
 	int rc;
 	begin_wait(vu);
+	atomic_store(&vu->backend.away, true);
 	for (;;) {
 		int sock = -1;
 		const deadline_ns pause = again_pause(&a->how, &a->tries);
@@ -212,6 +213,7 @@ static bool recover(struct vhost_user *vu)
 		}
 		log_limited(LOG_WARN, "%s; %s", e.text, again_next_step(&a->how));
 	}
+	atomic_store(&vu->backend.away, false);
 	if (rc < 0) {
 		fd_close(&a->how.line); // or it would be connected some day, and not served
 		vu_again_post(vu, VU_POST_GONE);

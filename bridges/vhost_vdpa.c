@@ -201,6 +201,20 @@ static int op_run(struct backend *b, bool on)
 	return told(v, "it does not start (DRIVER_OK)", rc);
 }
 
+// A device that could not go on is not suspended: it finishes what it has.
+static int op_pause(struct backend *b, bool on)
+{
+	struct vhost_vdpa *v = vdpa_of(b);
+	int rc = alive(v);
+	if (rc < 0 || !v->running || v->standing == on || !vdpa_has(v, VDPA_F_SUSPEND) ||
+	    !vdpa_has(v, VDPA_F_RESUME))
+		return 0;
+	rc = vhost_call(v->fd, on ? VHOST_VDPA_SUSPEND : VHOST_VDPA_RESUME, NULL);
+	if (rc == 0)
+		v->standing = on;
+	return told(v, on ? "suspend it" : "resume it", rc);
+}
+
 // The node's close resets the device, but what was mapped may stay (Linux 6.12's VDUSE): whoever drives it next, the host itself by virtio_vdpa,
 // would have its requests read from a dead guest's memory.
 static void forget_guest(struct vhost_vdpa *v)
@@ -236,5 +250,6 @@ const struct backend_ops vdpa_ops = {
 	.queue_start = op_queue_start,
 	.queue_stop = op_queue_stop,
 	.run = op_run,
+	.pause = op_pause,
 	.close = op_close,
 };

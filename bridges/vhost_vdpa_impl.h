@@ -18,8 +18,13 @@
 #define VDPA_F_BATCH		      2u
 #define VDPA_F_ASID		      3u
 #define VDPA_F_SUSPEND		      4u
+#define VDPA_F_RESUME		      5u
 #define VDPA_F_ENABLE_AFTER_DRIVER_OK 6u
 #define VDPA_F_PERSIST		      8u
+
+#ifndef VHOST_VDPA_RESUME // Linux 6.3
+#define VHOST_VDPA_RESUME _IO(VHOST_VIRTIO, 0x7E)
+#endif
 
 #define VDPA_BIT(n) (UINT64_C(1) << (n))
 

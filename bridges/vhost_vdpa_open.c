@@ -20,9 +20,10 @@
 
 #define QUEUE_SIZE_DEFAULT 256
 #define QUEUE_SIZE_LIMIT   32768 // virtio 1.2 §2.7
-#define KERNEL_FEATURES                                                             \
-	(VDPA_BIT(VDPA_F_MSG_V2) | VDPA_BIT(VDPA_F_BATCH) | VDPA_BIT(VDPA_F_ASID) | \
-	 VDPA_BIT(VDPA_F_SUSPEND) | VDPA_BIT(VDPA_F_ENABLE_AFTER_DRIVER_OK) | VDPA_BIT(VDPA_F_PERSIST))
+#define KERNEL_FEATURES                                                                                 \
+	(VDPA_BIT(VDPA_F_MSG_V2) | VDPA_BIT(VDPA_F_BATCH) | VDPA_BIT(VDPA_F_ASID) |                     \
+	 VDPA_BIT(VDPA_F_SUSPEND) | VDPA_BIT(VDPA_F_RESUME) | VDPA_BIT(VDPA_F_ENABLE_AFTER_DRIVER_OK) | \
+	 VDPA_BIT(VDPA_F_PERSIST))
 
 static void config_changed(struct loop_source *s, uint32_t events)
 {

@@ -68,6 +68,8 @@ static void print_socket_keepers(FILE *out, const struct vm_config *c, const str
 	const size_t skip = strlen(on_unix);
 	if (strncmp(c->serial_to, on_unix, skip) == 0 && !fd_is_reference(c->serial_to + skip))
 		print_socket_keeper(out, c->serial_to + skip, "minivmm", reasons);
+	if (c->control && !fd_is_reference(c->control))
+		print_socket_keeper(out, c->control, "minivmm", reasons);
 	for (unsigned i = 0; i < count; i++)
 		for (unsigned j = 0; j < devices[i].socket_count; j++)
 			print_socket_keeper(out, devices[i].socket[j],

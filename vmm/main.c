@@ -16,6 +16,7 @@
 #include "vmm/bind.h"
 #include "vmm/cgroup.h"
 #include "vmm/config.h"
+#include "vmm/ctl.h"
 #include "vmm/doctor.h"
 #include "vmm/explain.h"
 #include "vmm/seal.h"
@@ -39,6 +40,7 @@ static const char help[] =
 	"usage: minivmm -c FILE [--check] [--set KEY=VALUE]... [-v | -q]\n"
 	"       minivmm explain -c FILE [--set KEY=VALUE]... [-v]\n"
 	"       minivmm probe [--virtio TYPE | --vfio-user] SOCKET\n"
+	"       minivmm ctl SOCKET COMMAND...\n"
 	"       minivmm doctor\n"
 	"       minivmm bind | unbind [--dry-run] ADDRESS...\n"
 	"\n"
@@ -49,6 +51,7 @@ static const char help[] =
 	"      --version, --help\n"
 	"explain  what the machine would consist of: processes with their privileges and\n"
 	"         limits, devices with what they give and cost; -v: each system call's reason\n"
+	"ctl      to a machine at its vm.control: status, pause, resume, quit, device list, ...\n"
 	"probe    what the back-end at SOCKET offers, what minivmm would use of it as a device\n"
 	"         of TYPE (blk, net, fs, ... or a number), what not and why\n"
 	"doctor   what this host can do (KVM, vhost, vDPA, VFIO, limits), and the mends\n"
@@ -394,6 +397,26 @@ static int probe_command(int argc, char **argv)
 	return rc == 1 ? EXIT_GOOD : EXIT_MACHINE;
 }
 
+// minivmm ctl ...: argv[0] is "ctl".
+static int ctl_command(int argc, char **argv)
+{
+	struct err e = { 0 };
+	if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+		fputs(help, stdout);
+		return EXIT_GOOD;
+	}
+	if (argc > 1 && argv[1][0] == '-')
+		return usage_error("unknown option ", argv[1]);
+	if (argc < 3)
+		return usage_error("which machine, and what? Give its socket (vm.control) and a command", "");
+	log_init("minivmm", LOG_WARN);
+	int rc = ctl_run(argv[1], (const char *const *)&argv[2], stdout, &e);
+	fflush(stdout);
+	if (rc < 0)
+		log_error("ctl: %s", e.text);
+	return rc < 0 ? EXIT_MACHINE : EXIT_GOOD;
+}
+
 // minivmm bind ..., minivmm unbind ...: argv[0] is the word.
 static int bind_command(int argc, char **argv)
 {
@@ -436,6 +459,8 @@ int main(int argc, char **argv)
 		return EXIT_MACHINE;
 	if (argc > 1 && strcmp(argv[1], "probe") == 0)
 		return probe_command(argc - 1, argv + 1);
+	if (argc > 1 && strcmp(argv[1], "ctl") == 0)
+		return ctl_command(argc - 1, argv + 1);
 	if (argc > 1 && (strcmp(argv[1], "bind") == 0 || strcmp(argv[1], "unbind") == 0))
 		return bind_command(argc - 1, argv + 1);
 	if (argc > 1 && strcmp(argv[1], "doctor") == 0)

@@ -38,6 +38,17 @@ void pci_func_post(struct pci_func *f, unsigned bits)
 		pci_func_unlock(f);
 }
 
+const char *pci_func_state(struct pci_func *f)
+{
+	if (!f->ops->state)
+		return "-";
+	if (pthread_mutex_trylock(&f->lock) != 0)
+		return "busy";
+	const char *state = f->ops->state(f);
+	pci_func_unlock(f);
+	return state;
+}
+
 // ---- BARs -------------------------------------------------------------------------------------------------------
 
 // The address bits of a register, all ones above 32.

@@ -49,6 +49,10 @@ struct pci_func_ops {
 	void (*end_begin)(struct pci_func *f, deadline_ns deadline);
 	// As after power-on; the configuration space has been reset already, BARs are unmapped.
 	void (*reset)(struct pci_func *f);
+	// For the user, how it is, as "running".
+	const char *(*state)(struct pci_func *f);
+	// The guest is stopped, and goes on.  NULL: what the function has begun goes on meanwhile.
+	void (*pause)(struct pci_func *f, bool on);
 	// NULL: the function never leaves the bus.
 	void (*hotplug)(struct pci_func *f, enum pci_hotplug_end end);
 	// Ends and frees the function; without the lock, when no vCPU runs any more.
@@ -100,6 +104,9 @@ void pci_func_lock(struct pci_func *f);
 void pci_func_unlock(struct pci_func *f);
 // Has ops->event called with these bits, now or by the present holder of the lock.  Any thread, never waits for the lock.
 void pci_func_post(struct pci_func *f, unsigned bits);
+
+// ops->state(), or "busy" while somebody holds the lock.  Never waits.
+const char *pci_func_state(struct pci_func *f);
 
 // For the host bridge (pci_host.c): accesses that lie within the space and are naturally aligned; with the lock.
 uint32_t pci_func_config_read(struct pci_func *f, unsigned offset, unsigned size);

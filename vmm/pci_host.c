@@ -270,6 +270,18 @@ void pci_host_reset(struct pci_host *h)
 	}
 }
 
+void pci_host_pause(struct pci_host *h, bool on)
+{
+	for (unsigned i = 0; i < PCI_SLOTS; i++) {
+		struct pci_func *f = h->func[i];
+		if (!f || !f->ops->pause)
+			continue;
+		pci_func_lock(f);
+		f->ops->pause(f, on);
+		pci_func_unlock(f);
+	}
+}
+
 void pci_host_destroy(struct pci_host *h)
 {
 	ends_begin(h);

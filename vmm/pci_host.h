@@ -42,6 +42,9 @@ void pci_host_destroy(struct pci_host *h);
 // Resets every function.
 void pci_host_reset(struct pci_host *h);
 
+// The guest's CPUs stand still from now on, or until now.
+void pci_host_pause(struct pci_host *h, bool on);
+
 // Puts the function into `slot` (-1: the next free one) and its BARs into the windows.  -errno with the sentence set.
 int pci_host_plug(struct pci_host *h, struct pci_func *f, int slot, struct err *e);
 

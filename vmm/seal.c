@@ -21,6 +21,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#ifndef VHOST_VDPA_RESUME // Linux 6.3
+#define VHOST_VDPA_RESUME _IO(VHOST_VIRTIO, 0x7E)
+#endif
 #ifndef IOMMU_IOAS_UNMAP // linux/iommufd.h, which is not in headers before Linux 6.2
 #define IOMMU_IOAS_UNMAP _IO(';', 0x86)
 #endif
@@ -165,6 +168,8 @@ static struct sandbox_rule loop_rules[] = {
 	SANDBOX_RARE(accept4, "clients of the control socket and of serial = unix:"),
 	SANDBOX_RARE(waitid, "a device process has ended"),
 	SANDBOX_RARE(pidfd_send_signal, "a device process shall end"),
+	SANDBOX_RARE_IOCTL(VHOST_VDPA_RESUME, "the end of a pause"),
+	SANDBOX_RARE_IOCTL(KVM_KVMCLOCK_CTRL, "the same: the guest's watchdogs are told"),
 	SANDBOX_RARE_IOCTL(TCSETS, "the terminal as it was before"),
 	SANDBOX_RARE_IOCTL(TCSETSW, "the terminal as it was before"),
 	SANDBOX_RARE_IOCTL(TCSETSF, "the terminal as it was before"),

@@ -73,6 +73,12 @@ void vcpu_kick(struct vcpu *c)
 		syscall(SYS_tgkill, getpid(), tid, SIGRTMIN);
 }
 
+void vcpu_tell_paused(struct vcpu *c)
+{
+	// Refused where the guest has no use for it (no kvmclock).
+	ioctl(c->fd, KVM_KVMCLOCK_CTRL, 0);
+}
+
 // ---- exits ------------------------------------------------------------------------------------------------------
 
 static void crash(struct vcpu *c, const char *why)
@@ -230,6 +236,8 @@ static void *vcpu_thread(void *arg)
 	for (;;) {
 		vm->parked++;
 		pthread_cond_broadcast(&vm->run_changed);
+		if (vm->tell_parked && vm->parked == vm->vcpu_count)
+			fd_event_signal(vm->event_source.fd);
 		while (!vm->leave && !(vm->run && vm->generation != seen))
 			pthread_cond_wait(&vm->run_changed, &vm->run_lock);
 		vm->parked--;

@@ -35,6 +35,9 @@ void vcpu_run(struct vcpu *c);
 // Makes KVM_RUN return soon, also if it has not begun.  Any thread.
 void vcpu_kick(struct vcpu *c);
 
+// Its guest was stopped for a while and goes on: the guest's watchdogs are told.  While the thread is parked.
+void vcpu_tell_paused(struct vcpu *c);
+
 // Prepares the signal that kicks; once, before the first thread.
 int vcpu_init_signal(struct err *e);
 

@@ -232,6 +232,28 @@ static void vp_end_begin(struct pci_func *f, deadline_ns deadline)
 	vp_stop_begin(vp_of(f), deadline);
 }
 
+static const char *vp_state(struct pci_func *f)
+{
+	static const char *const states[] = { [VIRTIO_RESET] = "no driver",
+					      [VIRTIO_CONFIG] = "its driver begins",
+					      [VIRTIO_RUNNING] = "running",
+					      [VIRTIO_BROKEN] = "needs a reset by its driver" };
+	const struct virtio_pci *vp = vp_of(f);
+	return atomic_load(&vp->backend->away) ? "waits for its back-end" : states[vp->regs.state];
+}
+
+static void vp_pause(struct pci_func *f, bool on)
+{
+	struct virtio_pci *vp = vp_of(f);
+	if (!vp->ran || !vp->backend->ops->pause)
+		return;
+	int rc = vp->backend->ops->pause(vp->backend, on);
+	if (rc < 0 && !on && vp->regs.state == VIRTIO_RUNNING)
+		vp_break(vp, "it does not go on after a pause");
+	else if (rc < 0)
+		log_limited(LOG_WARN, "%s: it goes on during the pause: %s", f->id, err_text(-rc));
+}
+
 static void vp_destroy(struct pci_func *f)
 {
 	struct virtio_pci *vp = vp_of(f);
@@ -259,6 +281,8 @@ static const struct pci_func_ops vp_ops = {
 	.event = vp_event,
 	.end_begin = vp_end_begin,
 	.reset = vp_func_reset,
+	.state = vp_state,
+	.pause = vp_pause,
 	.destroy = vp_destroy,
 };
 

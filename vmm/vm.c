@@ -90,13 +90,18 @@ static void vcpus_resume(struct vm *vm)
 	pthread_mutex_unlock(&vm->run_lock);
 }
 
-static void vcpus_pause(struct vm *vm)
+static void vcpus_stop(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->run_lock);
 	vm->run = false;
 	pthread_mutex_unlock(&vm->run_lock);
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
 		vcpu_kick(&vm->vcpus[i]);
+}
+
+static void vcpus_pause(struct vm *vm)
+{
+	vcpus_stop(vm);
 	vcpus_wait_parked(vm);
 }
 
@@ -151,6 +156,7 @@ int vm_init(struct vm *vm, const struct vm_config *config, struct err *e)
 {
 	*vm = (struct vm){ .config = config, .kernel_fd = -1, .initrd_fd = -1 };
 	console_init(&vm->console); // 0 would be a descriptor
+	control_init(&vm->control);
 	vm->event_source.fd = vm->kvm.fd = vm->kvm.vm_fd = vm->kvm.vfio_fd = vm->memory.fd =
 		vm->loop.epoll_fd = -1;
 	pthread_mutex_init(&vm->run_lock, NULL);
@@ -171,7 +177,8 @@ int vm_build(struct vm *vm, struct err *e)
 	    (rc = memmap_create(&vm->memory, c->memory, c->backing, l->ram_hole_start, l->ram_high_start,
 				e)) < 0 ||
 	    (rc = kvm_side_build(vm, e)) < 0 || (rc = irq_init(&vm->irq, &vm->kvm, e)) < 0 ||
-	    (rc = console_open(&vm->console, c->serial_to, e)) < 0 || (rc = arch_create(vm, e)) < 0)
+	    (rc = console_open(&vm->console, c->serial_to, e)) < 0 ||
+	    (rc = control_open(&vm->control, c->control, e)) < 0 || (rc = arch_create(vm, e)) < 0)
 		return rc;
 	vm->console.quit = console_quit;
 	vm->console.quit_owner = vm;
@@ -205,7 +212,8 @@ int vm_prepare(struct vm *vm, struct err *e)
 	for (unsigned i = 0; i < vm->config->cpus; i++)
 		vm->vcpus[i].fd = -1;
 	if ((rc = vcpus_open(vm, e)) < 0 || (rc = vcpu_init_signal(e)) < 0 ||
-	    (rc = console_start(&vm->console, &vm->loop, e)) < 0)
+	    (rc = console_start(&vm->console, &vm->loop, e)) < 0 ||
+	    (rc = control_start(&vm->control, vm, e)) < 0)
 		return rc;
 	for (unsigned i = 0; i < vm->config->cpus; i++) {
 		rc = vcpu_thread_start(&vm->vcpus[i], e);
@@ -236,17 +244,63 @@ static int vm_reboot(struct vm *vm, struct err *e)
 	return vcpus_open(vm, e);
 }
 
+// A vCPU may wait for a back-end that waits for the loop, so the loop does not wait for vCPUs here: the last one that parks calls it.
+static bool vcpus_parked(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->run_lock);
+	bool all = vm->parked == vm->vcpu_count;
+	vm->tell_parked = !all;
+	pthread_mutex_unlock(&vm->run_lock);
+	return all;
+}
+
+static void pause_follow(struct vm *vm)
+{
+	if (vm->pause_wanted != vm->paused) {
+		if (!vcpus_parked(vm))
+			return;
+		pci_host_pause(&vm->pci, vm->pause_wanted);
+		for (unsigned i = 0; !vm->pause_wanted && i < vm->vcpu_count; i++)
+			vcpu_tell_paused(&vm->vcpus[i]);
+		vm->paused = vm->pause_wanted;
+		log_info("%s", vm->paused ? "paused" : "the guest goes on");
+	}
+	if (vm->pause_settled)
+		vm->pause_settled(vm->pause_owner);
+}
+
+static void pause_want(struct vm *vm, bool on)
+{
+	vm->pause_wanted = on;
+	if (on)
+		vcpus_stop(vm);
+	loop_stop(&vm->loop); // vm_run() does the rest
+}
+
+void vm_pause(struct vm *vm)
+{
+	pause_want(vm, true);
+}
+
+void vm_resume(struct vm *vm)
+{
+	pause_want(vm, false);
+}
+
 enum vm_event vm_run(struct vm *vm)
 {
 	for (;;) {
-		vcpus_resume(vm);
+		pause_follow(vm);
+		if (!vm->pause_wanted)
+			vcpus_resume(vm);
 		int rc = loop_run(&vm->loop);
 		if (rc < 0) {
 			log_error("event loop: %s", err_text(-rc));
 			vm_post_event(vm, VM_CRASH);
 		}
 		enum vm_event event = (enum vm_event)atomic_load(&vm->event);
-		if (event == VM_RUNNING) // a second CPU asked for the reboot that is already done
+		if (event ==
+		    VM_RUNNING) // a pause, its end, or a second CPU asked for the reboot that is already done
 			continue;
 		if (event != VM_REBOOT || vm->config->on_reboot == REBOOT_EXIT) {
 			vcpus_pause(vm);
@@ -278,6 +332,7 @@ void vm_destroy(struct vm *vm)
 	pci_host_destroy(&vm->pci);
 	pci_hotplug_stop(&vm->hotplug);
 	arch_destroy(vm);
+	control_close(&vm->control);
 	console_close(&vm->console);
 	vcpus_close(vm);
 	free(vm->vcpus);

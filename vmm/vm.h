@@ -12,6 +12,7 @@
 #include "vmm/bus.h"
 #include "vmm/config.h"
 #include "vmm/console.h"
+#include "vmm/control.h"
 #include "vmm/irq.h"
 #include "vmm/kvm.h"
 #include "vmm/memmap.h"
@@ -44,16 +45,23 @@ struct vm {
 	struct pci_host pci;
 	struct pci_hotplug hotplug;
 	struct console console;
+	struct control control;
 	struct arch *arch;
 	int kernel_fd, initrd_fd; // kept open: a reboot loads them again
 
 	struct vcpu *vcpus;
 	unsigned vcpu_count;	  // those whose thread exists
-	pthread_mutex_t run_lock; // of the next five
+	pthread_mutex_t run_lock; // of the next six
 	pthread_cond_t run_changed;
 	bool run, leave;     // vCPU threads shall run the guest; shall end
 	unsigned generation; // of `run`: a CPU that stopped by itself waits for the next one
 	unsigned parked;     // vCPU threads that wait
+	bool tell_parked;    // the one that makes them all tells the loop
+
+	bool pause_wanted, paused; // the loop's thread's
+	// The machine is as vm_pause() or vm_resume(), the last one of them, wants it: on the loop's thread.  NULL: nobody waits.
+	void (*pause_settled)(void *owner);
+	void *pause_owner;
 
 	_Atomic int event; // enum vm_event
 	struct loop_source event_source;
@@ -76,6 +84,12 @@ void vm_destroy(struct vm *vm);
 
 // Asks vm_run() to end, or to reboot.  Any thread.
 void vm_post_event(struct vm *vm, enum vm_event event);
+
+// Stops the guest: its CPUs, then what its devices can hold back by themselves (struct pci_func_ops, `pause`).  Takes some time, in
+// which the loop goes on; pause_settled() then says that it is done.  On the loop's thread.
+void vm_pause(struct vm *vm);
+// The guest goes on; it is told that it was stopped, where it can be (KVM_KVMCLOCK_CTRL).
+void vm_resume(struct vm *vm);
 
 // Every vCPU logs its registers.  On the loop's thread.
 void vm_dump(struct vm *vm);

@@ -91,6 +91,42 @@ FIO='fio --direct=1 --ioengine=libaio --iodepth=16 --bsrange=4k-64k --rw=randwri
     grep -q "virtio = \"net\", but it is a blk (2): leave the key out" "$D/c/stderr" || fail "$(cat "$D/c/stderr")"
 }
 
+@test "pauses under I/O: vdpa_sim_blk is suspended and goes on, and so does the disk of ours beside it; fio finds nothing lost" {
+    local i ctl
+    need strace
+    need_manager vdpasim_blk
+    vdpa dev add name blk0 mgmtdev vdpasim_blk
+    truncate -s 64M "$D/ours.img"
+    {
+        CPUS=2 vm_boot rig minivmm.agent minivmm.tools=/dev/vdc | sed 's,^\[vm\],&\ncontrol = "c.sock",'
+        device d "$(node_of blk0)"
+        printf '[[device]]\nid = "e"\nvirtio = "blk"\nimage = "%s"\n' "$D/ours.img"
+        tools_device
+    } | vm_start a
+    vm_line a '^MINIVMM-AGENT'
+    ctl=("$MINIVMM" ctl "$D/a/c.sock")
+    run -0 "${ctl[@]}" device list
+    [[ ${lines[0]} =~ ^'d '.*vhost-vdpa.*running$ && ${lines[1]} =~ ^'e '.*ours.*running$ ]] || fail "$output"
+    run -0 vm_guest a "cd /run; for d in a b; do mkdir \$d; (cd \$d; ${FIO/\/dev\/vda/\/dev\/vd\$d}; ) > out.\$d 2>&1 & done; sleep 1"
+    peer_start strace strace -f -e trace=ioctl -X raw -o "$D/calls" -p "$(vm_pid a)"
+    wait_for 10 grep -q attached "$D/strace.log"
+    for i in 1 2 3 4 5; do
+        "${ctl[@]}" pause
+        run -0 "${ctl[@]}" status
+        [[ ${lines[0]} = 'state   paused' ]] || fail "$output"
+        sleep 0.5
+        "${ctl[@]}" resume
+        sleep 0.5
+    done
+    kill -INT "$(peer_pid strace)"
+    wait_for 10 pid_gone "$(peer_pid strace)"
+    [ "$(grep -c 'ioctl(.*, 0xaf7d' "$D/calls") $(grep -c 'ioctl(.*, 0xaf7e' "$D/calls")" = '5 5' ] || fail "$(grep 0xaf "$D/calls")"
+    run -0 vm_guest a -t 200 'cd /run; for i in $(seq 300); do pgrep fio > /dev/null || break; sleep 0.5; done; cat out.a out.b; dmesg | grep -c -i -E "lockup|stall|blk_update_request|I/O error"; true'
+    [ "$(grep -c '^3;fio' <<< "$output")" = 2 ] && [ "${lines[-1]}" = 0 ] || fail "$output"
+    vm_stop a
+    vdpa dev del blk0
+}
+
 @test "a device that is removed under I/O: the removal ends, its driver is asked for a reset, the machine and its other device live" {
     need_manager vdpasim_blk
     vdpa dev add name blk0 mgmtdev vdpasim_blk

@@ -17,6 +17,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef VHOST_VDPA_RESUME // Linux 6.3
+#define VHOST_VDPA_RESUME _IO(VHOST_VIRTIO, 0x7E)
+#endif
+
 static struct fake_vhost {
 	char log[8192];		   // names with spaces between
 	unsigned calls, fail_call; // the n-th fails, from 1
@@ -175,6 +179,8 @@ static int fake_answer(unsigned long request, void *arg)
 		CASE(VHOST_VDPA_SET_GROUP_ASID)
 		break;
 		CASE(VHOST_VDPA_SUSPEND)
+		break;
+		CASE(VHOST_VDPA_RESUME)
 		break;
 		CASE(TUNGETIFF)
 		memset(ifr, 0, sizeof(*ifr));

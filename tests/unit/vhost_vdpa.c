@@ -158,6 +158,47 @@ TEST(start_and_stop_with_a_device_that_suspends_and_one_that_does_not)
 	}
 }
 
+// Only a device that can go on afterwards is suspended, and only one that runs.
+TEST(a_pause_and_its_end)
+{
+	for (unsigned resumes = 0; resumes < 2; resumes++) {
+		uint32_t base;
+		struct vring_cfg ring = { .size = 64,
+					  .desc_gpa = 0x1000,
+					  .avail_gpa = 0x2000,
+					  .used_gpa = 0x3000,
+					  .kick_fd = 100,
+					  .call_fd = -1 };
+		set_up();
+		if (!resumes)
+			fake.kernel &= ~UINT64_C(0x20);
+		CHECK_EQ(open_it(), 0);
+		fake.log[0] = '\0';
+		CHECK_EQ(b->ops->pause(b, true), 0);
+		CHECK_EQ(b->ops->pause(b, false), 0);
+		CHECK_STR(fake.log, "");
+		CHECK_EQ(b->ops->negotiate(b, VERSION_1), 0);
+		CHECK_EQ(b->ops->memory(b, &table), 0);
+		CHECK_EQ(b->ops->queue_start(b, 0, &ring), 0);
+		CHECK_EQ(b->ops->run(b, true), 0);
+		fake.log[0] = '\0';
+		CHECK_EQ(b->ops->pause(b, true), 0);
+		CHECK_EQ(b->ops->pause(b, true), 0);
+		CHECK_EQ(b->ops->pause(b, false), 0);
+		CHECK_STR(fake.log, resumes ? "VHOST_VDPA_SUSPEND VHOST_VDPA_RESUME" : "");
+		// The end of a machine that is paused: it stands already.
+		CHECK_EQ(b->ops->pause(b, true), 0);
+		fake.log[0] = '\0';
+		CHECK_EQ(b->ops->queue_stop(b, 0, &base), 0);
+		CHECK_EQ(b->ops->run(b, false), 0);
+		CHECK_STR(fake.log, resumes ? CLEAR " " STATUS : "VHOST_VDPA_SUSPEND " CLEAR " " STATUS);
+		// After its reset nothing is left of the pause.
+		CHECK_EQ(b->ops->pause(b, false), 0);
+		CHECK_EQ(strstr(fake.log, "RESUME") != NULL, 0);
+		b->ops->close(b);
+	}
+}
+
 TEST(a_device_whose_reset_forgets_its_memory_is_told_again)
 {
 	set_up();
