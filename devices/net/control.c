@@ -115,3 +115,26 @@ uint8_t net_control_do(const struct net_control *c, const struct iovec *iov, uns
 		rc = guest_offloads(c, h.cmd, &d);
 	return (uint8_t)(rc < 0 ? VIRTIO_NET_ERR : VIRTIO_NET_OK);
 }
+
+void net_control_serve(const struct net_control *c, struct vdev *d, struct vq *q, struct iovec *iov)
+{
+	struct vq_chain chain;
+	bool more = true;
+	vq_notify_disable(q);
+	for (unsigned budget = q->size; budget > 0 && more; budget--) {
+		more = vq_pop(q, &chain, iov, NET_CONTROL_SEGS) > 0;
+		if (!more)
+			break;
+		if (chain.writable_len == 0) {
+			vq_fail(q, "command without room for an answer");
+		} else {
+			uint8_t ack = net_control_do(c, iov, chain.readable, chain.readable_len);
+			scatter_write(iov + chain.readable, chain.writable, 0, &ack, sizeof(ack));
+			vdev_state_changed(d);
+		}
+		vq_push(q, chain.head, 1);
+	}
+	vq_publish(q);
+	if (more || vq_notify_enable(q))
+		vdev_again(d, q);
+}

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/net/virtio_net.h"
 
-#include "devices/sdk/scatter.h"
 #include "vmm/base/check.h"
 #include "vmm/base/err.h"
 #include "vmm/base/fd.h"
@@ -16,6 +15,8 @@
 #include <sys/mman.h>
 
 #define CONFIG_LEN offsetof(struct virtio_net_config, speed)
+
+_Static_assert(NET_CONTROL_SEGS <= VNET_SEGS, "commands have room");
 
 // ---- pairs of queues
 // --------------------------------------------------------------------------------------------
@@ -136,28 +137,10 @@ static int set_offloads(void *owner, uint64_t guest_offloads)
 
 static void control(struct vnet *n, struct vq *q)
 {
-	struct vq_chain c;
-	bool more = true;
 	// A driver that used this queue with another process of ours, which left no record: how many pairs it has only its buffers tell.
 	if (!n->control_seen && !q->resumed)
 		set_pairs(n, n->pairs_used);
-	vq_notify_disable(q);
-	for (unsigned budget = q->size; budget > 0 && more; budget--) {
-		more = vq_pop(q, &c, n->iov, VNET_SEGS) > 0;
-		if (!more)
-			break;
-		if (c.writable_len == 0) {
-			vq_fail(q, "command without room for an answer");
-		} else {
-			uint8_t ack = net_control_do(&n->commands, n->iov, c.readable, c.readable_len);
-			scatter_write(n->iov + c.readable, c.writable, 0, &ack, sizeof(ack));
-			vdev_state_changed(n->d);
-		}
-		vq_push(q, c.head, 1);
-	}
-	vq_publish(q);
-	if (more || vq_notify_enable(q))
-		vdev_again(n->d, q);
+	net_control_serve(&n->commands, n->d, q, n->iov);
 }
 
 // ---- the device
