@@ -137,10 +137,10 @@ static int finish_vhost_user(struct bridge_end *out, struct bridge_pending *p, s
 		.peer = p->peer,
 		.virtio_type = p->cfg->virtio_type,
 		// Ours have been told, and know how many virtqueues that makes.
-		.queues = p->cfg->via == VIA_BUILTIN ? 0 : p->cfg->queues,
+		.queues = p->cfg->via == VIA_VHOST_USER ? p->cfg->queues : 0,
 		.queue_size = p->cfg->queue_size,
 		.own = { .tag = p->cfg->tag,
-			 .mtu = p->cfg->via == VIA_BUILTIN ? 0 : p->cfg->mtu,
+			 .mtu = p->cfg->via == VIA_VHOST_USER ? p->cfg->mtu : 0,
 			 .host_notifier = p->cfg->host_notifier,
 			 .shared_memory = p->cfg->shared_memory },
 		.objects = &p->host->objects,
@@ -170,7 +170,7 @@ static int finish_vfio_user(struct bridge_end *out, struct bridge_pending *p, st
 	return vfio_user_open(&out->link, &params, e);
 }
 
-// The kernel's devices answer at once: there is nothing to start.
+// The kernel's devices answer at once: mostly there is nothing to start.
 static int start_nothing(struct bridge_pending *p, struct err *e)
 {
 	(void)p;
@@ -178,9 +178,26 @@ static int start_nothing(struct bridge_pending *p, struct err *e)
 	return 0;
 }
 
+static int start_vhost(struct bridge_pending *p, struct err *e)
+{
+	return vhost_kernel_has_pairs(p->cfg) ? start_builtin(p, e) : 0;
+}
+
 static int finish_vhost(struct bridge_end *out, struct bridge_pending *p, struct err *e)
 {
-	return vhost_kernel_open(&out->backend, p->cfg, p->host->loop, p->host->ram, e);
+	const struct launch *l = p->kept.launch;
+	struct vhost_kernel_pairs pairs;
+	struct bridge_end control;
+	if (!l)
+		return vhost_kernel_open(&out->backend, p->cfg, p->host->loop, p->host->ram, NULL, e);
+	int rc = finish_vhost_user(&control, p, e);
+	if (rc < 0)
+		return rc;
+	p->kept.backend = control.backend;
+	pairs = (struct vhost_kernel_pairs){ .count = l->resource_count,
+					     .tap = l->resource,
+					     .control = control.backend };
+	return vhost_kernel_open(&out->backend, p->cfg, p->host->loop, p->host->ram, &pairs, e);
 }
 
 static int finish_vfio(struct bridge_end *out, struct bridge_pending *p, struct err *e)
@@ -205,7 +222,7 @@ static const struct bridge {
 } bridges[VIA_COUNT] = {
 	[VIA_BUILTIN] = { "minivmm", start_builtin, finish_vhost_user },
 	[VIA_VHOST_USER] = { "vhost-user", start_peer, finish_vhost_user },
-	[VIA_VHOST] = { "vhost", start_nothing, finish_vhost },
+	[VIA_VHOST] = { "vhost", start_vhost, finish_vhost },
 	[VIA_VHOST_VDPA] = { "vhost-vdpa", start_nothing, finish_vhost_vdpa },
 	[VIA_VFIO] = { "vfio", start_nothing, finish_vfio },
 	[VIA_VFIO_USER] = { "vfio-user", start_peer, finish_vfio_user },
@@ -246,7 +263,8 @@ int bridge_finish(struct bridge_end *out, struct bridge_pending *p, struct err *
 		kept_free(&p->kept);
 		return rc;
 	}
-	p->kept.backend = out->backend;
+	if (!p->kept.backend)
+		p->kept.backend = out->backend;
 	p->kept.link = out->link;
 	p->host->kept[p->host->kept_count++] = p->kept;
 	return 0;

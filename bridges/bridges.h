@@ -27,7 +27,7 @@ struct vfio_containers;
 // What is needed to have a device back after its end.
 struct bridge_kept {
 	const struct device_config *cfg;
-	struct backend *backend; // or NULL
+	struct backend *backend; // or NULL; of kernel vhost, its process's
 	struct vfio_link *link;	 // the same
 	struct launch *launch;	 // from malloc(), or NULL
 	int listener, keeper;	 // or -1: `listen`

@@ -146,6 +146,12 @@ static void net_command(struct command *c, const struct device_config *cfg)
 		command_add(c, "--queue-size=%u", cfg->queue_size);
 }
 
+static void control_command(struct command *c, const struct device_config *cfg)
+{
+	for (int i = 0; i < cfg->queues; i++)
+		command_add(c, "--tap=fd:%d", LAUNCH_RESOURCE_FD + i);
+}
+
 static int open_nothing(struct launch *l, const struct device_config *cfg, struct err *e)
 {
 	(void)l;
@@ -189,23 +195,25 @@ static void vsock_command(struct command *c, const struct device_config *cfg)
 }
 
 static const struct builtin {
+	enum device_via via;
 	uint16_t virtio_type;
 	const char *program;
 	unsigned (*plan)(struct launch *l, const struct device_config *cfg); // how many open() opens
 	int (*open)(struct launch *l, const struct device_config *cfg, struct err *e);
 	void (*command)(struct command *c, const struct device_config *cfg);
 } builtins[] = {
-	{ VIRTIO_BLK, "minivmm-blk", plan_image, open_image, blk_command },
-	{ VIRTIO_NET, "minivmm-net", plan_taps, open_taps, net_command },
-	{ VIRTIO_RNG, "minivmm-rng", plan_nothing, open_nothing, rng_command },
-	{ VIRTIO_CONSOLE, "minivmm-console", plan_ports, open_ports, console_command },
-	{ VIRTIO_VSOCK, "minivmm-vsock", plan_vsock, open_vsock, vsock_command },
+	{ VIA_BUILTIN, VIRTIO_BLK, "minivmm-blk", plan_image, open_image, blk_command },
+	{ VIA_BUILTIN, VIRTIO_NET, "minivmm-net", plan_taps, open_taps, net_command },
+	{ VIA_BUILTIN, VIRTIO_RNG, "minivmm-rng", plan_nothing, open_nothing, rng_command },
+	{ VIA_BUILTIN, VIRTIO_CONSOLE, "minivmm-console", plan_ports, open_ports, console_command },
+	{ VIA_BUILTIN, VIRTIO_VSOCK, "minivmm-vsock", plan_vsock, open_vsock, vsock_command },
+	{ VIA_VHOST, VIRTIO_NET, "minivmm-net-control", plan_taps, open_taps, control_command },
 };
 
 static const struct builtin *builtin_of(const struct device_config *cfg)
 {
 	for (size_t i = 0; i < ARRAY_LEN(builtins); i++)
-		if (builtins[i].virtio_type == cfg->virtio_type)
+		if (builtins[i].via == cfg->via && builtins[i].virtio_type == cfg->virtio_type)
 			return &builtins[i];
 	return NULL;
 }

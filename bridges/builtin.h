@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// Our own device programs: what the configuration says becomes a command line and opened resources.
+// Our own device programs, and the one for what the kernel leaves of a device: what the configuration says becomes a command line and
+// opened resources.
 //
 // Whatever a device needs is opened here, with the monitor's rights, and handed over as a descriptor: the
 // program itself opens nothing.

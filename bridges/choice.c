@@ -2,6 +2,7 @@
 // What was chosen with a device's interface, for `minivmm explain`: the words of one line of its table.
 #include "bridges/choice.h"
 
+#include "bridges/vhost_kernel.h"
 #include "vmm/base/virtio_id.h"
 
 #include <string.h>
@@ -44,7 +45,9 @@ struct explain_choice choice_of(const struct device_config *cfg)
 {
 	struct explain_choice c = { .sees = "that process", .copies = "its affair", .migrates = "no" };
 	if (cfg->via == VIA_VHOST) {
-		c.sees = c.reads = "host kernel";
+		const bool pairs = vhost_kernel_has_pairs(cfg);
+		c.sees = pairs ? "kernel, ours" : "host kernel";
+		c.reads = pairs ? "kernel; commands: ours" : "host kernel";
 		c.copies = copies_kernel(cfg);
 		c.death = "host dead";
 		return c;

@@ -143,7 +143,31 @@ static int describe_aside(struct explain_device *d, struct arena *a, struct err 
 	return d->aside_does ? 0 : err_sys(e, ENOMEM, "explain");
 }
 
-static int describe_kernel(struct explain_device *d, struct arena *a, struct err *e)
+// The kernel does the rest.
+static int describe_control(struct explain_device *d, const struct bridge_host *host, struct arena *a,
+			    struct err *e)
+{
+	const struct device_config *cfg = d->cfg;
+	const char *kernel = d->peer, *tap_gone = d->again;
+	struct launch *l = NULL;
+	int rc = builtin_plan(&l, cfg, host->program_dir, host->insecure, e);
+	if (rc == 0)
+		rc = describe_launch(d, l, a, e);
+	launch_free(l);
+	if (rc < 0) {
+		err_prefix(e, "%s", cfg->id);
+		return rc;
+	}
+	d->own = true;
+	d->peer = arena_printf(a, "%s; for commands %s", kernel, d->program);
+	d->gives =
+		"data and doorbells pass the monitor by; of other processes one takes part, and in commands only";
+	d->again = arena_printf(a, "its process: %s; %s", say_again(cfg, &d->needs_spawner, a), tap_gone);
+	return d->peer && d->again ? 0 : err_sys(e, ENOMEM, "explain");
+}
+
+static int describe_kernel(struct explain_device *d, const struct bridge_host *host, struct arena *a,
+			   struct err *e)
 {
 	const struct device_config *cfg = d->cfg;
 	d->interface = bridge_name(cfg->via);
@@ -167,7 +191,9 @@ static int describe_kernel(struct explain_device *d, struct arena *a, struct err
 		"sandbox is around it";
 	d->again = cfg->tap ? "a tap that is deleted: the guest's link goes down, for good"
 			    : "it does not go away";
-	return d->peer ? 0 : err_sys(e, ENOMEM, "explain");
+	if (!d->peer)
+		return err_sys(e, ENOMEM, "explain");
+	return vhost_kernel_has_pairs(cfg) ? describe_control(d, host, a, e) : 0;
 }
 
 static int describe_vfio(struct explain_device *d, struct arena *a, struct err *e)
@@ -211,7 +237,7 @@ int bridge_describe(struct explain_device *d, const struct device_config *cfg, c
 	int rc = 0;
 	d->peer = cfg->listen ? arena_printf(a, "whoever connects to %s", cfg->listen) : cfg->socket;
 	if (cfg->via == VIA_VHOST || cfg->via == VIA_VHOST_VDPA)
-		return describe_kernel(d, a, e);
+		return describe_kernel(d, host, a, e);
 	if (cfg->via == VIA_VFIO)
 		return describe_vfio(d, a, e);
 	d->again = say_again(cfg, &d->needs_spawner, a);

@@ -9,13 +9,27 @@
 #include "bridges/backend.h"
 #include "vmm/base/err.h"
 
+#include <stdbool.h>
+
 struct device_config;
 struct loop;
 
+// A network device with several pairs of queues: the kernel serves these, and a process of ours the one for commands behind them, which
+// this process is not to read.
+struct vhost_kernel_pairs {
+	unsigned count;		 // 2 or more
+	const int *tap;		 // a queue of the tap for each; stay the caller's
+	struct backend *control; // that process; the back-end's from the call on, also when it fails
+};
+
 // Opens what cfg names and makes this process its owner: all that is opened or allocated is so before this returns.  `ram`: told to the
-// kernel at once, so that a refusal has a sentence, or NULL.  *out: ops->close().  -errno with a sentence that names the device.
+// kernel at once, so that a refusal has a sentence, or NULL.  `pairs`: NULL for one pair, and for what is no network device.
+// *out: ops->close().  -errno with a sentence that names the device.
 int vhost_kernel_open(struct backend **out, const struct device_config *cfg, struct loop *loop,
-		      const struct mem_table *ram, struct err *e);
+		      const struct mem_table *ram, const struct vhost_kernel_pairs *pairs, struct err *e);
+
+// Whether cfg is such a device.
+bool vhost_kernel_has_pairs(const struct device_config *cfg);
 
 // What it talks to, for `explain`: "/dev/vhost-net".  NULL for a type that kernel vhost does not have.
 const char *vhost_kernel_node(const struct device_config *cfg);

@@ -12,17 +12,19 @@
 
 #include <stdbool.h>
 
-#define VHOST_KERNEL_QUEUES_MAX 3
+#define VHOST_KERNEL_FDS_MAX	CONFIG_NET_PAIRS_MAX
+#define VHOST_KERNEL_QUEUES_MAX (2 * CONFIG_NET_PAIRS_MAX)
 #define VHOST_KERNEL_CONFIG_MAX 40
 
 #define VIRTIO_BIT(n) (UINT64_C(1) << (n))
+#define VK_TRANSPORT  (VIRTIO_BIT(50) - VIRTIO_BIT(24)) // virtio 1.2 §6
 
 struct vhost_kernel;
 
 struct vhost_kind {
 	uint16_t virtio_type;
 	const char *node, *module;
-	uint16_t queues; // of the device; the kernel serves the first `served`, nobody ever needs the others
+	uint16_t queues; // of the device; a descriptor serves the first `served`, nobody ever needs the others
 	uint16_t served;
 	uint64_t carried; // features that are the kernel's to offer; all others are this kind's own
 	// Adds its own features to vk->offered, fills vk->config.  -errno with a sentence that names no device yet.
@@ -37,7 +39,14 @@ struct vhost_kind {
 struct vhost_kernel {
 	struct backend backend;
 	const struct vhost_kind *kind;
-	int fd;
+	int fd[VHOST_KERNEL_FDS_MAX]; // queue q is queue q % kind->served of the (q / kind->served)th
+	unsigned fd_count;
+	// Several pairs of queues: behind the first `served` queues comes the one for commands, if the driver has it.
+	const struct vhost_kernel_pairs *pairs; // while it is opened, or NULL
+	struct backend *control;		// or NULL
+	uint64_t control_features;
+	unsigned served;
+	bool commanded;
 	struct loop *loop;
 	struct loop_source err_source; // eventfd: a ring broke the rules
 	uint64_t offered;
@@ -45,10 +54,20 @@ struct vhost_kernel {
 	bool running;
 	bool set[VHOST_KERNEL_QUEUES_MAX];
 	uint8_t config[VHOST_KERNEL_CONFIG_MAX];
-	struct tap tap; // net
+	struct tap tap[VHOST_KERNEL_FDS_MAX]; // net: for each descriptor
 	struct tap_link link;
 	const char *wwpn; // scsi
 };
+
+// ---- vhost_kernel_pairs.c; of a device without vk->control nothing
+
+// Adds the process's part to what the kernel offers, in vk->offered, or takes away what it has not.  -errno with a sentence that
+// names no device.
+int vk_pairs_offer(struct vhost_kernel *vk, struct err *e);
+// Whose which queue is with these features, and tells the process.
+int vk_pairs_settle(struct vhost_kernel *vk, uint64_t features);
+// That process, if the driver has the queue for commands; else NULL.
+struct backend *vk_control(struct vhost_kernel *vk);
 
 extern const struct vhost_kind vhost_kind_net, vhost_kind_vsock, vhost_kind_scsi;
 

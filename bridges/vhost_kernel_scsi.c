@@ -55,7 +55,7 @@ static int scsi_open(struct vhost_kernel *vk, const struct device_config *cfg, s
 	};
 	_Static_assert(sizeof(shown) <= VHOST_KERNEL_CONFIG_MAX, "it fits");
 	int abi = 0;
-	int rc = vhost_call(vk->fd, VHOST_SCSI_GET_ABI_VERSION, &abi);
+	int rc = vhost_call(vk->fd[0], VHOST_SCSI_GET_ABI_VERSION, &abi);
 	if (rc < 0)
 		return err_sys(e, -rc, "VHOST_SCSI_GET_ABI_VERSION");
 	if (abi > VHOST_SCSI_ABI_VERSION)
@@ -79,7 +79,7 @@ static int endpoint(const struct vhost_kernel *vk, unsigned long request)
 	struct vhost_scsi_target t;
 	memset(&t, 0, sizeof(t));
 	memcpy(t.vhost_wwpn, vk->wwpn, strlen(vk->wwpn));
-	return vhost_call(vk->fd, request, &t);
+	return vhost_call(vk->fd[0], request, &t);
 }
 
 static int scsi_start(struct vhost_kernel *vk)

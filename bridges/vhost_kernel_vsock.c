@@ -19,7 +19,7 @@ static int vsock_open(struct vhost_kernel *vk, const struct device_config *cfg, 
 {
 	uint64_t cid = cfg->cid; // 64 bits, of which all but 32 are reserved
 	const uint64_t shown = htole64(cid);
-	int rc = vhost_call(vk->fd, VHOST_VSOCK_SET_GUEST_CID, &cid);
+	int rc = vhost_call(vk->fd[0], VHOST_VSOCK_SET_GUEST_CID, &cid);
 	if (rc == -EADDRINUSE)
 		return err_set(e, EADDRINUSE, "cid = %" PRIu64 ": another machine of this host has it", cid);
 	if (rc < 0)
@@ -39,13 +39,13 @@ static int vsock_negotiate(struct vhost_kernel *vk, uint64_t features)
 static int vsock_start(struct vhost_kernel *vk)
 {
 	int on = 1;
-	return vhost_call(vk->fd, VHOST_VSOCK_SET_RUNNING, &on);
+	return vhost_call(vk->fd[0], VHOST_VSOCK_SET_RUNNING, &on);
 }
 
 static void vsock_stop(struct vhost_kernel *vk)
 {
 	int on = 0;
-	vhost_call(vk->fd, VHOST_VSOCK_SET_RUNNING, &on);
+	vhost_call(vk->fd[0], VHOST_VSOCK_SET_RUNNING, &on);
 }
 
 static void vsock_close(struct vhost_kernel *vk)

@@ -75,6 +75,20 @@ static void check_peer(struct config_reader *r, const struct toml_value *t, stru
 		d->restart = RESTART_NEVER;
 }
 
+static void check_pairs(struct config_reader *r, const struct toml_value *t, const struct device_config *d)
+{
+	static const char *const keys[] = { "tap", "path" };
+	if (d->queues > CONFIG_NET_PAIRS_MAX)
+		config_complain_value(r, toml_get(t, "queues"), "queues = %u: over vhost at most %d pairs",
+				      d->queues, CONFIG_NET_PAIRS_MAX);
+	for (unsigned i = 0; i < ARRAY_LEN(keys) && d->queues > 1; i++) {
+		const struct toml_value *v = toml_get(t, keys[i]);
+		if (v && v->type == TOML_STRING && fd_is_reference(v->string.bytes))
+			config_complain_value(r, v, "a descriptor is of one pair; for more, write the %s",
+					      i == 0 ? "tap's name" : "node's path");
+	}
+}
+
 static void check_vhost(struct config_reader *r, const struct toml_value *t, const struct device_config *d)
 {
 	if (d->virtio_type && d->virtio_type != VIRTIO_NET && d->virtio_type != VIRTIO_SCSI &&
@@ -82,11 +96,8 @@ static void check_vhost(struct config_reader *r, const struct toml_value *t, con
 		config_complain_value(r, toml_get(t, "virtio"),
 				      "kernel vhost has no \"%s\"; net, scsi and vsock are possible",
 				      d->virtio_name);
-	else if (d->virtio_type == VIRTIO_NET && d->queues > 1)
-		config_complain_value(r, toml_get(t, "queues"),
-				      "queues = %u: kernel vhost serves no control queue, so one pair; "
-				      "more have minivmm-net (leave out \"via\") and vDPA devices",
-				      d->queues);
+	else if (d->virtio_type == VIRTIO_NET)
+		check_pairs(r, t, d);
 	else if (d->virtio_type && d->virtio_type != VIRTIO_NET && d->queues)
 		config_complain_key(r, toml_get(t, "queues"),
 				    "over vhost the queues of a \"%s\" are not to be chosen", d->virtio_name);

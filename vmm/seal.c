@@ -44,6 +44,7 @@
 		SANDBOX_RARE_IOCTL(VHOST_SET_VRING_ERR, "its errors"),                              \
 		SANDBOX_RARE_IOCTL(VHOST_NET_SET_BACKEND, "net: start, stop"),                      \
 		SANDBOX_RARE_IOCTL(TUNSETOFFLOAD, "net: frames as the driver takes them"),          \
+		SANDBOX_RARE_IOCTL(TUNSETQUEUE, "net: pairs of queues that are not used yet"),      \
 		SANDBOX_RARE_IOCTL(VHOST_VSOCK_SET_RUNNING, "vsock: start, stop"),                  \
 		SANDBOX_RARE_IOCTL(VHOST_SCSI_SET_ENDPOINT, "scsi: start"),                         \
 		SANDBOX_RARE_IOCTL(VHOST_SCSI_CLEAR_ENDPOINT, "scsi: stop"),                        \

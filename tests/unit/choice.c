@@ -41,6 +41,8 @@ TEST(kernels)
 {
 	struct device_config d = { .via = VIA_VHOST, .virtio_type = VIRTIO_NET };
 	CHECK_STR(line(&d), "host kernel; host kernel; 1, tap; host dead; no");
+	d.queues = 2;
+	CHECK_STR(line(&d), "kernel, ours; kernel; commands: ours; 1, tap; host dead; no");
 	d.virtio_type = VIRTIO_VSOCK;
 	CHECK_STR(line(&d), "host kernel; host kernel; 1, socket; host dead; no");
 }

@@ -602,11 +602,15 @@ TEST(keys_that_do_not_fit_the_interface)
 		  { 0 },
 		  "6:1: [device] \"d\": key \"image\" does not go with via = \"vhost-vdpa\"\n"
 		  "3:1: [device] \"d\": key \"path\" is missing\n" },
-		{ BOOT NET "via = \"vhost\"\nqueues = 2\nrestart = \"never\"\n",
+		{ BOOT NET "via = \"vhost\"\nqueues = 17\nrestart = \"never\"\n",
 		  { 0 },
 		  "9:1: [device] \"n\": key \"restart\" does not go with via = \"vhost\"\n"
-		  "8:10: [device] \"n\": queues = 2: kernel vhost serves no control queue, so one pair; "
-		  "more have minivmm-net (leave out \"via\") and vDPA devices\n" },
+		  "8:10: [device] \"n\": queues = 17: over vhost at most 16 pairs\n" },
+		{ BOOT
+		  "[[device]]\nid = \"n\"\nvirtio = \"net\"\nvia = \"vhost\"\nqueues = 2\ntap = \"fd:5\"\npath = \"fd:6\"\n",
+		  { 0 },
+		  "8:7: [device] \"n\": a descriptor is of one pair; for more, write the tap's name\n"
+		  "9:8: [device] \"n\": a descriptor is of one pair; for more, write the node's path\n" },
 		{ BOOT VFIO "image = \"i\"\nvirtio = \"blk\"\n",
 		  { 0 },
 		  "6:1: [device] \"p\": key \"image\" does not go with via = \"vfio\"\n"

@@ -21,6 +21,8 @@
 #define VHOST_VDPA_RESUME _IO(VHOST_VIRTIO, 0x7E)
 #endif
 
+#define FAKE_FDS 128
+
 static struct fake_vhost {
 	char log[8192];		   // names with spaces between
 	unsigned calls, fail_call; // the n-th fails, from 1
@@ -33,6 +35,9 @@ static struct fake_vhost {
 	unsigned offload;
 	int header, abi;
 	int backend[2];
+	int fd; // of the request at hand; all that follows by descriptor
+	int bound[FAKE_FDS][2];
+	bool multi_queue, detached[FAKE_FDS];
 	uint8_t status;
 	uint32_t type, queues, config_len, spaces, groups;
 	uint16_t ring;
@@ -54,6 +59,7 @@ static void fake_reset(void)
 	fake.fail_error = EIO;
 	fake.watched = fake.err_fd = fake.config_fd = -1;
 	fake.backend[0] = fake.backend[1] = -2;
+	memset(fake.bound, -1, sizeof(fake.bound));
 	fake.type = 2;
 	fake.queues = 1;
 	fake.spaces = 2;
@@ -123,7 +129,7 @@ static int fake_answer(unsigned long request, void *arg)
 		fake.err_fd = file->fd;
 		break;
 		CASE(VHOST_NET_SET_BACKEND)
-		fake.backend[file->index] = file->fd;
+		fake.backend[file->index] = fake.bound[fake.fd][file->index] = file->fd;
 		break;
 		CASE(VHOST_VSOCK_SET_GUEST_CID)
 		memcpy(&fake.cid, arg, 8);
@@ -186,6 +192,15 @@ static int fake_answer(unsigned long request, void *arg)
 		memset(ifr, 0, sizeof(*ifr));
 		memcpy(ifr->ifr_name, "no-such-if", 11);
 		ifr->ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+		if (fake.multi_queue)
+			ifr->ifr_flags |= IFF_MULTI_QUEUE;
+		break;
+		CASE(TUNSETQUEUE)
+		if (fake.detached[fake.fd] == (ifr->ifr_flags == IFF_DETACH_QUEUE)) {
+			errno = EINVAL;
+			return -1;
+		}
+		fake.detached[fake.fd] = ifr->ifr_flags == IFF_DETACH_QUEUE;
 		break;
 		CASE(TUNSETOFFLOAD)
 		fake.offload = (unsigned)(uintptr_t)arg;
@@ -210,7 +225,8 @@ int ioctl(int fd, unsigned long request, ...)
 	    !(_IOC_TYPE(request) == 'T' && _IOC_NR(request) >= 200 && _IOC_NR(request) < 230))
 		return (int)syscall(SYS_ioctl, fd, request, arg);
 	fake.calls++;
-	if (fake.calls == fake.fail_call || request == fake.fail_request) {
+	fake.fd = fd;
+	if (fake.calls == fake.fail_call || request == fake.fail_request || fd < 0 || fd >= FAKE_FDS) {
 		errno = fake.fail_error;
 		return -1;
 	}

@@ -62,7 +62,7 @@ static int open_net(const struct mem_table *t)
 				      .tap = node,
 				      .mac = "52:54:00:00:00:07",
 				      .mtu = 1400 };
-	return vhost_kernel_open(&b, &cfg, &loop, t, &e);
+	return vhost_kernel_open(&b, &cfg, &loop, t, NULL, &e);
 }
 
 static int open_vsock(void)
@@ -74,7 +74,7 @@ static int open_vsock(void)
 				      .virtio_name = "vsock",
 				      .path = node,
 				      .cid = 42 };
-	return vhost_kernel_open(&b, &cfg, &loop, NULL, &e);
+	return vhost_kernel_open(&b, &cfg, &loop, NULL, NULL, &e);
 }
 
 static struct vring_cfg ring(void)
@@ -273,13 +273,312 @@ TEST(scsi_is_refused_for_its_abi_and_for_a_target_that_is_not_there)
 	set_up();
 	const int before = open_fds();
 	fake.abi = 2;
-	CHECK_EQ(vhost_kernel_open(&b, &cfg, &loop, NULL, &e), -ENOTSUP);
+	CHECK_EQ(vhost_kernel_open(&b, &cfg, &loop, NULL, NULL, &e), -ENOTSUP);
 	CHECK(strstr(e.text, "ABI version 2, minivmm knows 1"));
 	set_up();
-	CHECK_EQ(vhost_kernel_open(&b, &cfg, &loop, NULL, &e), -ENOENT);
+	CHECK_EQ(vhost_kernel_open(&b, &cfg, &loop, NULL, NULL, &e), -ENOENT);
 	CHECK(strstr(e.text, "s: wwpn = naa.0: there is no such target (mkdir -p "));
 	cfg.wwpn = "../vhost";
 	set_up();
-	CHECK_EQ(vhost_kernel_open(&b, &cfg, &loop, NULL, &e), -EINVAL);
+	CHECK_EQ(vhost_kernel_open(&b, &cfg, &loop, NULL, NULL, &e), -EINVAL);
+	CHECK_EQ(open_fds(), before);
+}
+
+// ---- several pairs ----------------------------------------------------------------------------------------------
+
+#define COMMANDS (UINT64_C(1) << VIRTIO_NET_F_CTRL_VQ | UINT64_C(1) << VIRTIO_NET_F_MQ)
+#define PAIRS	 2
+
+// The process for commands, which writes into the same log as the kernel.
+static struct control {
+	struct backend b;
+	uint64_t features, negotiated;
+	const char *fails; // the operation that is refused
+	unsigned queue, closed, mistakes;
+} control;
+
+static int control_does(const char *what)
+{
+	fake_note(what);
+	return control.fails && strcmp(what, control.fails) == 0 ? -EPIPE : 0;
+}
+
+static int control_features(struct backend *c, uint64_t *out)
+{
+	(void)c;
+	*out = control.features;
+	return 0;
+}
+
+static int control_negotiate(struct backend *c, uint64_t features)
+{
+	(void)c;
+	control.negotiated = features;
+	return control_does("negotiate");
+}
+
+static int control_memory(struct backend *c, const struct mem_table *t)
+{
+	(void)c;
+	control.mistakes += t->count != 3;
+	return control_does("memory");
+}
+
+static int control_queue_start(struct backend *c, unsigned q, const struct vring_cfg *cfg)
+{
+	(void)c;
+	control.mistakes += cfg->desc_gpa != 0x1000;
+	control.queue = q;
+	return control_does("start");
+}
+
+static int control_queue_stop(struct backend *c, unsigned q, uint32_t *base)
+{
+	(void)c;
+	control.mistakes += q != control.queue;
+	*base = 42;
+	return control_does("stop");
+}
+
+static int control_run(struct backend *c, bool on)
+{
+	control.mistakes += c->deadline != b->deadline;
+	return control_does(on ? "on" : "off");
+}
+
+static bool control_stop_begin(struct backend *c)
+{
+	(void)c;
+	control_does("begin");
+	return true;
+}
+
+static void control_close(struct backend *c)
+{
+	(void)c;
+	control.closed++;
+}
+
+static const struct backend_ops control_ops = {
+	.kind = "fake",
+	.features = control_features,
+	.negotiate = control_negotiate,
+	.memory = control_memory,
+	.queue_start = control_queue_start,
+	.queue_stop = control_queue_stop,
+	.run = control_run,
+	.stop_begin = control_stop_begin,
+	.close = control_close,
+};
+
+static void set_up_pairs(void)
+{
+	set_up();
+	fake.multi_queue = true;
+	control = (struct control){ .b = { .ops = &control_ops, .queue_count = 2 * PAIRS + 1 },
+				    // as of a program that has all kinds of rings but this one
+				    .features = ~(UINT64_C(1) << 35) };
+}
+
+static int open_pairs(void)
+{
+	static struct device_config cfg;
+	static int tap[PAIRS] = { -1, -1 };
+	const struct vhost_kernel_pairs pairs = { .count = PAIRS, .tap = tap, .control = &control.b };
+	for (unsigned i = 0; i < PAIRS; i++)
+		tap[i] = tap[i] < 0 ? fcntl(node_fd, F_DUPFD_CLOEXEC, 3) : tap[i];
+	cfg = (struct device_config){ .id = "n",
+				      .via = VIA_VHOST,
+				      .virtio_type = 1,
+				      .virtio_name = "net",
+				      .path = node,
+				      .tap = "tap0",
+				      .queues = PAIRS };
+	return vhost_kernel_open(&b, &cfg, &loop, &table, &pairs, &e);
+}
+
+static unsigned bound(void)
+{
+	unsigned n = 0;
+	for (int fd = 0; fd < FAKE_FDS; fd++)
+		for (unsigned q = 0; q < 2; q++)
+			n += fake.bound[fd][q] >= 0;
+	return n;
+}
+
+static unsigned detached(void)
+{
+	unsigned n = 0;
+	for (int fd = 0; fd < FAKE_FDS; fd++)
+		n += fake.detached[fd];
+	return n;
+}
+
+TEST(pairs_are_the_kernels_and_commands_a_processs)
+{
+	uint64_t offered = 0;
+	uint32_t base = 0;
+	uint16_t pairs = 0;
+	int taps[2 * PAIRS], n = 0;
+	set_up_pairs();
+	CHECK_EQ(open_pairs(), 0);
+	CHECK_EQ(b->queue_count, 2 * PAIRS + 1);
+	CHECK_EQ(b->ops->config_read(b, 8, &pairs, 2), 0);
+	CHECK_EQ(pairs, PAIRS);
+	CHECK_EQ(detached(), PAIRS - 1);
+	CHECK_EQ(b->ops->features(b, &offered), 0);
+	CHECK_EQ(offered & COMMANDS, COMMANDS);
+	CHECK(offered & UINT64_C(1) << VIRTIO_NET_F_CTRL_GUEST_OFFLOADS);
+	CHECK(offered & UINT64_C(1) << 29 && offered & UINT64_C(1) << VIRTIO_NET_F_GUEST_TSO4);
+	// What one of the two cannot: IN_ORDER, packed rings, an address that configuration space would have to show.
+	CHECK_EQ(offered &
+			 (UINT64_C(1) << 35 | UINT64_C(1) << 34 | UINT64_C(1) << VIRTIO_NET_F_CTRL_MAC_ADDR),
+		 0);
+
+	fake.log[0] = '\0';
+	CHECK_EQ(b->ops->negotiate(b, VERSION_1 | COMMANDS), 0);
+	CHECK_STR(fake.log, "VHOST_SET_FEATURES VHOST_SET_FEATURES TUNSETOFFLOAD negotiate");
+	CHECK_EQ(fake.taken, VERSION_1);
+	CHECK_EQ(control.negotiated, VERSION_1 | COMMANDS);
+	b->deadline = 77;
+	memset(fake.detached, 0, sizeof(fake.detached)); // as the driver before left them
+	fake.log[0] = '\0';
+	CHECK_EQ(start(2 * PAIRS + 1), 0);
+	CHECK_STR(fake.log, "VHOST_SET_MEM_TABLE VHOST_SET_MEM_TABLE memory " SETUP " " SETUP " " SETUP
+			    " " SETUP " start TUNSETQUEUE VHOST_NET_SET_BACKEND VHOST_NET_SET_BACKEND "
+			    "VHOST_NET_SET_BACKEND VHOST_NET_SET_BACKEND on");
+	CHECK_EQ(control.queue, 2 * PAIRS);
+	CHECK_EQ(bound(), 2 * PAIRS);
+	CHECK_EQ(detached(), PAIRS - 1);
+	for (int fd = 0; fd < FAKE_FDS; fd++)
+		for (int q = 0; q < 2 && n < 2 * PAIRS; q++)
+			if (fake.bound[fd][q] >= 0)
+				taps[n++] = fake.bound[fd][q];
+	CHECK(n == 4 && taps[0] == taps[1] && taps[2] == taps[3] && taps[0] != taps[2]);
+	CHECK(!fake.detached[taps[0]] && fake.detached[taps[2]]);
+
+	fake.log[0] = '\0';
+	CHECK(b->ops->stop_begin(b));
+	for (unsigned q = 0; q < 2 * PAIRS; q++)
+		CHECK_EQ(b->ops->queue_stop(b, q, &base), 0);
+	CHECK_EQ(b->ops->queue_stop(b, 2 * PAIRS, &base), 0);
+	CHECK_EQ(base, 42);
+	CHECK_EQ(b->ops->run(b, false), 0);
+	CHECK_STR(fake.log, "begin VHOST_NET_SET_BACKEND VHOST_NET_SET_BACKEND VHOST_NET_SET_BACKEND "
+			    "VHOST_NET_SET_BACKEND " CLEAR " " CLEAR " " CLEAR " " CLEAR " stop off");
+	CHECK_EQ(bound(), 0);
+	b->ops->close(b);
+	CHECK_EQ(control.closed, 1);
+	CHECK_EQ(control.mistakes, 0);
+}
+
+TEST(a_driver_without_pairs_has_its_commands_behind_the_first_and_one_without_commands_none)
+{
+	set_up_pairs();
+	CHECK_EQ(open_pairs(), 0);
+	CHECK_EQ(b->ops->negotiate(b, VERSION_1 | UINT64_C(1) << VIRTIO_NET_F_CTRL_VQ), 0);
+	CHECK_EQ(start(2 * PAIRS + 1), 0); // of which the last two are nobody's
+	CHECK_EQ(control.queue, 2);
+	CHECK_EQ(bound(), 2);
+	uint32_t base;
+	for (unsigned q = 0; q < 2 * PAIRS + 1; q++)
+		CHECK_EQ(b->ops->queue_stop(b, q, &base), 0);
+	CHECK_EQ(b->ops->run(b, false), 0);
+
+	fake.log[0] = '\0';
+	CHECK_EQ(b->ops->negotiate(b, VERSION_1), 0);
+	CHECK_EQ(start(2 * PAIRS + 1), 0);
+	CHECK(!b->ops->stop_begin(b));
+	CHECK_STR(fake.log, "VHOST_SET_FEATURES VHOST_SET_FEATURES TUNSETOFFLOAD VHOST_SET_MEM_TABLE "
+			    "VHOST_SET_MEM_TABLE " SETUP " " SETUP
+			    " TUNSETQUEUE VHOST_NET_SET_BACKEND VHOST_NET_SET_BACKEND");
+	CHECK_EQ(bound(), 2);
+	b->ops->close(b);
+	CHECK_EQ(bound(), 0);
+}
+
+TEST(each_call_of_a_start_with_pairs_may_fail)
+{
+	static const char *const steps[] = { "negotiate", "memory", "start", "on" };
+	set_up_pairs();
+	CHECK_EQ(open_pairs(), 0);
+	b->ops->close(b);
+	const int before = open_fds();
+	unsigned n = 1, failures = 0;
+	for (bool all = false; !all; n++) {
+		uint32_t base;
+		set_up_pairs();
+		CHECK_EQ(open_pairs(), 0);
+		fake.fail_call = fake.calls + n;
+		all = b->ops->negotiate(b, VERSION_1 | COMMANDS) == 0 && start(2 * PAIRS + 1) == 0;
+		all &= fake.calls < fake.fail_call;
+		failures += !all;
+		fake.fail_call = 0;
+		for (unsigned q = 0; q < 2 * PAIRS + 1; q++)
+			b->ops->queue_stop(b, q, &base);
+		CHECK_EQ(b->ops->run(b, false), 0);
+		CHECK_EQ(bound(), 0);
+		b->ops->close(b);
+		CHECK_EQ(open_fds(), before);
+	}
+	// TUNSETQUEUE fails of a tap that was deleted: no reason not to start.
+	CHECK_EQ(failures, 2 + 1 + 2 + 4 * 6 + 1 + 4);
+	for (unsigned i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+		set_up_pairs();
+		CHECK_EQ(open_pairs(), 0);
+		control.fails = steps[i];
+		CHECK((b->ops->negotiate(b, VERSION_1 | COMMANDS) || start(2 * PAIRS + 1)) != 0);
+		b->ops->close(b);
+		CHECK_EQ(bound(), 0);
+		CHECK_EQ(control.closed, 1);
+		CHECK_EQ(open_fds(), before);
+	}
+}
+
+static unsigned deaths;
+
+static void died(void *owner, const char *why)
+{
+	CHECK_STR(owner, "owner");
+	CHECK_STR(why, "killed");
+	deaths++;
+}
+
+TEST(what_becomes_of_the_process_becomes_of_the_device)
+{
+	static const struct backend_events events = { .queue_failed = queue_failed, .died = died };
+	char owner[] = "owner";
+	set_up_pairs();
+	CHECK_EQ(open_pairs(), 0);
+	control.b.events->died(control.b.owner, "killed"); // nobody hears it yet
+	b->events = &events;
+	b->owner = owner;
+	control.b.events->died(control.b.owner, "killed");
+	CHECK_EQ(deaths, 1);
+	control.b.events->queue_failed(control.b.owner);
+	CHECK_EQ(failed_queues, 1);
+	b->ops->close(b);
+}
+
+TEST(pairs_that_cannot_be_opened_leave_nothing)
+{
+	set_up_pairs();
+	const int before = open_fds();
+	control.features &= ~COMMANDS;
+	CHECK_EQ(open_pairs(), -ENOTSUP);
+	CHECK_STR(e.text, "n: minivmm-net-control: it is not of this version of minivmm");
+	CHECK_EQ(control.closed, 1);
+	set_up_pairs();
+	control.b.queue_count = 2;
+	CHECK_EQ(open_pairs(), -ENOTSUP);
+	set_up_pairs();
+	fake.multi_queue = false;
+	CHECK_EQ(open_pairs(), -EINVAL);
+	CHECK(strstr(e.text, "is not opened with IFF_MULTI_QUEUE"));
+	CHECK_EQ(control.closed, 1);
+	set_up_pairs();
+	fake.fail_request = VHOST_SET_OWNER;
+	CHECK(open_pairs() < 0);
+	CHECK_EQ(control.closed, 1);
 	CHECK_EQ(open_fds(), before);
 }
