@@ -1,5 +1,5 @@
 # The host's own kernel as the back-end: vhost-net on a tap, vhost-vsock.
-# weight: 90
+# weight: 115
 load lib/helpers
 
 SIZE=8388608
@@ -34,8 +34,8 @@ teardown() {
     e2e_teardown
 }
 
-tap_make() {
-    ip tuntap add mini-kv mode tap
+tap_make() { # [multi_queue]
+    ip tuntap add mini-kv mode tap "$@"
     ip addr add 10.9.0.1/24 dev mini-kv
     ip link set mini-kv up
 }
@@ -102,6 +102,56 @@ download() { # a file of the host's comes whole
     run -0 vm_guest a 'for i in $(seq 50); do [ $(cat /sys/class/net/eth0/carrier) = 1 ] || break; sleep 0.1; done; cat /sys/class/net/eth0/carrier; ping -c 1 -W 1 10.9.0.1 > /dev/null || echo lost'
     [ "$output" = $'0\nlost' ] || fail "$output"
     grep -q 'tap mini-kv was deleted' "$D/a/stderr"
+    vm_stop a
+}
+
+# Packets of each CPU leave by its own pair; the host spreads its flows over the queues that are attached, and one that nobody serves
+# would lose some of them.
+both_ways() { # CPUS
+    local i masks=(1 2 4 8)
+    run -0 vm_guest a -t 90 "for m in ${masks[*]:0:$1}; do taskset \$m ping -q -A -c 20 -w 30 10.9.0.1 || exit 1; done"
+    [ "$(grep -c ' 20 packets received, 0% packet loss' <<< "$output")" = "$1" ] || fail "$output"
+    for i in 1 2 3 4 5 6 7 8; do
+        run -0 ping -q -A -c 5 -w 20 10.9.0.2
+        [[ $output == *" 0% packet loss"* ]] || fail "flow $i: $output"
+    done
+}
+
+@test "vhost-net with four pairs: a queue of the tap for each that the driver uses, also when its process was killed, with more CPUs, and after a reboot" {
+    need_node /dev/vhost-net vhost_net
+    tap_make multi_queue
+    head -c $SIZE /dev/urandom > "$D/file"
+    used() { ls -d /sys/class/net/mini-kv/queues/tx-* | wc -l; }
+    control() { pgrep -P "$(vm_pid a)" -f minivmm-net-control; }
+    back() { [ "$(grep -c 'net0: minivmm-net-control is back after' "$D/a/stderr")" -ge "$1" ]; }
+    {
+        CPUS=4 vm_boot rig maxcpus=2 minivmm.agent
+        net_device 'queues = 4' 'mac = "52:54:00:09:00:02"'
+    } | vm_start a
+    guest_up
+    [ "$output" = 52:54:00:09:00:02 ]
+    [ "$(used)" = 2 ] || fail "2 CPUs, 4 pairs: $(used) queues of the tap"
+    [ "$(cat /proc/"$(vm_pid a)"/task/*/comm | grep -c '^vhost-')" = 4 ]
+    both_ways 2
+    download
+
+    kill -KILL "$(control)"
+    wait_for 10 back 1 || fail "$(tail -n 5 "$D/a/stderr")"
+    [ "$(used)" = 2 ] || fail "after a death: $(used)"
+    run -0 vm_guest a 'ifconfig eth0 promisc && ifconfig eth0 -promisc'
+    both_ways 2
+
+    run -0 vm_guest a 'for c in 2 3; do echo 1 > /sys/devices/system/cpu/cpu$c/online || exit 1; done
+        cd /sys/bus/virtio/drivers/virtio_net; d=$(ls -d virtio*); echo $d > unbind; echo $d > bind'
+    guest_up
+    [ "$(used)" = 4 ] || fail "4 CPUs: $(used)"
+    both_ways 4
+
+    vm_guest a 'echo reboot > /run/after'
+    vm_count a '^MINIVMM-AGENT' 2
+    guest_up
+    [ "$(used)" = 2 ] || fail "after a reboot: $(used)"
+    both_ways 2
     vm_stop a
 }
 

@@ -57,6 +57,15 @@ scenario() { # NAME
     scenario descriptors
 }
 
+@test "minivmm-net-control: commands for pairs whose packets another program moves; killed, they are as they were" {
+    timeout 100 "$TOP/tests/native/net-front-end" "$BIN/minivmm-net-control" "$D/sock" commands
+    run -2 "$BIN/minivmm-net-control" --socket-path "$D/sock" --tap tap0
+    [[ $output == *'"tap0" is no descriptor, fd:N'* ]]
+    run ! "$BIN/minivmm-net-control" --socket-path "$D/sock" --tap fd:0
+    [[ $output == *'two or more are needed'* ]]
+    [ ! -e "$D/sock" ]
+}
+
 @test "the interface is removed under a driver" {
     command -v ip > /dev/null || skip "iproute2 is not installed"
     scenario gone
