@@ -148,7 +148,7 @@ static int describe_control(struct explain_device *d, const struct bridge_host *
 			    struct err *e)
 {
 	const struct device_config *cfg = d->cfg;
-	const char *kernel = d->peer, *tap_gone = d->again;
+	const char *kernel = d->peer;
 	struct launch *l = NULL;
 	int rc = builtin_plan(&l, cfg, host->program_dir, host->insecure, e);
 	if (rc == 0)
@@ -162,7 +162,8 @@ static int describe_control(struct explain_device *d, const struct bridge_host *
 	d->peer = arena_printf(a, "%s; for commands %s", kernel, d->program);
 	d->gives =
 		"data and doorbells pass the monitor by; of other processes one takes part, and in commands only";
-	d->again = arena_printf(a, "its process: %s; %s", say_again(cfg, &d->needs_spawner, a), tap_gone);
+	d->restart = say_again(cfg, &d->needs_spawner, a);
+	d->again = arena_printf(a, "%s; its process: %s", d->again, d->restart);
 	return d->peer && d->again ? 0 : err_sys(e, ENOMEM, "explain");
 }
 

@@ -197,7 +197,7 @@ static void print_process(FILE *out, const struct vm_config *c, const struct exp
 	else
 		explain_field(out, "jail", "NONE (sandbox = \"none\"): whatever your user may do");
 	print_cgroup(out, &d->cfg->limits);
-	explain_field(out, "restart", "%s", d->again);
+	explain_field(out, "restart", "%s", d->restart ? d->restart : d->again);
 }
 
 static void print_seal(const char *prefix, FILE *out)

@@ -32,6 +32,7 @@ struct explain_device {
 	const char *gives, *costs;     // NULL: as a back-end in a process of its own does
 	bool needs_spawner;	       // which somebody has to do
 	const char *program;	       // path, or NULL: nobody is started
+	const char *restart;	       // what happens when its process is gone; NULL: `again`
 	const char *const *argv;       // as the program gets it
 	const char *fd[SPAWN_FDS_MAX]; // from SPAWN_FD_FIRST on
 	unsigned fd_count;

@@ -32,7 +32,8 @@ static void print_spawner(FILE *out, const struct explain_device *devices, unsig
 		      "starts or connects again, on one byte from the monitor and nothing else:");
 	for (unsigned i = 0; i < count; i++)
 		if (devices[i].needs_spawner)
-			explain_field(out, "", "%s: %s", devices[i].cfg->id, devices[i].peer);
+			explain_field(out, "", "%s: %s", devices[i].cfg->id,
+				      devices[i].program ? devices[i].program : devices[i].peer);
 	explain_field(out, "holds", "/dev/null, standard error, sockets to minivmm, a watch on folders");
 	for (unsigned i = 0; i < count; i++) {
 		if (!devices[i].needs_spawner)
