@@ -25,8 +25,8 @@ static const struct vdev_option options[] = {
 };
 
 static const struct sandbox_rule rules[] = {
-	SANDBOX_RARE_IOCTL(TUNSETQUEUE, "pairs that the driver begins or ceases to use"),
-	SANDBOX_RARE_IOCTL(TUNSETOFFLOAD, "checksums and segments that the driver takes from now on"),
+	SANDBOX_IOCTL(TUNSETQUEUE, "pairs that the driver begins or ceases to use"),
+	SANDBOX_IOCTL(TUNSETOFFLOAD, "checksums and segments that the driver takes from now on"),
 };
 
 static int control_option(struct vdev *d, const char *name, const char *value, struct err *e)

@@ -80,13 +80,21 @@ scenario() { # NAME
     python3 -c 'import json, sys; assert json.loads(sys.argv[1])["type"] == "net"' "$output"
 }
 
-@test "it needs each row of its system call table, and nothing else" {
-    needs_strace
-    "$BIN/minivmm-net" --print-syscalls > "$D/table"
+# Each row of a program's table is used in these scenarios.
+needs_its_rows() { # PROGRAM SCENARIO...
+    local traced=$D/traced/$1
+    mkdir -p "$D/traced"
     # shellcheck disable=SC2016
-    printf '#!/bin/sh\nexec strace -D -o "%s/strace.$$" -f -e raw=all "%s" "$@"\n' "$D" "$BIN/minivmm-net" > "$D/traced"
-    chmod +x "$D/traced"
-    timeout 100 "$TOP/tests/native/net-front-end" "$D/traced" "$D/sock" plain control queues
+    printf '#!/bin/sh\nexec strace -D -o "%s.strace.$$" -f -e raw=all "%s" "$@"\n' "$traced" "$BIN/$1" > "$traced"
+    chmod +x "$traced"
+    timeout 100 "$TOP/tests/native/net-front-end" "$traced" "$D/sock" "${@:2}"
     sleep 1 # strace writes on when its program has ended
-    "$TOP/tests/native/unused-rules" "$D/table" "$D"/strace.*
+    "$BIN/$1" --print-syscalls > "$D/table"
+    "$TOP/tests/native/unused-rules" "$D/table" "$traced".strace.*
+}
+
+@test "they need each row of their system call tables, and nothing else" {
+    needs_strace
+    needs_its_rows minivmm-net plain control queues
+    needs_its_rows minivmm-net-control commands
 }
