@@ -109,21 +109,25 @@ download() { # a file of the host's comes whole
 # would lose some of them.
 both_ways() { # CPUS
     local i masks=(1 2 4 8)
-    run -0 vm_guest a -t 90 "for m in ${masks[*]:0:$1}; do taskset \$m ping -q -A -c 20 -w 30 10.9.0.1 || exit 1; done"
-    [ "$(grep -c ' 20 packets received, 0% packet loss' <<< "$output")" = "$1" ] || fail "$output"
-    for i in 1 2 3 4 5 6 7 8; do
-        run -0 ping -q -A -c 5 -w 20 10.9.0.2
+    run -0 vm_guest a "for m in ${masks[*]:0:$1}; do taskset \$m ping -q -A -c 10 -w 20 10.9.0.1 || exit 1; done"
+    [ "$(grep -c ' 10 packets received, 0% packet loss' <<< "$output")" = "$1" ] || fail "$output"
+    for i in 1 2 3 4 5 6; do
+        run -0 ping -q -A -c 3 -w 20 10.9.0.2
         [[ $output == *" 0% packet loss"* ]] || fail "flow $i: $output"
     done
 }
 
-@test "vhost-net with four pairs: a queue of the tap for each that the driver uses, also when its process was killed, with more CPUs, and after a reboot" {
+@test "vhost-net with four pairs: a queue of the tap for each that the driver uses, also when its process was killed, with more CPUs and with fewer" {
     need_node /dev/vhost-net vhost_net
     tap_make multi_queue
-    head -c $SIZE /dev/urandom > "$D/file"
     used() { ls -d /sys/class/net/mini-kv/queues/tx-* | wc -l; }
     control() { pgrep -P "$(vm_pid a)" -f minivmm-net-control; }
-    back() { [ "$(grep -c 'net0: minivmm-net-control is back after' "$D/a/stderr")" -ge "$1" ]; }
+    back() { grep -q 'net0: minivmm-net-control is back after' "$D/a/stderr"; }
+    cpus() { # 0 or 1: whether there are two more from now on, which the driver looks at when it begins
+        run -0 vm_guest a "for c in 2 3; do echo $1 > /sys/devices/system/cpu/cpu\$c/online || exit 1; done
+            cd /sys/bus/virtio/drivers/virtio_net; d=\$(ls -d virtio*); echo \$d > unbind; echo \$d > bind"
+        guest_up
+    }
     {
         CPUS=4 vm_boot rig maxcpus=2 minivmm.agent
         net_device 'queues = 4' 'mac = "52:54:00:09:00:02"'
@@ -133,24 +137,18 @@ both_ways() { # CPUS
     [ "$(used)" = 2 ] || fail "2 CPUs, 4 pairs: $(used) queues of the tap"
     [ "$(cat /proc/"$(vm_pid a)"/task/*/comm | grep -c '^vhost-')" = 4 ]
     both_ways 2
-    download
 
     kill -KILL "$(control)"
-    wait_for 10 back 1 || fail "$(tail -n 5 "$D/a/stderr")"
+    wait_for 10 back || fail "$(tail -n 5 "$D/a/stderr")"
     [ "$(used)" = 2 ] || fail "after a death: $(used)"
     run -0 vm_guest a 'ifconfig eth0 promisc && ifconfig eth0 -promisc'
     both_ways 2
 
-    run -0 vm_guest a 'for c in 2 3; do echo 1 > /sys/devices/system/cpu/cpu$c/online || exit 1; done
-        cd /sys/bus/virtio/drivers/virtio_net; d=$(ls -d virtio*); echo $d > unbind; echo $d > bind'
-    guest_up
+    cpus 1
     [ "$(used)" = 4 ] || fail "4 CPUs: $(used)"
     both_ways 4
-
-    vm_guest a 'echo reboot > /run/after'
-    vm_count a '^MINIVMM-AGENT' 2
-    guest_up
-    [ "$(used)" = 2 ] || fail "after a reboot: $(used)"
+    cpus 0
+    [ "$(used)" = 2 ] || fail "2 CPUs again: $(used)"
     both_ways 2
     vm_stop a
 }
