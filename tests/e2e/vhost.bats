@@ -141,6 +141,7 @@ both_ways() { # CPUS
     kill -KILL "$(control)"
     wait_for 10 back || fail "$(tail -n 5 "$D/a/stderr")"
     [ "$(used)" = 2 ] || fail "after a death: $(used)"
+    run -0 "$TOP/tests/guest/lib/explain-check" "$MINIVMM" "$D/a/vm.toml" "$(vm_pid a)"
     run -0 vm_guest a 'ifconfig eth0 promisc && ifconfig eth0 -promisc'
     both_ways 2
 
