@@ -24,7 +24,7 @@ struct vhost_kernel;
 struct vhost_kind {
 	uint16_t virtio_type;
 	const char *node, *module;
-	uint16_t queues; // of the device; a descriptor serves the first `served`, nobody ever needs the others
+	uint16_t queues; // of the device; a descriptor serves the first `served`, nobody needs the others
 	uint16_t served;
 	uint64_t carried; // features that are the kernel's to offer; all others are this kind's own
 	// Adds its own features to vk->offered, fills vk->config.  -errno with a sentence that names no device yet.
