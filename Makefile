@@ -41,7 +41,7 @@ LDFLAGS_fuzz   = -fsanitize=address,undefined
 CFLAGS_musl    = -O2 -D_FORTIFY_SOURCE=2 -fno-asynchronous-unwind-tables -Wno-conversion -Wno-sign-conversion -ffunction-sections -fdata-sections -isystem $(CACHE)/musl/include
 LDFLAGS_musl   = -static -L$(CACHE)/musl/lib
 # The monitor has no data path, so there size is what its speed is made of.
-$(O)/vmm/%.o $(O)/bridges/%.o $(O)/firmware/%.o: CFLAGS_musl += -Os
+$(O)/vmm/%.o $(O)/bridges/%.o $(O)/arch/%.o $(O)/firmware/%.o: CFLAGS_musl += -Os
 ifeq ($(MODE),fuzz)
 CC = clang
 endif

@@ -98,15 +98,19 @@ static bool listed(const struct doctor *d, const char *path, const char *word)
 // Whatever it was called then: the file systems' device numbers.
 static bool number_mounted(const struct doctor *d, const char *name)
 {
-	char path[PATH_MAX], number[32], line[1024], one[32];
+	char path[PATH_MAX], number[32], line[1024], *rest;
 	snprintf(path, sizeof(path), "/sys/class/block/%s/dev", name);
 	if (!doctor_line(d, path, number, sizeof(number)))
 		return false;
 	snprintf(path, sizeof(path), "%s/proc/self/mountinfo", d->root);
 	FILE *f = fopen(path, "re");
 	bool found = false;
-	while (f && !found && fgets(line, sizeof(line), f))
-		found = sscanf(line, "%*s %*s %31s", one) == 1 && strcmp(one, number) == 0;
+	while (f && !found && (rest = fgets(line, sizeof(line), f))) {
+		const char *word = NULL;
+		for (unsigned i = 0; i < 3; i++)
+			word = strsep(&rest, " ");
+		found = word && strcmp(word, number) == 0;
+	}
 	if (f)
 		fclose(f);
 	return found;

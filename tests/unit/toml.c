@@ -9,6 +9,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
 #include <time.h>
 
 #define FOLDER "tests/unit/toml"
@@ -53,10 +55,10 @@ static void dump_scalar(FILE *f, const struct toml_value *v)
 		fprintf(f, "integer %" PRId64, v->integer);
 		break;
 	case TOML_FLOAT:
-		if (v->real != v->real)
+		if (isnan(strtod(v->real, NULL)))
 			fprintf(f, "float nan");
 		else
-			fprintf(f, "float %.17g", v->real);
+			fprintf(f, "float %.17g", strtod(v->real, NULL));
 		break;
 	case TOML_BOOLEAN:
 		fprintf(f, "%s", v->boolean ? "true" : "false");

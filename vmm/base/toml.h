@@ -55,7 +55,8 @@ struct toml_value {
 	union {
 		struct toml_text string;
 		int64_t integer;
-		double real;
+		// As strtod(3) reads it, so that those who want none, all of ours, do not link what makes numbers of it.
+		const char *real;
 		bool boolean;
 		struct toml_datetime datetime;
 		struct {

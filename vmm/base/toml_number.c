@@ -2,8 +2,6 @@
 #include "vmm/base/toml_lex.h"
 
 #include <errno.h>
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define SHOWN 40 // characters of a word in a message
@@ -240,21 +238,25 @@ static enum outcome real(struct toml_lex *lx, struct word *w, struct toml_value 
 	if (w->i != w->len)
 		return MALFORMED;
 	clean[n] = '\0';
-	v->real = strtod(clean, NULL); // the programs never leave the "C" locale
-	return isinf(v->real) ? TOO_LARGE : GOOD;
+	v->real = clean;
+	return GOOD;
 }
 
 static bool named_real(struct word *w, struct toml_value *v)
 {
+	const char *real = NULL;
 	bool minus = peek(w) == '-';
 	if (minus || peek(w) == '+')
 		w->i++;
-	bool inf = equals(w, "inf"), found = inf || equals(w, "nan");
+	if (equals(w, "inf"))
+		real = minus ? "-inf" : "inf";
+	else if (equals(w, "nan"))
+		real = "nan";
 	w->i = 0;
-	if (!found)
+	if (!real)
 		return false;
 	v->type = TOML_FLOAT;
-	v->real = copysign(inf ? HUGE_VAL : (double)NAN, minus ? -1.0 : 1.0);
+	v->real = real;
 	return true;
 }
 
