@@ -69,11 +69,11 @@ static int take_over(struct vfio_user *v, struct err *e)
 	pthread_mutex_lock(&v->dma_lock);
 	v->mapped.count = 0;
 	pthread_mutex_unlock(&v->dma_lock);
-	atomic_store(&v->answered, false);
 	atomic_store(&v->posts, VFU_POSTS_UNTRIED);
 	atomic_store(&v->intx_eventfd, false);
 	atomic_store(&v->live, true);
 	int rc = v->link.events->returned(v->link.owner, e);
+	atomic_store(&v->answered, false); // what the owner asked is no use of it
 	if (rc < 0)
 		atomic_store(&v->live, false);
 	return rc;

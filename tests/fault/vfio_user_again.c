@@ -12,6 +12,8 @@
 
 #define SHORT_MS 200
 
+static int64_t back_off_ms = 1;
+
 struct again {
 	struct front f; // first: the owner of the link
 	struct mem_table ram;
@@ -70,7 +72,7 @@ static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
 	a->f.l->events = &events;
 	const struct again_how how = { .source = AGAIN_LISTENER,
 				       .limit_ms = limit_ms,
-				       .back_off_ms = 1,
+				       .back_off_ms = back_off_ms,
 				       .line = -1,
 				       .listener = a->listener,
 				       .leave = a->leave };
@@ -437,6 +439,40 @@ TEST(nobody_comes_in_time)
 	CHECK_EQ(config_word(&a), 0);
 	again_close(&a);
 	peer_end(&late);
+}
+
+// What its owner asks when it returns is no use of it: one that is taken and ends at once is waited for like one that is not.
+TEST(one_that_returns_to_end_at_once_is_not_taken_at_any_rate)
+{
+	struct again a;
+	struct peer first, brief, last;
+	back_off_ms = 2 * SHORT_MS;
+	peer_init(&first);
+	CHECK(again_open(&a, &first, 0));
+	peer_end(&first);
+	CHECK(await_deaths(&a, 1));
+	next_init(&brief);
+	CHECK(next_start(&a, &brief));
+	CHECK(await_returns(&a, 1));
+	const deadline_ns start = deadline_now();
+	peer_end(&brief);
+	CHECK(await_deaths(&a, 2));
+	next_init(&last);
+	CHECK(next_start(&a, &last));
+	CHECK(await_returns(&a, 2));
+	CHECK(ms_since(start) >= SHORT_MS);
+	CHECK_EQ(config_word(&a), 0x1234); // which is use of it
+	peer_end(&last);
+	CHECK(await_deaths(&a, 3));
+	const deadline_ns used = deadline_now();
+	next_init(&brief);
+	CHECK(next_start(&a, &brief));
+	CHECK(await_returns(&a, 3));
+	CHECK(ms_since(used) < back_off_ms);
+	again_close(&a);
+	peer_join(&brief);
+	peer_free(&brief);
+	back_off_ms = 1;
 }
 
 // Its end is not kept waiting: neither by one that nobody comes to, nor by one that is mute.
