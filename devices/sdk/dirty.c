@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #define LOG_MOST (UINT64_C(1) << 33) // a bit for each page of 256 TiB
 
@@ -24,14 +23,15 @@ int dirty_open(struct dirty_log *l, int fd, uint64_t offset, uint64_t len)
 		return -EBADF;
 	if (len == 0 || len > LOG_MOST || st.st_size < 0 || !range_in(offset, len, (uint64_t)st.st_size))
 		return -ERANGE;
-	uint64_t skip = offset & ((uint64_t)sysconf(_SC_PAGESIZE) - 1);
-	void *p = mmap(NULL, len + skip, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(offset - skip));
+	const uint64_t align = guest_mem_align(&st), skip = offset & (align - 1);
+	const size_t map_len = (size_t)align_up(len + skip, align);
+	void *p = mmap(NULL, map_len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(offset - skip));
 	if (p == MAP_FAILED)
 		return -errno;
 	if (l->bits)
 		munmap(l->map, l->map_len);
 	l->map = p;
-	l->map_len = len + skip;
+	l->map_len = map_len;
 	l->bits = (uint8_t *)p + skip;
 	l->len = len;
 	return 0;

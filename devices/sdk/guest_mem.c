@@ -9,9 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-// What a mapping's offset and length must be multiples of: the page size, or the huge page size of a hugetlb file, which
-// fstat gives as its block size.
-static uint64_t map_align(const struct stat *st)
+uint64_t guest_mem_align(const struct stat *st)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), block = (uint64_t)st->st_blksize;
 	return st->st_blksize > 0 && is_power_of_two(block) && block > page && block <= UINT64_C(1) << 30
@@ -49,7 +47,7 @@ static int region_add(struct guest_mem *m, int fd, const struct stat *st, uint64
 		      struct guest_region r)
 {
 	const uint64_t gpa = r.base[GUEST_PHYSICAL], uva = r.base[GUEST_USER];
-	uint64_t align = map_align(st), skip = file_off & (align - 1);
+	uint64_t align = guest_mem_align(st), skip = file_off & (align - 1);
 	if (r.len == 0 || r.len > (UINT64_C(1) << 62) || file_off > INT64_MAX - r.len ||
 	    !range_in(gpa, r.len, UINT64_MAX) || !range_in(uva, r.len, UINT64_MAX))
 		return -ERANGE;

@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+struct stat;
+
 #define GUEST_REGIONS_MAX 509 // what other back-ends take: 512 slots of KVM less the three that it keeps
 
 // Which of its two names an address uses.
@@ -48,6 +50,10 @@ struct guest_mem {
 		size_t len;
 	} extra[GUEST_EXTRAS]; // the carrier's
 };
+
+// What offset and length of a mapping must be multiples of: the page size, or the huge page size of a hugetlb file, which fstat(2) gives
+// as its block size.  A part of a huge page can neither be unmapped nor replaced.
+uint64_t guest_mem_align(const struct stat *st);
 
 // False if `fd` is refused because of memory_only.
 bool guest_mem_allows(const struct guest_mem *m, int fd);

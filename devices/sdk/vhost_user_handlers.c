@@ -350,6 +350,7 @@ static int on_set_inflight_fd(struct server *s, struct request *rq)
 		len += vu_state_record_len(s);
 	if (!S_ISREG(st.st_mode) || !range_in(in->mmap_offset, len, (uint64_t)st.st_size))
 		return -ERANGE;
+	len = align_up(len, guest_mem_align(&st));
 	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, rq->fds.fd[0], (off_t)in->mmap_offset);
 	if (p == MAP_FAILED)
 		return -errno;

@@ -36,3 +36,12 @@ huge() { sed 's/^\[vm\]/[vm]\nbacking = "hugetlb-2M"/'; }
     [ "$(free_pages)" = 130 ]
     reserve 0
 }
+
+@test "minivmm-switch: a log and a record in huge pages are truncated: that port is closed, and no page is kept" {
+    [ -w /proc/sys/vm/nr_hugepages ] && [ -n "${IN_RIG:-}" ] || skip "reserves huge pages: only in the rig"
+    need python3
+    reserve 8
+    run -0 timeout 60 "$TOP/tests/native/switch-front-end" "${MINIVMM_SWITCH:-$TOP/minivmm-switch}" "$D/sock" huge
+    [ "$(free_pages)" = 8 ]
+    reserve 0
+}

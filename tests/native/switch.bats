@@ -60,6 +60,11 @@ scenario() { # NAME
     scenario truncated
 }
 
+@test "a log and a record in huge pages are truncated: the same, and none is kept" {
+    [ "$(sed -n 's/^HugePages_Free: *//p' /proc/meminfo)" -ge 3 ] || skip "no huge pages are free (/proc/sys/vm/nr_hugepages); tests/e2e has some"
+    scenario huge
+}
+
 @test "guest memory that a file system could hold up is refused" {
     scenario files
 }
