@@ -250,18 +250,34 @@ static void port_events(struct loop_source *s, uint32_t events)
 	loop_once(&CONTAINER_OF(s, struct port, events)->d.loop, 0);
 }
 
+static bool address_is_taken(const struct vswitch *sw, const uint8_t mac[6])
+{
+	for (unsigned i = 0; i < sw->ports_used; i++)
+		if (sw->port[i] && memcmp(sw->port[i]->config.mac, mac, 6) == 0)
+			return true;
+	return false;
+}
+
+// The next that is free: after 65,536 ports their numbers begin again.
+static void address_choose(struct vswitch *sw, uint8_t mac[6])
+{
+	memcpy(mac, sw->mac, sizeof(sw->mac));
+	do {
+		const unsigned n = sw->made++;
+		mac[4] = (uint8_t)(n >> 8);
+		mac[5] = (uint8_t)n;
+	} while (address_is_taken(sw, mac));
+}
+
 static void port_describe(struct port *p)
 {
 	struct vswitch *sw = p->sw;
-	unsigned n = sw->made++;
 	p->config = (struct virtio_net_config){
 		.status = VIRTIO_NET_S_LINK_UP,
 		.max_virtqueue_pairs = 1,
 		.mtu = sw->mtu,
 	};
-	memcpy(p->config.mac, sw->mac, sizeof(sw->mac));
-	p->config.mac[4] = (uint8_t)(n >> 8);
-	p->config.mac[5] = (uint8_t)n;
+	address_choose(sw, p->config.mac);
 	p->d.ops = &port_ops;
 	p->d.config = &p->config;
 	p->d.config_len = CONFIG_LEN;

@@ -317,6 +317,25 @@ static void switch_free(void)
 	free(sw);
 }
 
+// An address is two bytes of a number that goes round: who connects often enough does not get another's.
+TEST(no_two_ports_have_the_same_address)
+{
+	switch_new();
+	struct guest a, b, c;
+	guest_new(&a, 0);
+	guest_new(&b, 0);
+	sw->made = 1u << 16;
+	guest_new(&c, 0);
+	CHECK(memcmp(c.p->config.mac, a.p->config.mac, 6) != 0 &&
+	      memcmp(c.p->config.mac, b.p->config.mac, 6) != 0);
+	CHECK_EQ(mac_table_find(&sw->table, mac_number(a.p->config.mac), 0), (int)a.p->number);
+	CHECK_EQ(mac_table_find(&sw->table, mac_number(b.p->config.mac), 0), (int)b.p->number);
+	guest_free(&c);
+	guest_free(&b);
+	guest_free(&a);
+	switch_free();
+}
+
 TEST(a_round_takes_from_all_and_a_bounded_batch_from_each)
 {
 	switch_new();
