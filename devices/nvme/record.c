@@ -48,10 +48,10 @@ static bool queues_valid(const struct nvme *n, const struct nvme_set_up *s)
 		if (there && (i > n->io_queues || s->sq[i].size == 1 || s->cq[i].size == 1 ||
 			      s->cq[i].vector > n->io_queues))
 			return false;
-		if (s->sq[i].size &&
-		    (s->sq[i].cqid > n->io_queues || !s->cq[s->sq[i].cqid].size || s->sq[i].size > 4096))
+		// Also of one that is not there: a command in a slot may name it.
+		if (s->sq[i].cqid > n->io_queues || s->sq[i].size > 4096 || s->cq[i].size > 4096)
 			return false;
-		if (s->cq[i].size > 4096)
+		if (s->sq[i].size && !s->cq[s->sq[i].cqid].size)
 			return false;
 	}
 	return s->event_count <= NVME_EVENTS_MAX;

@@ -27,9 +27,8 @@
 #define BUFFER 0xa000u
 #define STEPS  4000000
 
-static char record_path[] = "/tmp/minivmm-nvme-record-XXXXXX",
-	    again_path[] = "/tmp/minivmm-nvme-again-XXXXXX";
-static char image_path[] = "/tmp/minivmm-nvme-image-XXXXXX", copy_path[] = "/tmp/minivmm-nvme-copy-XXXXXX";
+static char record_path[40], again_path[40], image_path[40], copy_path[40];
+static char *const paths[] = { record_path, again_path, image_path, copy_path };
 
 // A controller and its driver's memory.
 struct side {
@@ -38,6 +37,23 @@ struct side {
 	uint8_t *ram;
 	unsigned tail[3];
 };
+
+static bool paths_make(void)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(paths); i++) {
+		strcpy(paths[i], "/tmp/minivmm-nvme-record-XXXXXX");
+		FD_AUTO fd = mkstemp(paths[i]);
+		if (fd < 0 || ftruncate(fd, i < 2 ? 0 : IMAGE_LEN) < 0)
+			return false;
+	}
+	return true;
+}
+
+static void paths_unmake(void)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(paths); i++)
+		unlink(paths[i]);
+}
 
 static void put(struct side *s, uint64_t offset, uint32_t val)
 {
@@ -218,12 +234,8 @@ TEST(killed_at_each_instruction)
 	static struct nvme_record record;
 	static uint8_t ram[RAM_LEN];
 	int status;
-	char *const paths[] = { record_path, again_path, image_path, copy_path };
 	log_init("nvme_record", LOG_ERROR);
-	for (unsigned i = 0; i < ARRAY_LEN(paths); i++) {
-		FD_AUTO fd = mkstemp(paths[i]);
-		CHECK(fd >= 0 && ftruncate(fd, i < 2 ? 0 : IMAGE_LEN) == 0);
-	}
+	CHECK(paths_make());
 	CHECK(side_open(&s, record_path, image_path));
 	begin(&s);
 	CHECK_EQ(entries(&s, 0, 2 * ENTRIES), 3);
@@ -253,9 +265,33 @@ TEST(killed_at_each_instruction)
 	if (!WIFEXITED(status))
 		kill(pid, SIGKILL);
 	printf("%u instructions, %u states\n", steps, states);
-	for (unsigned i = 0; i < ARRAY_LEN(paths); i++)
-		unlink(paths[i]);
+	paths_unmake();
 	CHECK_EQ(bad, 0);
 	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	CHECK(states > 100);
+}
+
+// A command that was taken from a queue which is gone by what is set up now, and a number of a completion queue that there is none of.
+TEST(a_record_that_makes_no_sense_is_not_gone_on_with)
+{
+	static struct side s, t;
+	static struct nvme_record r;
+	log_init("nvme_record", LOG_ERROR);
+	CHECK(paths_make());
+	CHECK(side_open(&s, record_path, image_path));
+	begin(&s);
+	memcpy(&r, s.n.record, sizeof(r));
+	struct nvme_set_up *next = &r.set_up[(r.generation + 1) % 2];
+	*next = r.set_up[r.generation % 2];
+	next->sq[1].size = 0;
+	next->sq[1].cqid = UINT16_MAX;
+	r.sq[1].done = 1;
+	r.slot[0] = (struct nvme_slot){ .state = NVME_SLOT_TAKEN, .sqid = 1 };
+	r.slot[NVME_SLOT_ADMIN] =
+		(struct nvme_slot){ .state = NVME_SLOT_STAYS, .generation = r.generation + 1 };
+	CHECK(file_write(again_path, &r, sizeof(r)));
+	CHECK(side_open(&t, again_path, copy_path));
+	paths_unmake();
+	CHECK(!t.n.away && !t.n.recovers);
+	CHECK_EQ(t.n.csts, 0);
 }
