@@ -58,6 +58,8 @@ int vfu_region_read(struct vfio_link *l, unsigned index, uint64_t offset, void *
 		return -EPIPE;
 	const uint64_t most = MIN(v->said.caps.max_data_xfer_size, VFIO_USER_DATA_XFER_SIZE_MIN);
 	uint8_t *to = buf;
+	if (!most) // it is gone, and who comes for it is being asked
+		return -EPIPE;
 	for (size_t done = 0; done < len;) {
 		const size_t n = MIN(len - done, most);
 		int rc = read_piece(v, index, offset + done, to + done, n);

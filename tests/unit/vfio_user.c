@@ -2,6 +2,7 @@
 // The vfio-user client against a server that behaves: what it asks, what it says, and what it hands on.
 #include "tests/unit/test.h"
 
+#include "bridges/vfio_user_impl.h"
 #include "tests/fault/vfu_peer.h"
 #include "vmm/base/fd.h"
 
@@ -198,6 +199,22 @@ TEST(long_reads_go_in_pieces)
 	CHECK(memcmp(bar, p.bar, sizeof(bar)) == 0);
 	end();
 	CHECK(sent(VFIO_USER_REGION_READ, 3) && !sent(VFIO_USER_REGION_READ, 4));
+	peer_free(&p);
+}
+
+// A call may be between its look at the connection and its look at what the server takes while another server is asked for that.
+TEST(a_read_of_a_server_of_which_nothing_is_known_ends)
+{
+	peer_init(&p);
+	front_open(&f, &p);
+	CHECK_EQ(f.rc, 0);
+	uint32_t word = 0;
+	struct vfio_user *v = CONTAINER_OF(f.l, struct vfio_user, link);
+	v->said.caps.max_data_xfer_size = 0;
+	alarm(10);
+	CHECK_EQ(f.l->ops->region_read(f.l, 7, 0, &word, 4), -EPIPE);
+	alarm(0);
+	end();
 	peer_free(&p);
 }
 
