@@ -206,6 +206,7 @@ static int server_close(struct session *session)
 const struct carrier carrier_vhost_user = {
 	.rules = rules,
 	.rule_count = ARRAY_LEN(rules),
+	.prepare = vu_state_prepare,
 	.open = server_open,
 	.alive = server_alive,
 	.close = server_close,

@@ -159,6 +159,8 @@ void vu_state_recall(struct server *s);
 void vu_state_forget(struct server *s);
 void vu_state_init(struct server *s);
 void vu_state_close(struct server *s);
+// carrier.prepare: finds out what this kernel's pipes can do.
+int vu_state_prepare(struct vdev *d, struct err *e);
 
 // ---- vhost_user_channel.c: what we tell the front-end of our own accord -------------------------------------------
 

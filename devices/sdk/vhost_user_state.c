@@ -57,12 +57,28 @@ static size_t state_write(const struct server *s, uint8_t to[STATE_MAX])
 	return len + sizeof(h);
 }
 
+// Kernels before 6.4 can tell no pipe not to; later ones all but those with a name, which are refused then.
+static bool pipes_wait;
+
+int vu_state_prepare(struct vdev *d, struct err *e)
+{
+	int ends[2];
+	uint8_t byte;
+	(void)d;
+	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+		return err_sys(e, errno, "pipe");
+	const struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+	pipes_wait = syscall(SYS_preadv2, ends[0], &iov, 1, -1L, -1L, RWF_NOWAIT) < 0 && errno == EOPNOTSUPP;
+	fd_close_all(ends, 2);
+	return 0;
+}
+
 // O_NONBLOCK is the open file's: the front-end has it, too, and may take it away at any moment.
 static ssize_t now(long call, int pipe, void *bytes, size_t len)
 {
 	const struct iovec iov = { .iov_base = bytes, .iov_len = len };
 	long n = syscall(call, pipe, &iov, 1, -1L, -1L, RWF_NOWAIT);
-	if (n < 0 && errno == EOPNOTSUPP) // a pipe, of kernels before 6.4
+	if (n < 0 && errno == EOPNOTSUPP && pipes_wait)
 		n = call == SYS_preadv2 ? read(pipe, bytes, len) : write(pipe, bytes, len);
 	return n;
 }
