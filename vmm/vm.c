@@ -321,6 +321,10 @@ enum vm_event vm_run(struct vm *vm)
 void vm_dump(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->vcpu_count; i++) {
+		if (vm->paused) { // its thread is parked
+			arch_vcpu_dump(&vm->vcpus[i]);
+			continue;
+		}
 		atomic_store(&vm->vcpus[i].dump, true);
 		vcpu_kick(&vm->vcpus[i]);
 	}

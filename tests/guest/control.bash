@@ -20,6 +20,8 @@ stands() {
     [ "$(ticks)" -lt $((before + 5)) ]
 }
 
+has_dumps() { [ "$(grep -c 'rip ' "$T/log")" = "$1" ]; }
+
 scenario_control() {
     machine machine 'do=crash by=spin' 2
     disk disk0
@@ -33,6 +35,8 @@ scenario_control() {
     check 'ctl pause' ctl pause
     check 'status says so' said 'state   paused' status
     check 'and it uses none' stands
+    kill -USR1 "$pid"
+    check 'SIGUSR1 shows the registers of both CPUs' wait_for 5 has_dumps 2
     check 'pause again' ctl pause
     check 'ctl resume' ctl resume
     check 'status: running' said 'state   running' status
