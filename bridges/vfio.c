@@ -272,7 +272,9 @@ static int by_group(struct vfio_device *d, const char *sysfs, struct err *e)
 {
 	char real[PATH_MAX];
 	if (!realpath(sysfs, real))
-		return err_sys(e, errno, "%s", sysfs);
+		return errno == ENOENT ? err_set(e, ENOENT, "%s: this host has no such device (%s)", sysfs,
+						 strstr(sysfs, "/mdev/") ? "minivmm doctor" : "lspci -D")
+				       : err_sys(e, errno, "%s", sysfs);
 	int rc = vfio_group_take(&d->group, d->all, sysfs, e);
 	if (rc < 0)
 		return rc;

@@ -32,7 +32,7 @@ static const struct vdev_option options[] = {
 	{ "serial", "TEXT", "what the guest reads as serial number, up to 20 bytes" },
 	{ "direct", NULL, "go around the host's page cache" },
 	{ "engine", "KIND", "auto, uring or sync (default auto)" },
-	POLLER_OPTIONS("look for requests for a while instead of waiting for kicks"),
+	POLLER_OPTIONS("look for requests instead of waiting for kicks"),
 	{ NULL, NULL, NULL },
 };
 

@@ -13,8 +13,7 @@
 static struct vcon console;
 
 static const struct vdev_option options[] = {
-	{ "port", "NAME=TARGET",
-	  "a port, the first one the console: stdio, pty, socket:PATH, file:PATH, fd:N" },
+	{ "port", "NAME=TARGET", "stdio, pty, socket:PATH, file:PATH, fd:N; first the console" },
 	{ NULL, NULL, NULL },
 };
 

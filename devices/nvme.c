@@ -21,12 +21,10 @@ static const struct vdev_option options[] = {
 	{ "serial", "TEXT", "serial number, up to 20 bytes" },
 	{ "direct", NULL, "go around the host's page cache" },
 	{ "engine", "KIND", "auto, uring or sync (default auto)" },
-	{ "poll-idle", "US",
-	  "microseconds without work before doorbells in memory are let be (default 50; 0: at once)" },
+	{ "poll-idle", "US", "microseconds without work before it sleeps (50; 0: at once)" },
 	{ "cpus", "LIST", "processors to run on, as in 2-3,5" },
-	{ "record", "FILE", "what outlives this program: killed and started again it goes on where it was" },
-	{ "doorbells", "KIND",
-	  "message; eventfd: for drivers with doorbells in memory only (default message)" },
+	{ "record", "FILE", "its state, for a program that is killed and started again" },
+	{ "doorbells", "KIND", "message, or eventfd: all drivers have theirs in memory" },
 	{ NULL, NULL, NULL },
 };
 

@@ -23,8 +23,8 @@ static const struct vdev_option options[] = {
 	{ "ports", "N", "front-ends at a time (default 32)" },
 	{ "mtu", "N", "what guests are told as their MTU" },
 	{ "queue-size", "N", "entries of a queue, at most (default 1024)" },
-	{ "flood", "N", "frames a second that a port may send to all others, 0: any (default 10000)" },
-	POLLER_OPTIONS("never sleep while a guest has a driver, for processors of its own (--cpus)"),
+	{ "flood", "N", "frames a second from a port to all others (10000; 0: any)" },
+	POLLER_OPTIONS("never sleep while a guest has a driver (best with --cpus)"),
 	{ NULL, NULL, NULL },
 };
 

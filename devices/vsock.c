@@ -14,7 +14,7 @@ static struct vsock_options chosen;
 
 static const struct vdev_option options[] = {
 	{ "cid", "N", "the guest's address, 3 or more" },
-	{ "socket", "PATH", "host programs connect here and say CONNECT PORT; the guest's reach PATH_PORT" },
+	{ "socket", "PATH", "host programs say CONNECT PORT here; guests reach PATH_PORT" },
 	{ NULL, NULL, NULL },
 };
 

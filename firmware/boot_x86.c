@@ -55,7 +55,8 @@ static int kernel_load(struct kernel *k, const struct boot_request *rq, struct e
 		return elf_load(k, &f, head, len, &rq->ram, e);
 	if (bzimage_recognise(head, len))
 		return bzimage_load(k, &f, head, len, &rq->ram, e);
-	return boot_file_refuse(&f, e, "neither a bzImage nor an ELF file");
+	return boot_file_refuse(
+		&f, e, "neither a bzImage nor an ELF file, so not an x86 kernel (or a compressed one)");
 }
 
 // As high as it may be, so that the kernel has one piece of memory to grow in.

@@ -122,8 +122,9 @@ static void check_memory(struct config_reader *r, const struct toml_value *vm, c
 		v = toml_get(vm, "backing");
 	uint64_t page = memmap_page_size(c->backing);
 	if (v && c->memory % page)
-		config_complain_value(r, v, "memory is not a multiple of the backing's pages of %" PRIu64 "K",
-				      page >> 10);
+		config_complain_value(
+			r, v, "memory is not a multiple of the backing's pages of %" PRIu64 "K%s", page >> 10,
+			c->memory < 1u << 20 ? " (it is in bytes; \"512M\" are MiB)" : "");
 }
 
 // ---- devices ----
@@ -193,7 +194,7 @@ static void read_device(struct config_reader *r, const struct toml_value *t, str
 	else
 		snprintf(r->object, sizeof(r->object), "[device] number %u", c->device_count + 1);
 	if (t->type != TOML_TABLE) {
-		config_complain_value(r, t, "this is %s, a table is due", toml_type_name(t->type));
+		config_complain_value(r, t, "this is %s, expected a table", toml_type_name(t->type));
 		return;
 	}
 	read_device_keys(r, t, d);
@@ -252,7 +253,7 @@ static void read_tables(struct config_reader *r, const struct toml_value *root, 
 		const unsigned before = r->error_count;
 		snprintf(r->object, sizeof(r->object), "[%s]", tables[i]);
 		if (t && t->type != TOML_TABLE)
-			config_complain_key(r, t, "this is %s, a table is due", toml_type_name(t->type));
+			config_complain_key(r, t, "this is %s, expected a table", toml_type_name(t->type));
 		else
 			read_table(r, tables[i], t, c);
 		if (i == 0 && t && r->error_count == before)

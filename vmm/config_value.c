@@ -29,7 +29,7 @@ bool config_value_is(struct config_reader *r, const struct config_key *k, const 
 {
 	if (v->type == due)
 		return true;
-	config_complain_value(r, v, "%s is %s, %s is due", k->name, toml_type_name(v->type),
+	config_complain_value(r, v, "%s is %s, expected %s", k->name, toml_type_name(v->type),
 			      toml_type_name(due));
 	return false;
 }
@@ -146,7 +146,7 @@ void config_store_path(struct config_reader *r, const struct config_key *k, cons
 {
 	const char *s = config_value_text(r, k, v);
 	if (s && *s == '\0')
-		config_complain_value(r, v, "%s is empty, a path is due", k->name);
+		config_complain_value(r, v, "%s is empty, expected a path", k->name);
 	else if (s)
 		*(const char **)field = config_resolve(r, v, s);
 }
@@ -233,9 +233,10 @@ void config_store_size(struct config_reader *r, const struct config_key *k, cons
 		int e = parse_size(s, &n);
 		large = e == -ERANGE;
 		if (e == -EINVAL) {
-			config_complain_value(r, v,
-					      "%s = %s is not a size: digits, then nothing or one of K M G T",
-					      k->name, shown);
+			config_complain_value(
+				r, v,
+				"%s = %s is not a size: digits, then nothing or one of K M G T, as in \"512M\"",
+				k->name, shown);
 			return;
 		}
 	}

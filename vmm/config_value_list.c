@@ -133,7 +133,7 @@ void config_store_limits(struct config_reader *r, const struct config_key *k, co
 	if (!config_value_is(r, k, v, TOML_TABLE))
 		return;
 	if (!v->children.first)
-		config_complain_value(r, v, "limits is empty: memory, processes or cpu is due");
+		config_complain_value(r, v, "limits is empty, expected memory, processes or cpu");
 	for (const struct toml_value *w = v->children.first; w; w = w->next) {
 		one.name = w->key.bytes;
 		if (strcmp(one.name, "memory") == 0) {

@@ -33,7 +33,7 @@ static void kvm_speed(struct doctor *d, struct kvm *k)
 			d, LIMITED, "kvm speed",
 			"for Linux guests take a host with hardware virtualization, nested if it is a guest itself",
 			"%" PRIu64
-			" M instructions/s in the guest's kernel mode: this KVM emulates; small guests run, Linux takes for ever",
+			" M instructions/s in the guest's kernel mode: this KVM emulates; small guests run, Linux takes forever",
 			per_s / 1000000);
 	else
 		doctor_say(d, GOOD, "kvm speed", "",

@@ -127,7 +127,9 @@ static int options_parse(struct options *o, int argc, char **argv)
 		}
 	}
 	if (optind < argc)
-		return usage_error("unexpected argument ", argv[optind]);
+		return usage_error(o->config ? "unexpected argument "
+					     : "a configuration goes behind -c; unexpected argument ",
+				   argv[optind]);
 	if (!o->config)
 		return usage_error("which machine? Give its configuration with -c FILE", "");
 	return -1;
@@ -450,6 +452,17 @@ static int bind_command(int argc, char **argv)
 	return rc < 0 ? EXIT_MACHINE : EXIT_GOOD;
 }
 
+static int doctor_command(int argc, char **argv)
+{
+	if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+		fputs(help, stdout);
+		return EXIT_GOOD;
+	}
+	if (argc > 1)
+		return usage_error("unexpected argument ", argv[1]);
+	return doctor_run("", stdout) ? EXIT_GOOD : EXIT_MACHINE;
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = { 0 };
@@ -464,9 +477,7 @@ int main(int argc, char **argv)
 	if (argc > 1 && (strcmp(argv[1], "bind") == 0 || strcmp(argv[1], "unbind") == 0))
 		return bind_command(argc - 1, argv + 1);
 	if (argc > 1 && strcmp(argv[1], "doctor") == 0)
-		return argc > 2			? usage_error("unexpected argument ", argv[2])
-		       : doctor_run("", stdout) ? EXIT_GOOD
-						: EXIT_MACHINE;
+		return doctor_command(argc - 1, argv + 1);
 	if (argc > 1 && strcmp(argv[1], "explain") == 0) {
 		o.explain = true;
 		argc--;

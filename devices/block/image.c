@@ -4,6 +4,7 @@
 #include "vmm/base/check.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -89,6 +90,22 @@ static int image_open_direct(struct blk_image *img, const struct blk_image_optio
 	return img->direct_fd < 0 ? err_sys(e, errno, "open %s around the page cache", o->path) : 0;
 }
 
+// Nothing follows from what an image holds, but who meant a qcow2 file should hear of it.
+static void image_warn(int fd, const char *name)
+{
+	static const char *const formats[][2] = { { "QFI\xfb", "qcow2" },
+						  { "KDMV", "VMDK" },
+						  { "vhdxfile", "VHDX" } };
+	char head[8] = { 0 };
+	if (pread(fd, head, sizeof(head), 0) < 0)
+		return;
+	for (unsigned i = 0; i < ARRAY_LEN(formats); i++)
+		if (memcmp(head, formats[i][0], strlen(formats[i][0])) == 0)
+			log_warn("image %s begins as a %s file does, and is served as the raw bytes that it "
+				 "is (qemu-storage-daemon serves its contents)",
+				 name, formats[i][1]);
+}
+
 // A handed-over descriptor's number means nothing to the user: messages name its file.
 static void image_name(const char *path, int fd, char *name, size_t room)
 {
@@ -113,6 +130,7 @@ int blk_image_open(struct blk_image *img, const struct blk_image_options *asked,
 	image_name(asked->path, fd, name, sizeof(name));
 	named.path = name;
 	*img = (struct blk_image){ .fd = fd, .direct_fd = -1, .readonly = o->readonly };
+	image_warn(fd, name);
 	int rc = image_measure(img, o, e);
 	if (rc == 0)
 		rc = image_lock(fd, o->readonly, o->path, e);

@@ -3,33 +3,39 @@
 #include "devices/sdk/main_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/log.h"
+#include "vmm/base/virtio_id.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-// Of virtio devices; PCI functions of their own are served over vfio-user only.
-static const struct vdev_option virtio_options[] = {
-	{ "vhost-user", "PATH", "listen on this socket for vhost-user front-ends, one after the other" },
-	{ "socket-path", "PATH", "the same" },
-	{ "vduse", "NAME", "be the VDUSE device of this name, for vDPA: of this host, or of a guest" },
-	{ "vdpa-add", NULL, "with its vDPA device, which is removed at the end if no VMM uses it" },
-	{ "record", "FILE", "what outlives this program (default: /run/minivmm-vduse-NAME)" },
-	{ "print-capabilities", NULL, "say in JSON what this program can do, and exit" },
+// Of all programs.  Those without a text are for the line at the end of --help, another spelling, or the tests.
+static const struct vdev_option common_options[] = {
+	{ "vfio-user", "PATH", "listen for vfio-user clients; they see a PCI function" },
+	{ "connect", "PATH", "connect to a front-end that listens; end when it leaves" },
+	{ "fd", "N", "serve on this socket, connected or listening" },
+	{ "insecure", NULL, "go on where the host refuses a part of the sandbox" },
+	{ "print-syscalls", NULL, NULL },
+	{ "verbose", NULL, NULL },
+	{ "quiet", NULL, NULL },
+	{ "version", NULL, NULL },
+	{ "help", NULL, NULL },
 	{ NULL, NULL, NULL },
 };
 
-static const struct vdev_option common_options[] = {
-	{ "vfio-user", "PATH",
-	  "listen on this socket for vfio-user clients, which see a PCI function; fd:N: on a descriptor" },
-	{ "connect", "PATH", "connect to a front-end that listens on this socket, and end when it leaves" },
-	{ "fd", "N", "serve on this descriptor: a connected socket, or a listening one" },
-	{ "print-syscalls", NULL, NULL }, // for the tests
-	{ "insecure", NULL, "go on where the host refuses a part of the sandbox" },
-	{ "verbose", NULL, "say more (-v)" },
-	{ "quiet", NULL, "say less (-q)" },
-	{ "version", NULL, "print the version, and exit" },
-	{ "help", NULL, "print this, and exit" },
+// Of virtio devices; PCI functions of their own are served over vfio-user only.
+static const struct vdev_option virtio_options[] = {
+	{ "vhost-user", "PATH", "listen for vhost-user front-ends (also --socket-path)" },
+	{ "socket-path", "PATH", NULL },
+	{ "print-capabilities", NULL, NULL },
+	{ NULL, NULL, NULL },
+};
+
+// Of those, too; said of the types that Linux's VDUSE takes.
+static const struct vdev_option vduse_options[] = {
+	{ "vduse", "NAME", "be this VDUSE device, for vDPA: of this host or of a guest" },
+	{ "vdpa-add", NULL, "and make its vDPA device, until SIGTERM" },
+	{ "record", "FILE", "what outlives this program (/run/minivmm-vduse-NAME)" },
 	{ NULL, NULL, NULL },
 };
 
@@ -72,19 +78,29 @@ static void help_options(const struct vdev_option *o)
 		snprintf(left, sizeof(left), "--%s%s%s", o->name, o->value ? " " : "",
 			 o->value ? o->value : "");
 		if (o->help)
-			printf("  %-22s %s\n", left, o->help);
+			printf("  %-18s %s\n", left, o->help);
 	}
 }
 
+static bool vduse_takes(const struct vdev_ops *ops)
+{
+	return (ops->virtio_type == VIRTIO_NET || ops->virtio_type == VIRTIO_BLK) && !ops->serve;
+}
+
+// A screen: 24 lines of 80 columns for our own programs (tests/native/help.bats).
 static void help(const struct vdev_ops *ops)
 {
-	printf("usage: %s (%s--vfio-user PATH | --connect PATH | --fd N%s) [OPTION]...\n%s\n\n", ops->program,
-	       ops->pci ? "" : "--vhost-user PATH | ", ops->pci ? "" : " | --vduse NAME", ops->summary);
+	printf("usage: %s %s--vfio-user PATH | ... [OPTION]...\n%s\n\n", ops->program,
+	       ops->pci ? "" : "--vhost-user PATH | ", ops->summary);
 	help_options(ops->options);
-	printf("\n");
+	printf("%s", ops->options->name ? "\n" : "");
 	if (!ops->pci)
 		help_options(virtio_options);
+	if (vduse_takes(ops))
+		help_options(vduse_options);
 	help_options(common_options);
+	printf("  %s--verbose (-v), --quiet (-q), --version, --help\n",
+	       ops->pci ? "" : "--print-capabilities, ");
 }
 
 static const struct vdev_option *option_find(const struct vdev_option *o, const char *name, size_t len)
@@ -179,6 +195,8 @@ int sdk_options_parse(struct vdev *d, struct settings *s, int argc, char **argv,
 		const struct vdev_option *o = own ? own : option_find(common_options, name, len);
 		if (!o && !d->ops->pci)
 			o = option_find(virtio_options, name, len);
+		if (!o && !d->ops->pci)
+			o = option_find(vduse_options, name, len);
 		if (!o)
 			return err_set(e, EINVAL, "--%.*s: no such option (see --help)", (int)len, name);
 		if (!o->value && value)

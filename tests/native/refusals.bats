@@ -46,6 +46,19 @@ refused() { # STATUS WORDS ARG...
     [ -z "$(find . -name '*.sock')" ]
 }
 
+@test "--help of every program is one screen, and names the options that all have" {
+    local program
+    for program in minivmm minivmm-{blk,console,net,nvme,pci-example,rng,switch,vsock}; do
+        run -0 "$BIN/$program" --help
+        echo "$output"
+        [ "$(wc -l <<< "$output")" -le 24 ]
+        [ "$(grep -cE '.{91}' <<< "$output")" = 0 ]
+        [ "$program" = minivmm ] || [ "$(grep -cE '.{81}' <<< "$output")" = 0 ]
+        grep -qF -- --version <<< "$output"
+    done
+    run -0 "$BIN/minivmm" doctor --help
+}
+
 @test "C05: images" {
     machine 'blk disk0' 'image = "nothing.raw"'
     refused 1 'minivmm: disk0: open nothing.raw: No such file or directory'
@@ -53,7 +66,7 @@ refused() { # STATUS WORDS ARG...
     refused 1 'minivmm: disk0: open folder: it is a directory' --set device.disk0.image=folder --set device.disk0.readonly=true
     refused 1 'minivmm: disk0: open fifo: it is a FIFO; an image is a file or a block device' --set device.disk0.image=fifo
     refused 1 'minivmm: disk0: open /dev/null: it is a character device' --set device.disk0.image=/dev/null
-    refused 2 'image is empty, a path is due' --set device.disk0.image=
+    refused 2 'image is empty, expected a path' --set device.disk0.image=
     refused 1 'minivmm: disk0: fd:17: Bad file descriptor' --set device.disk0.image=fd:17
     refused 1 'minivmm: disk0: fd:boot: no such name in LISTEN_FDNAMES' --set device.disk0.image=fd:boot
 }

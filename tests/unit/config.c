@@ -255,31 +255,32 @@ TEST(set_makes_tables_and_takes_what_is_no_toml)
 TEST(set_errors_name_the_text)
 {
 #define FORM ": the form is TABLE.KEY=VALUE or device.ID.KEY=VALUE\n"
-	CHECK_BAD(
-		{ BOOT, { "x" }, "--set x" FORM }, { BOOT, { "" }, "--set " FORM },
-		{ BOOT, { "vm=1" }, "--set vm=1" FORM }, { BOOT, { ".cpus=1" }, "--set .cpus=1" FORM },
-		{ BOOT, { "vm.=1" }, "--set vm.=1" FORM }, { BOOT, { "vm=a.b" }, "--set vm=a.b" FORM },
-		{ BOOT, { "a.b.c=1" }, "--set a.b.c=1" FORM },
-		{ BOOT, { "device.d=1" }, "--set device.d=1" FORM },
-		{ BOOT, { "device..x=1" }, "--set device..x=1" FORM },
-		{ BOOT DISK,
-		  { "device.e.image=x" },
-		  "--set device.e.image=x: there is no device with that id\n" },
-		{ BOOT,
-		  { "vm.cpus=0" },
-		  "--set vm.cpus=0: [vm]: cpus = 0 is not in the range from 1 to 4096\n" },
-		{ BOOT, { "vm.cpus=two" }, "--set vm.cpus=two: [vm]: cpus is a string, an integer is due\n" },
-		{ BOOT,
-		  { "vm.cpu=2" },
-		  "--set vm.cpu=2: [vm]: key \"cpu\" is not known (did you mean \"cpus\"?)\n" },
-		{ BOOT,
-		  { "boots.kernel=x" },
-		  "--set boots.kernel=x: table \"boots\" is not known (did you mean \"boot\"?)\n" },
-		{ "vm = 1\n" BOOT, { "vm.cpus=2" }, "1:1: [vm]: this is an integer, a table is due\n" },
-		{ BOOT USER,
-		  { "device.u.exec=[1]" },
-		  "--set device.u.exec=[1]: [device] \"u\": exec is an integer, a string is due\n" },
-		{ "", { "vm.cpus=2" }, "1:1: [boot]: key \"kernel\" is missing\n" });
+	CHECK_BAD({ BOOT, { "x" }, "--set x" FORM }, { BOOT, { "" }, "--set " FORM },
+		  { BOOT, { "vm=1" }, "--set vm=1" FORM }, { BOOT, { ".cpus=1" }, "--set .cpus=1" FORM },
+		  { BOOT, { "vm.=1" }, "--set vm.=1" FORM }, { BOOT, { "vm=a.b" }, "--set vm=a.b" FORM },
+		  { BOOT, { "a.b.c=1" }, "--set a.b.c=1" FORM },
+		  { BOOT, { "device.d=1" }, "--set device.d=1" FORM },
+		  { BOOT, { "device..x=1" }, "--set device..x=1" FORM },
+		  { BOOT DISK,
+		    { "device.e.image=x" },
+		    "--set device.e.image=x: there is no device with that id\n" },
+		  { BOOT,
+		    { "vm.cpus=0" },
+		    "--set vm.cpus=0: [vm]: cpus = 0 is not in the range from 1 to 4096\n" },
+		  { BOOT,
+		    { "vm.cpus=two" },
+		    "--set vm.cpus=two: [vm]: cpus is a string, expected an integer\n" },
+		  { BOOT,
+		    { "vm.cpu=2" },
+		    "--set vm.cpu=2: [vm]: key \"cpu\" is not known (did you mean \"cpus\"?)\n" },
+		  { BOOT,
+		    { "boots.kernel=x" },
+		    "--set boots.kernel=x: table \"boots\" is not known (did you mean \"boot\"?)\n" },
+		  { "vm = 1\n" BOOT, { "vm.cpus=2" }, "1:1: [vm]: this is an integer, expected a table\n" },
+		  { BOOT USER,
+		    { "device.u.exec=[1]" },
+		    "--set device.u.exec=[1]: [device] \"u\": exec is an integer, expected a string\n" },
+		  { "", { "vm.cpus=2" }, "1:1: [boot]: key \"kernel\" is missing\n" });
 }
 
 // ---- what is refused ----
@@ -329,7 +330,9 @@ TEST(keys_and_tables_that_are_not_known)
 		  { BOOT "[devices]\n",
 		    { 0 },
 		    "3:2: table \"devices\" is not known (did you mean \"device\"?)\n" },
-		  { BOOT "[network.x]\n", { 0 }, "3:2: table \"network\" is not known\n" },
+		  { BOOT "[network.x]\n",
+		    { 0 },
+		    "3:2: table \"network\" is not known (did you mean \"device\"?)\n" },
 		  { BOOT "[vm]\n\"a\\n\\u009b\\\\\" = 1\n",
 		    { 0 },
 		    "4:1: [vm]: key \"a\\u000A\\u009B\\\" is not known\n" },
@@ -341,11 +344,11 @@ TEST(keys_and_tables_that_are_not_known)
 		  { BOOT "[device]\nid = \"d\"\n",
 		    { 0 },
 		    "3:1: [device]: a device is written [[device]], in two brackets\n" },
-		  { BOOT "[vm]\ncpus.x = 1\n", { 0 }, "4:1: [vm]: cpus is a table, an integer is due\n" },
+		  { BOOT "[vm]\ncpus.x = 1\n", { 0 }, "4:1: [vm]: cpus is a table, expected an integer\n" },
 		  { "device = [1]\n" BOOT,
 		    { 0 },
-		    "1:11: [device] number 1: this is an integer, a table is due\n" },
-		  { "boot = []\n", { 0 }, "1:1: [boot]: this is an array, a table is due\n" });
+		    "1:11: [device] number 1: this is an integer, expected a table\n" },
+		  { "boot = []\n", { 0 }, "1:1: [boot]: this is an array, expected a table\n" });
 }
 
 TEST(keys_that_are_missing)
@@ -519,7 +522,7 @@ TEST(consoles_and_sockets)
 		  "6:19: [device] \"c\": port \"a=pty\": there are two of this name\n" },
 		{ BOOT CON "ports = [1]\n",
 		  { 0 },
-		  "6:10: [device] \"c\": ports is an integer, a string is due\n" },
+		  "6:10: [device] \"c\": ports is an integer, expected a string\n" },
 		{ BOOT CON
 		  "ports = [\"1=pty\",\"2=pty\",\"3=pty\",\"4=pty\",\"5=pty\",\"6=pty\",\"7=pty\",\"8=pty\","
 		  "\"9=pty\"]\n",
@@ -533,7 +536,7 @@ TEST(consoles_and_sockets)
 		{ BOOT VSOCK "cid = 2\npath = \"\"\n",
 		  { 0 },
 		  "6:7: [device] \"v\": cid = 2 is not in the range from 3 to 4294967294\n"
-		  "7:8: [device] \"v\": path is empty, a path is due\n" },
+		  "7:8: [device] \"v\": path is empty, expected a path\n" },
 		{ BOOT VSOCK "cid = 3\npath = \"p\"\nports = [\"a=pty\"]\n",
 		  { 0 },
 		  "8:1: [device] \"v\": key \"ports\" goes with virtio = \"console\" only\n" });
@@ -639,7 +642,7 @@ TEST(keys_that_do_not_fit_the_interface)
 		  "7:7: [device] \"d\": via is empty; leave it out for a device of minivmm's own\n" },
 		{ BOOT DISK "via = 1\n",
 		  { 0 },
-		  "7:7: [device] \"d\": via is an integer, a string is due\n" });
+		  "7:7: [device] \"d\": via is an integer, expected a string\n" });
 }
 
 TEST(vfio_user)
@@ -679,7 +682,7 @@ TEST(vfio_user)
 		  { BOOT FUNCTION "socket = \"s\"\nsandbox = \"fs\"\ndma = \"shard\"\nio_fds = 1\n",
 		    { 0 },
 		    "8:7: [device] \"f\": dma = \"shard\" is not known (did you mean \"shared\"?)\n"
-		    "9:10: [device] \"f\": io_fds is an integer, a boolean is due\n"
+		    "9:10: [device] \"f\": io_fds is an integer, expected a boolean\n"
 		    "7:1: [device] \"f\": key \"sandbox\" goes with \"exec\" only\n" });
 }
 
@@ -696,7 +699,7 @@ TEST(foreign_programs)
 		  "8:11: [device] \"u\": sandbox is neither a text nor { learn = \"FILE\" }\n" },
 		{ BOOT USER PROGRAM "sandbox = 1\n",
 		  { 0 },
-		  "8:11: [device] \"u\": sandbox is an integer, a string is due\n" },
+		  "8:11: [device] \"u\": sandbox is an integer, expected a string\n" },
 		{ BOOT USER PROGRAM NONE "paths = [\"/x\"]\n",
 		  { 0 },
 		  "9:1: [device] \"u\": without a sandbox every path is in sight\n" },
@@ -705,20 +708,20 @@ TEST(foreign_programs)
 		  "8:10: [device] \"u\": \"fd:3\" is no path that a jail can show\n" },
 		{ BOOT USER PROGRAM "paths = \"/x\"\n",
 		  { 0 },
-		  "8:9: [device] \"u\": paths is a string, an array is due\n" },
+		  "8:9: [device] \"u\": paths is a string, expected an array\n" },
 		{ BOOT USER PROGRAM "limits = \"256M\"\n",
 		  { 0 },
-		  "8:10: [device] \"u\": limits is a string, a table is due\n" },
+		  "8:10: [device] \"u\": limits is a string, expected a table\n" },
 		{ BOOT USER PROGRAM "limits = {}\n",
 		  { 0 },
-		  "8:10: [device] \"u\": limits is empty: memory, processes or cpu is due\n" },
+		  "8:10: [device] \"u\": limits is empty, expected memory, processes or cpu\n" },
 		{ BOOT USER PROGRAM "limits = { memory = \"1K\" }\n",
 		  { 0 },
 		  "8:21: [device] \"u\": memory = \"1K\" is not in the range from 1M to 64T\n" },
 		{ BOOT USER PROGRAM "limits = { processes = 0, cpu = 50 }\n",
 		  { 0 },
 		  "8:24: [device] \"u\": processes = 0 is not in the range from 1 to 4194304\n"
-		  "8:33: [device] \"u\": cpu is an integer, a string is due\n" },
+		  "8:33: [device] \"u\": cpu is an integer, expected a string\n" },
 		{ BOOT USER PROGRAM "limits = { cpu = \"0%\" }\n",
 		  { 0 },
 		  "8:18: [device] \"u\": cpu is no share of one processor such as \"50%\" or \"200%\"\n" },
@@ -741,10 +744,10 @@ TEST(foreign_programs)
 		  "7:8: [device] \"u\": exec names no program\n" },
 		{ BOOT USER "exec = \"p {fd}\"\n" NONE,
 		  { 0 },
-		  "7:8: [device] \"u\": exec is a string, an array is due\n" },
+		  "7:8: [device] \"u\": exec is a string, expected an array\n" },
 		{ BOOT USER "exec = [\"p\", [\"{fd}\"]]\n" NONE,
 		  { 0 },
-		  "7:14: [device] \"u\": exec is an array, a string is due\n" },
+		  "7:14: [device] \"u\": exec is an array, expected a string\n" },
 		{ BOOT USER "exec = [\"p\", \"{fd}\\u0000\"]\n" NONE,
 		  { 0 },
 		  "7:14: [device] \"u\": exec has a NUL character in it\n" },
@@ -820,7 +823,7 @@ TEST(ids)
 		  { ID("\"123456789012345678901234567890123\""),
 		    { 0 },
 		    "6:6: [device] number 1: id \"123456789012345678901234567890123\"" FORM_OF_ID },
-		  { ID("5"), { 0 }, "6:6: [device] number 1: id is an integer, a string is due\n" },
+		  { ID("5"), { 0 }, "6:6: [device] number 1: id is an integer, expected a string\n" },
 		  { BOOT DISK DISK, { 0 }, "8:6: [device] \"d\": the id is taken by the device in line 3\n" },
 		  { BOOT DISK DISK DISK,
 		    { 0 },
@@ -849,10 +852,10 @@ TEST(numbers)
 		  { CPUS("18446744073709551617"),
 		    { 0 },
 		    "2:8: 18446744073709551617 does not fit in 64 bits\n" },
-		  { CPUS("1.0"), { 0 }, "2:8: [vm]: cpus is a float, an integer is due\n" },
-		  { CPUS("\"2\""), { 0 }, "2:8: [vm]: cpus is a string, an integer is due\n" },
-		  { CPUS("true"), { 0 }, "2:8: [vm]: cpus is a boolean, an integer is due\n" },
-		  { CPUS("1979-05-27"), { 0 }, "2:8: [vm]: cpus is a local date, an integer is due\n" });
+		  { CPUS("1.0"), { 0 }, "2:8: [vm]: cpus is a float, expected an integer\n" },
+		  { CPUS("\"2\""), { 0 }, "2:8: [vm]: cpus is a string, expected an integer\n" },
+		  { CPUS("true"), { 0 }, "2:8: [vm]: cpus is a boolean, expected an integer\n" },
+		  { CPUS("1979-05-27"), { 0 }, "2:8: [vm]: cpus is a local date, expected an integer\n" });
 #define KEY(text) BOOT DISK text "\n"
 	CHECK_BAD({ KEY("queues = 0"),
 		    { 0 },
@@ -875,13 +878,13 @@ TEST(numbers)
 		  { KEY("cpus = \"1-\""),
 		    { 0 },
 		    "7:8: [device] \"d\": cpus = \"1-\" is no list of processors, such as \"2-3,5\"\n" },
-		  { KEY("cpus = 2"), { 0 }, "7:8: [device] \"d\": cpus is an integer, a string is due\n" },
+		  { KEY("cpus = 2"), { 0 }, "7:8: [device] \"d\": cpus is an integer, expected a string\n" },
 		  { KEY("readonly = 1"),
 		    { 0 },
-		    "7:12: [device] \"d\": readonly is an integer, a boolean is due\n" },
+		    "7:12: [device] \"d\": readonly is an integer, expected a boolean\n" },
 		  { KEY("readonly = \"yes\""),
 		    { 0 },
-		    "7:12: [device] \"d\": readonly is a string, a boolean is due\n" });
+		    "7:12: [device] \"d\": readonly is a string, expected a boolean\n" });
 #define TYPE(text) BOOT "[[device]]\nid = \"u\"\nvia = \"vhost-user\"\nsocket = \"s\"\nvirtio = " text "\n"
 	CHECK_BAD(
 		{ TYPE("0"), { 0 }, "7:10: [device] \"u\": virtio = 0 is not in the range from 1 to 63\n" },
@@ -899,16 +902,17 @@ TEST(numbers)
 		{ TYPE("\"\""),
 		  { 0 },
 		  "7:10: [device] \"u\": virtio = \"\" is no device type that is known by name\n" },
-		{ TYPE("[]"), { 0 }, "7:10: [device] \"u\": virtio is an array, a string is due\n" });
+		{ TYPE("[]"), { 0 }, "7:10: [device] \"u\": virtio is an array, expected a string\n" });
 }
 
 TEST(memory)
 {
 #define MEM(text) "[vm]\nmemory = " text "\n" BOOT
-#define MEM_FORM(shown) \
-	{ MEM(shown),   \
-	  { 0 },        \
-	  "2:10: [vm]: memory = " shown " is not a size: digits, then nothing or one of K M G T\n" }
+#define MEM_FORM(shown)                 \
+	{ MEM(shown),                   \
+	  { 0 },                        \
+	  "2:10: [vm]: memory = " shown \
+	  " is not a size: digits, then nothing or one of K M G T, as in \"512M\"\n" }
 #define MEM_RANGE(shown)                                                                                     \
 	{                                                                                                    \
 		MEM(shown), { 0 }, "2:10: [vm]: memory = " shown " is not in the range from 1 byte to 64T\n" \
@@ -926,8 +930,10 @@ TEST(memory)
 	CHECK_BAD(
 		{ MEM("\"1000\""),
 		  { 0 },
-		  "2:10: [vm]: memory is not a multiple of the backing's pages of 4K\n" },
-		{ MEM("4097"), { 0 }, "2:10: [vm]: memory is not a multiple of the backing's pages of 4K\n" },
+		  "2:10: [vm]: memory is not a multiple of the backing's pages of 4K (it is in bytes; \"512M\" are MiB)\n" },
+		{ MEM("4097"),
+		  { 0 },
+		  "2:10: [vm]: memory is not a multiple of the backing's pages of 4K (it is in bytes; \"512M\" are MiB)\n" },
 		{ "[vm]\nbacking = \"hugetlb-2M\"\nmemory = \"513M\"\n" BOOT,
 		  { 0 },
 		  "3:10: [vm]: memory is not a multiple of the backing's pages of 2048K\n" },
@@ -937,19 +943,19 @@ TEST(memory)
 		{ "[vm]\nbacking = \"hugetlb-4M\"\n" BOOT,
 		  { 0 },
 		  "2:11: [vm]: backing = \"hugetlb-4M\" is not known (did you mean \"hugetlb-2M\"?)\n" },
-		{ MEM("1.5"), { 0 }, "2:10: [vm]: memory is a float, a string is due\n" });
+		{ MEM("1.5"), { 0 }, "2:10: [vm]: memory is a float, expected a string\n" });
 }
 
 TEST(texts)
 {
 	CHECK_BAD(
-		{ "[boot]\nkernel = \"\"\n", { 0 }, "2:10: [boot]: kernel is empty, a path is due\n" },
+		{ "[boot]\nkernel = \"\"\n", { 0 }, "2:10: [boot]: kernel is empty, expected a path\n" },
 		{ "[boot]\nkernel = \"a\\u0000b\"\n",
 		  { 0 },
 		  "2:10: [boot]: kernel has a NUL character in it\n" },
 		{ "[boot]\nkernel = \"a\\u0000\"\ninitrd = 5\n",
 		  { 0 },
-		  "2:10: [boot]: kernel has a NUL character in it\n3:10: [boot]: initrd is an integer, a string is due\n" },
+		  "2:10: [boot]: kernel has a NUL character in it\n3:10: [boot]: initrd is an integer, expected a string\n" },
 		{ BOOT "[serial]\nto = \"tty\"\n",
 		  { 0 },
 		  "4:6: [serial]: to = \"tty\" is none of \"stdio\", \"pty\", \"file:PATH\", \"unix:PATH\", \"none\"\n" },
@@ -1019,9 +1025,9 @@ TEST(all_errors_in_one_run)
 		  { "vm.colour=red" },
 		  "1:1: key \"x\" is not known\n"
 		  "3:8: [vm]: cpus = 0 is not in the range from 1 to 4096\n"
-		  "4:10: [vm]: memory = \"1X\" is not a size: digits, then nothing or one of K M G T\n"
+		  "4:10: [vm]: memory = \"1X\" is not a size: digits, then nothing or one of K M G T, as in \"512M\"\n"
 		  "--set vm.colour=red: [vm]: key \"colour\" is not known\n"
-		  "6:10: [boot]: initrd is an integer, a string is due\n"
+		  "6:10: [boot]: initrd is an integer, expected a string\n"
 		  "5:1: [boot]: key \"kernel\" is missing\n"
 		  "8:6: [serial]: to = \"\" is none of \"stdio\", \"pty\", \"file:PATH\", \"unix:PATH\", \"none\"\n"
 		  "12:10: [device] \"a\": queues = 0 is not in the range from 1 to 1024\n"

@@ -106,9 +106,8 @@ TEST(device_type_names)
 
 static const char *suggestion(const char *word)
 {
-	static const char *const known[] = {
-		"image", "id", "socket", "queues", "queue_size", "to", "kernel"
-	};
+	static const char *const known[] = { "image",  "id",   "socket", "queues", "queue_size", "to",
+					     "kernel", "name", "memory", "blk",	   "net" };
 	struct suggest s = { .word = word };
 	for (unsigned i = 0; i < ARRAY_LEN(known); i++)
 		suggest_offer(&s, known[i]);
@@ -132,6 +131,11 @@ TEST(suggestions)
 		{ "x", "" },
 		{ "", "" },
 		{ "completely", "" },
+		{ "ram", "memory" },
+		{ "nam", "name" },
+		{ "block", "blk" },
+		{ "virtio-net", "net" },
+		{ "virtio-nets", "" },
 		{ "qeueus", "queues" },
 		{ "sockettttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttt", "" },
 	};

@@ -10,7 +10,8 @@ struct suggest {
 };
 
 // Offers one known word.  After all were offered, s->best is the nearest, if one is near enough to be worth
-// telling: a letter missing, added, changed or two swapped, twice at most.  Start with { .word = ... }.
+// telling: a letter missing, added, changed or two swapped, twice at most; or a name that it has elsewhere,
+// such as "ram" for "memory".  Start with { .word = ... }.
 void suggest_offer(struct suggest *s, const char *known);
 
 #endif

@@ -111,15 +111,15 @@ int toml_lex_unexpected(struct toml_lex *lx, const char *due)
 	int c = toml_lex_peek(lx);
 	uint32_t p = 0;
 	if (c < 0)
-		return toml_lex_fail(lx, lx->pos, "%s is due, not the end of the text", due);
+		return toml_lex_fail(lx, lx->pos, "expected %s, not the end of the text", due);
 	if (c == '\n' || c == '\r')
-		return toml_lex_fail(lx, lx->pos, "%s is due, not the end of the line", due);
+		return toml_lex_fail(lx, lx->pos, "expected %s, not the end of the line", due);
 	if (c == '\t')
-		return toml_lex_fail(lx, lx->pos, "%s is due, not a tab", due);
+		return toml_lex_fail(lx, lx->pos, "expected %s, not a tab", due);
 	if (c < 0x80)
-		return toml_lex_fail(lx, lx->pos, "%s is due, not '%c'", due, c);
+		return toml_lex_fail(lx, lx->pos, "expected %s, not '%c'", due, c);
 	utf8_decode((const unsigned char *)lx->text + lx->pos, lx->len - lx->pos, &p);
-	return toml_lex_fail(lx, lx->pos, "%s is due, not U+%04X", due, (unsigned)p);
+	return toml_lex_fail(lx, lx->pos, "expected %s, not U+%04X", due, (unsigned)p);
 }
 
 // ---- what lies between ----

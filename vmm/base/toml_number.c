@@ -285,6 +285,15 @@ static struct word word_at(struct toml_lex *lx)
 	return w;
 }
 
+// As in 512M or 30s.
+static bool has_unit(const struct word *w)
+{
+	size_t n = 0;
+	while (n < w->len && is_digit(w->s[n]))
+		n++;
+	return n > 0 && n < w->len && memchr("KMGTkmgs", w->s[n], 8);
+}
+
 int toml_lex_word(struct toml_lex *lx, struct toml_value *v)
 {
 	struct word w = word_at(lx);
@@ -308,7 +317,8 @@ int toml_lex_word(struct toml_lex *lx, struct toml_value *v)
 		if (o == TOO_LARGE)
 			return toml_lex_fail(lx, lx->pos, "%.*s does not fit in 64 bits", shown, w.s);
 		if (o == MALFORMED)
-			return toml_lex_fail(lx, lx->pos, "%.*s is not a number", shown, w.s);
+			return toml_lex_fail(lx, lx->pos, "%.*s is not a number%s", shown, w.s,
+					     has_unit(&w) ? "; a string needs quotes" : "");
 	}
 	lx->pos += w.len;
 	return 0;
