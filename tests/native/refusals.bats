@@ -306,3 +306,12 @@ gone() { # within 2 s
     [ "$(cat serial.sock)" = text ]
     started=
 }
+
+@test "an image in a format of other monitors' is served as it is, with a warning" {
+    printf 'QFI\373' | dd of=disk.raw conv=notrunc status=none
+    run -1 "$BIN/minivmm-blk" --image disk.raw --fd 99
+    grep -qF 'image disk.raw begins as a qcow2 file does' <<< "$output"
+    printf 'boot' | dd of=disk.raw conv=notrunc status=none
+    run -1 "$BIN/minivmm-blk" --image disk.raw --fd 99
+    [ "$(grep -c begins <<< "$output")" = 0 ]
+}
