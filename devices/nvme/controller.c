@@ -218,11 +218,13 @@ static void nvme_attached(struct pdev *p, bool on)
 	n->restored = false;
 }
 
-static void nvme_config_written(struct pdev *p, unsigned offset, unsigned size)
+static void nvme_config(struct pdev *p, unsigned offset, unsigned size, bool written)
 {
 	struct nvme *n = p->priv;
 	(void)offset;
 	(void)size;
+	if (!written)
+		return;
 	n->record->command = pdev_config_get16(p, PCI_COMMAND);
 	n->record->msix_control = pdev_config_get16(p, p->msix_cap + PCI_MSIX_FLAGS);
 }
@@ -437,7 +439,7 @@ const struct pdev_ops nvme_pci_ops = {
 	.bar_read = nvme_bar_read,
 	.bar_write = nvme_bar_write,
 	.doorbell = nvme_doorbell,
-	.config_written = nvme_config_written,
+	.config = nvme_config,
 	.again = nvme_again,
 	.drain = nvme_drain,
 	.memory_changed = nvme_memory_changed,

@@ -37,6 +37,18 @@ int dirty_open(struct dirty_log *l, int fd, uint64_t offset, uint64_t len)
 	return 0;
 }
 
+int dirty_open_own(struct dirty_log *l, uint64_t len)
+{
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	if (l->bits)
+		munmap(l->map, l->map_len);
+	l->map = l->bits = p;
+	l->map_len = l->len = len;
+	return 0;
+}
+
 void dirty_close(struct dirty_log *l)
 {
 	if (l->bits)
@@ -54,6 +66,24 @@ void dirty_mark(struct dirty_log *l, uint64_t gpa, uint64_t len)
 	for (uint64_t page = gpa >> DIRTY_PAGE_SHIFT; page <= last >> DIRTY_PAGE_SHIFT && page / 8 < l->len;
 	     page++)
 		__atomic_fetch_or(&l->bits[page / 8], (uint8_t)(1u << page % 8), __ATOMIC_SEQ_CST);
+}
+
+void dirty_take(struct dirty_log *l, uint64_t gpa, uint64_t len, uint64_t page_size, uint8_t *bits)
+{
+	const uint64_t first = gpa >> DIRTY_PAGE_SHIFT, count = len >> DIRTY_PAGE_SHIFT;
+	for (uint64_t i = 0; i < count && (first + i) / 8 < l->len; i++) {
+		uint8_t *at = &l->bits[(first + i) / 8];
+		const uint8_t bit = (uint8_t)(1u << (first + i) % 8);
+		if (!*at && (first + i) % 8 == 0) {
+			i += 7; // mostly there is nothing
+			continue;
+		}
+		if (!(*at & bit))
+			continue;
+		__atomic_fetch_and(at, (uint8_t)~bit, __ATOMIC_SEQ_CST);
+		const uint64_t page = (i << DIRTY_PAGE_SHIFT) / page_size;
+		bits[page / 8] |= (uint8_t)(1u << page % 8);
+	}
 }
 
 void dirty_mark_request(struct dirty_log *l, const struct vq *q, uint16_t head)

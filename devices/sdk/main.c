@@ -81,14 +81,14 @@ static int connect_out(const char *path, struct err *e)
 
 int vdev_turn(struct vdev *d, int timeout_ms)
 {
-	struct pdev *p = d->pci && d->pci->again ? d->pci : NULL;
+	struct pdev *p = d->pci && d->pci->again && !d->pci->stopped ? d->pci : NULL;
 	int rc = loop_once(&d->loop, d->again || p ? 0 : timeout_ms);
 	uint64_t again = d->again;
 	d->again = 0;
 	for (unsigned i = 0; again; i++, again >>= 1)
 		if ((again & 1) && d->queues[i].running)
 			d->ops->kick(d, &d->queues[i]);
-	if (p) {
+	if (p && !p->stopped) {
 		p->again = false;
 		p->ops->again(p);
 	}

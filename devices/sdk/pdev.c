@@ -147,11 +147,19 @@ void pdev_add_msix(struct pdev *p, unsigned count, unsigned bar, uint64_t table_
 		p->msix_table[i][3] = VECTOR_MASKED;
 }
 
+static void doorbell_ring(struct pdev *p, unsigned index)
+{
+	if (p->stopped)
+		p->rung |= UINT64_C(1) << index;
+	else
+		p->ops->doorbell(p, index);
+}
+
 static void doorbell_rang(struct loop_source *src, uint32_t events)
 {
 	(void)events;
 	struct pdev_doorbell *b = CONTAINER_OF(src, struct pdev_doorbell, source);
-	b->pdev->ops->doorbell(b->pdev, (unsigned)(b - b->pdev->doorbell));
+	doorbell_ring(b->pdev, (unsigned)(b - b->pdev->doorbell));
 }
 
 void pdev_add_doorbell(struct pdev *p, unsigned bar, uint64_t offset, uint32_t size)
@@ -175,8 +183,8 @@ static void config_write(struct pdev *p, unsigned offset, const uint8_t *bytes, 
 	}
 	if (range_overlaps(offset, len, PCI_COMMAND, 2))
 		pdev_intx_deliver(p);
-	if (p->ops->config_written)
-		p->ops->config_written(p, offset, len);
+	if (p->ops->config)
+		p->ops->config(p, offset, len, true);
 }
 
 // The largest naturally aligned access at `offset` that has no more than `len` bytes.
@@ -195,8 +203,8 @@ void pdev_config_access(struct pdev *p, unsigned offset, uint8_t *bytes, unsigne
 		if (write) {
 			config_write(p, offset, bytes, size);
 		} else {
-			if (p->ops->config_read)
-				p->ops->config_read(p, offset, size);
+			if (p->ops->config)
+				p->ops->config(p, offset, size, false);
 			memcpy(bytes, p->config + offset, size);
 		}
 		offset += size;
@@ -235,7 +243,7 @@ static void msix_access(struct pdev *p, uint64_t offset, uint8_t *bytes, unsigne
 	}
 }
 
-static bool is_msix(const struct pdev *p, unsigned bar, uint64_t offset)
+bool pdev_is_msix(const struct pdev *p, unsigned bar, uint64_t offset)
 {
 	return p->vector_count && bar == p->msix_bar &&
 	       ((offset >= p->msix_table_at && offset - p->msix_table_at < table_len_of(p)) ||
@@ -248,7 +256,7 @@ static bool doorbell_write(struct pdev *p, unsigned bar, uint64_t offset, unsign
 		const struct pdev_doorbell *b = &p->doorbell[i];
 		if (b->bar != bar || b->offset != offset || (b->size && b->size != size))
 			continue;
-		p->ops->doorbell(p, i);
+		doorbell_ring(p, i);
 		return true;
 	}
 	return false;
@@ -258,7 +266,7 @@ static void bar_access_one(struct pdev *p, unsigned bar, uint64_t offset, uint8_
 			   bool write)
 {
 	uint64_t val = 0;
-	if (is_msix(p, bar, offset)) {
+	if (pdev_is_msix(p, bar, offset)) {
 		msix_access(p, offset, bytes, size, write);
 	} else if (write) {
 		if (!doorbell_write(p, bar, offset, size) && p->ops->bar_write)
@@ -291,10 +299,34 @@ void pdev_reset(struct pdev *p)
 		p->msix_table[i][3] = VECTOR_MASKED;
 		p->vector[i].pending = p->vector[i].masked = false;
 	}
+	p->rung = 0;
 	if (p->ops->reset)
 		p->ops->reset(p);
 	pdev_set_intx(p, false);
 	p->intx_masked = false;
+}
+
+void pdev_stop(struct pdev *p)
+{
+	if (p->ops->drain)
+		p->ops->drain(p);
+	p->stopped = true;
+	if (p->ops->memory_changed)
+		p->ops->memory_changed(p);
+}
+
+void pdev_run(struct pdev *p)
+{
+	p->stopped = false;
+	for (unsigned i = 0; i < p->vector_count; i++)
+		pdev_vector_deliver(p, i);
+	pdev_intx_deliver(p);
+	if (p->ops->memory_changed)
+		p->ops->memory_changed(p);
+	for (unsigned i = 0; i < p->doorbell_count; i++)
+		if (p->rung >> i & 1)
+			p->ops->doorbell(p, i);
+	p->rung = 0;
 }
 
 static void doorbells_close(struct pdev *p)
@@ -339,7 +371,8 @@ void pdev_detach(struct pdev *p)
 {
 	if (p->attached && p->ops->attached)
 		p->ops->attached(p, false);
-	p->attached = false;
+	p->attached = p->stopped = false;
+	p->rung = 0;
 	doorbells_close(p);
 	for (unsigned i = 0; i < p->vector_count; i++) {
 		fd_close(&p->vector[i].fd);

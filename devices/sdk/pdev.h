@@ -18,9 +18,11 @@
 #define PDEV_CONFIG_SIZE   256
 #define PDEV_VECTORS_MAX   128
 #define PDEV_DOORBELLS_MAX 64
+#define PDEV_STATE_MAX	   65536
 
 struct vdev;
 struct pdev;
+struct dirty_log;
 
 // Each may be left out; a BAR without bar_read reads as zeros.
 struct pdev_ops {
@@ -32,11 +34,11 @@ struct pdev_ops {
 	// p->again was set: what else was due has been seen to.
 	void (*again)(struct pdev *p);
 	// Configuration space is about to be read, or was written: p->config is what it says (then: the new value, within p->writable).
-	void (*config_read)(struct pdev *p, unsigned offset, unsigned size);
-	void (*config_written)(struct pdev *p, unsigned offset, unsigned size);
+	void (*config)(struct pdev *p, unsigned offset, unsigned size, bool written);
 	// Returns when no memory of the guest is in use: some of it is about to go.
 	void (*drain)(struct pdev *p);
-	// Guest memory is another one than before: pointers into it are to be looked up again.
+	// Guest memory is another one than before: pointers into it are to be looked up again.  While p->stopped is set there is none: nothing
+	// is to be begun until this is called again without it.
 	void (*memory_changed)(struct pdev *p);
 	// As after power-on; config and interrupts have been reset already.
 	void (*reset)(struct pdev *p);
@@ -44,6 +46,12 @@ struct pdev_ops {
 	void (*attached)(struct pdev *p, bool on);
 	// The client set or took back MSI-X vectors.
 	void (*vectors_changed)(struct pdev *p);
+	// For a guest that moves, both or neither.  save: what the driver told the device and it could not find out again, at most PDEV_STATE_MAX
+	// bytes; how many.  It is stopped and drained.  load: checks such a state, which may be anything, and takes it over, just after
+	// a reset and before it is started.  0, or -errno: this is no state of such a device (it is reset then).  Configuration space, the
+	// MSI-X table, the pin's level and memory of pdev_share() are moved by the SDK.
+	size_t (*save)(struct pdev *p, void *to);
+	int (*load)(struct pdev *p, const void *from, size_t len);
 };
 
 struct pdev_bar {
@@ -76,7 +84,10 @@ struct pdev {
 	uint8_t config[PDEV_CONFIG_SIZE];
 	uint8_t writable[PDEV_CONFIG_SIZE]; // the bits that the guest may change
 	bool again;			    // set by the device: its again() is to be called soon
+	bool stopped; // by the client, whose guest may be about to move; the SDK's to change
 	// The SDK's.
+	uint64_t rung;		 // doorbells, while it was stopped
+	struct dirty_log *dirty; // of what is written to guest memory, or NULL; the carrier's
 	bool attached, described;
 	uint8_t initial[PDEV_CONFIG_SIZE]; // what a reset restores
 	unsigned next_cap, last_cap;
@@ -134,6 +145,9 @@ void *pdev_memory(struct pdev *p, uint64_t gpa, uint64_t len);
 // which wait for it (2 s at most).  0, or -EFAULT; -EIO: the client is about to be dropped.
 int pdev_dma_read(struct pdev *p, uint64_t gpa, void *to, uint64_t len);
 int pdev_dma_write(struct pdev *p, uint64_t gpa, const void *from, uint64_t len);
+// [at, at + len), in what pdev_memory() gave, was written: to be said after it was, and before the driver may know of it.  (What a
+// device with save() does not say is lost to a guest that moves while it runs.)
+void pdev_wrote(struct pdev *p, const void *at, uint64_t len);
 
 static inline uint16_t pdev_config_get16(const struct pdev *p, unsigned offset)
 {

@@ -3,6 +3,8 @@
 #include "devices/sdk/pdev.h"
 
 #include "devices/sdk/dev.h"
+#include "devices/sdk/dirty.h"
+#include "vmm/base/check.h"
 
 #include <errno.h>
 #include <string.h>
@@ -51,6 +53,18 @@ int pdev_dma_write(struct pdev *p, uint64_t gpa, const void *from, uint64_t len)
 			return rc;
 		if (at)
 			memcpy(at, bytes.in, got);
+		if (p->dirty)
+			dirty_mark(p->dirty, gpa + done, got);
 	}
 	return 0;
+}
+
+void pdev_wrote(struct pdev *p, const void *at, uint64_t len)
+{
+	for (unsigned i = 0; p->dirty && i < p->d->mem.count; i++) {
+		const struct guest_region *r = &p->d->mem.region[i];
+		const uint64_t offset = (uint64_t)((uintptr_t)at - (uintptr_t)r->host);
+		if (offset < r->len)
+			dirty_mark(p->dirty, r->base[GUEST_PHYSICAL] + offset, MIN(len, r->len - offset));
+	}
 }

@@ -14,16 +14,16 @@ void pdev_interrupt(struct pdev *p, unsigned vector)
 	if (vector >= p->vector_count)
 		return;
 	struct pdev_vector *v = &p->vector[vector];
-	if (v->fd >= 0 && !v->masked)
+	if (v->fd >= 0 && !v->masked && !p->stopped)
 		fd_peer_signal(v->fd);
 	else
 		v->pending = true;
 }
 
-static void vector_deliver(struct pdev *p, unsigned vector)
+void pdev_vector_deliver(struct pdev *p, unsigned vector)
 {
 	struct pdev_vector *v = &p->vector[vector];
-	if (v->pending && v->fd >= 0 && !v->masked) {
+	if (v->pending && v->fd >= 0 && !v->masked && !p->stopped) {
 		v->pending = false;
 		fd_peer_signal(v->fd);
 	}
@@ -33,7 +33,7 @@ void pdev_vector_set(struct pdev *p, unsigned vector, int fd)
 {
 	fd_close(&p->vector[vector].fd);
 	p->vector[vector].fd = fd;
-	vector_deliver(p, vector);
+	pdev_vector_deliver(p, vector);
 }
 
 void pdev_vectors_changed(struct pdev *p)
@@ -45,7 +45,7 @@ void pdev_vectors_changed(struct pdev *p)
 void pdev_vector_mask(struct pdev *p, unsigned vector, bool masked)
 {
 	p->vector[vector].masked = masked;
-	vector_deliver(p, vector);
+	pdev_vector_deliver(p, vector);
 }
 
 bool pdev_msix_on(const struct pdev *p)
@@ -63,7 +63,7 @@ bool pdev_msix_on(const struct pdev *p)
 
 void pdev_intx_deliver(struct pdev *p)
 {
-	if (!p->intx_level || p->intx_masked || p->intx_fd < 0 ||
+	if (!p->intx_level || p->intx_masked || p->intx_fd < 0 || p->stopped ||
 	    pdev_config_get16(p, PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE)
 		return;
 	p->intx_masked = true;

@@ -123,7 +123,8 @@ static int request_do(struct vfs *s)
 	int result = handler ? handler(s, rq) : -EOPNOTSUPP;
 	msg_fds_close(&rq->fds);
 	if (result < 0)
-		log_limited(LOG_WARN, "%s refused: %s", name, err_text(-result));
+		log_limited(result == -ENOTTY ? LOG_INFO : LOG_WARN, "%s refused: %s", name,
+			    err_text(-result));
 	int rc = quiet ? 0 : reply_send(s, result);
 	fd_close(&s->twin_theirs);
 	// With whom we share no version there is nothing more to say.
@@ -182,6 +183,7 @@ static struct session *server_open(struct vdev *d, int sock)
 	s->p = d->pci;
 	s->look = look;
 	s->twin = s->twin_theirs = -1;
+	vfs_migration_init(s);
 	s->p->far = vfs_dma;
 	s->p->client = s;
 	s->sock = (struct loop_source){ .fd = sock, .ready = message_ready };
@@ -239,6 +241,7 @@ static int server_close(struct session *session)
 		s->p->ops->drain(s->p);
 	s->p->client = NULL;
 	vfs_twin_close(s);
+	vfs_migration_close(s);
 	pdev_detach(s->p);
 	guest_mem_clear(&d->mem);
 	if (function_is_session_s(d)) {

@@ -31,6 +31,8 @@ static int on_dma_map(struct vfs *s, struct vfs_request *rq)
 		return -EINVAL;
 	if (mapped_somewhere(s, m.iova, m.size))
 		return -EEXIST;
+	if (!vfs_loggable(s, m.iova, m.size))
+		return -ERANGE;
 	if (s->unmapped_count + s->d->mem.count >= VFS_MAPS_MAX)
 		return -ENOSPC;
 	int rc = 0;
@@ -174,6 +176,7 @@ static int on_region_io_fds(struct vfs *s, struct vfs_request *rq)
 static int on_reset(struct vfs *s, struct vfs_request *rq)
 {
 	(void)rq;
+	vfs_migration_reset(s);
 	pdev_reset(s->p);
 	return 0;
 }
@@ -187,6 +190,8 @@ static int region_access(struct vfs *s, uint32_t region, uint64_t offset, uint8_
 		return -EINVAL;
 	if (region == VFIO_PCI_CONFIG_REGION_INDEX)
 		pdev_config_access(s->p, (unsigned)offset, bytes, len, write);
+	else if (write && s->p->stopped && !pdev_is_msix(s->p, region, offset))
+		return -EBUSY; // what it would do is for the other side to do
 	else
 		pdev_bar_access(s->p, region, offset, bytes, len, write);
 	return 0;
@@ -241,4 +246,7 @@ vfs_handler *const vfs_handlers[VFS_HANDLERS] = {
 	[VFIO_USER_REGION_WRITE] = on_region_write,
 	[VFIO_USER_DEVICE_RESET] = on_reset,
 	[VFIO_USER_REGION_WRITE_MULTI] = on_region_write_multi,
+	[VFIO_USER_DEVICE_FEATURE] = vfs_on_feature,
+	[VFIO_USER_MIG_DATA_READ] = vfs_on_mig_read,
+	[VFIO_USER_MIG_DATA_WRITE] = vfs_on_mig_write,
 };

@@ -2,12 +2,14 @@
 // What the files of the vfio-user carrier share; nobody else includes this.
 //
 // serve_vfio_user.c receives, checks and answers messages; vfio_user_handlers.c acts on most, vfio_user_irqs.c on those about
-// interrupts, vfio_user_version.c on the first one; vfio_user_dma.c asks the client.  What they act on is a struct pdev.
+// interrupts, vfio_user_version.c on the first one, vfio_user_migration.c on those for a guest that moves; vfio_user_dma.c asks the
+// client.  What they act on is a struct pdev.
 #ifndef MINIVMM_SDK_VFIO_USER_IMPL_H
 #define MINIVMM_SDK_VFIO_USER_IMPL_H
 
 #include "bridges/vfio_user_wire.h"
 #include "devices/sdk/carrier.h"
+#include "devices/sdk/dirty.h"
 #include "devices/sdk/pdev_impl.h"
 #include "vmm/base/look.h"
 #include "vmm/base/msg.h"
@@ -21,6 +23,7 @@
 #define VFS_DMA_MAX	(1u << 20) // of one DMA_READ or DMA_WRITE
 #define VFS_PAYLOAD_MAX (8 + 24 * VFIO_USER_MULTI_MAX)
 #define VFS_REPLY_MAX	(16 + VFS_XFER_MAX)
+#define VFS_BITMAP_MAX	(VFS_XFER_MAX / 2) // of one report of pages written
 #define VFS_DOORBELLS	MIN(VFIO_USER_IO_FDS_MAX, VFIO_USER_FDS_MAX)
 
 _Static_assert(VFS_PAYLOAD_MAX >= 4 + VFIO_USER_JSON_MAX && VFS_PAYLOAD_MAX >= 16 + VFS_XFER_MAX &&
@@ -47,6 +50,14 @@ struct vfs_request {
 	int reply_fd[VFIO_USER_FDS_MAX]; // stay their owners'
 };
 
+// What the client does to move its guest (vfio-user.rst, "VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE").
+struct vfs_migration {
+	enum vfio_device_mig_state state;
+	uint8_t *data; // of the function, in STOP_COPY and RESUMING
+	size_t len, at, most;
+	struct dirty_log log;
+};
+
 struct vfs {
 	struct vdev *d;
 	struct pdev *p;
@@ -64,6 +75,7 @@ struct vfs {
 		look_until; // the next message is looked for until then, without sleeping; 0: it is not, or not any more
 	bool looked;	 // in vain
 	deadline_ns did; // the last one
+	struct vfs_migration migration;
 	unsigned unmapped_count;
 	struct vfs_unmapped unmapped[VFS_MAPS_MAX];
 };
@@ -83,6 +95,17 @@ typedef int vfs_handler(struct vfs *s, struct vfs_request *rq);
 
 vfs_handler vfs_on_version;
 vfs_handler vfs_on_irq_info, vfs_on_set_irqs;
+vfs_handler vfs_on_feature, vfs_on_mig_read, vfs_on_mig_write;
+
+// ---- vfio_user_migration.c
+
+void vfs_migration_init(struct vfs *s);
+// The client resets the function: it runs, whatever became of it.
+void vfs_migration_reset(struct vfs *s);
+// The client left.
+void vfs_migration_close(struct vfs *s);
+// False: the log, which there is, would say nothing of writes there.
+bool vfs_loggable(const struct vfs *s, uint64_t iova, uint64_t size);
 
 // ---- vfio_user_dma.c
 

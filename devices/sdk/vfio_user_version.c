@@ -29,13 +29,17 @@ int vfs_on_version(struct vfs *s, struct vfs_request *rq)
 	s->versioned = true;
 	v.minor = MIN(v.minor, VFIO_USER_MINOR);
 	VFS_REPLY(rq, v);
+	char migration[80]; // of older minors
+	snprintf(migration, sizeof(migration), ",\"migration\":{\"pgsize\":%u,\"max_bitmap_size\":%u}",
+		 VFIO_USER_DEFAULT_PGSIZES, VFS_BITMAP_MAX);
 	// Limits are what this end takes; what changes the protocol is named if the client proposed it.
 	int n = snprintf(
 		(char *)rq->reply + sizeof(v), sizeof(rq->reply) - sizeof(v),
 		"{\"capabilities\":{\"max_msg_fds\":%u,\"max_data_xfer_size\":%u,\"max_dma_maps\":%u,"
-		"\"pgsizes\":%u%s%s}}",
+		"\"pgsizes\":%u%s%s%s}}",
 		VFS_FDS_MAX, VFS_XFER_MAX, (unsigned)VFS_MAPS_MAX, VFIO_USER_DEFAULT_PGSIZES,
 		caps.write_multiple ? ",\"write_multiple\":true" : "",
+		caps.migration && pdev_state_offered(s->p) ? migration : "",
 		s->twin >= 0 ? ",\"twin_socket\":{\"supported\":true,\"fd_index\":0}" : "");
 	rq->reply_len += (size_t)n + 1;
 	return 0;

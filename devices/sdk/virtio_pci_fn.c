@@ -4,13 +4,11 @@
 // Same registers at the same places as the monitor's own transport (vmm/virtio_pci.c), with INTx beside MSI-X; the queues behind
 // them are the device's, with nothing in between.  What the driver did is kept when the client leaves: the queues rest, and go on
 // where they were when a client comes back that has set the interrupts or rings a doorbell, or start afresh after a reset.
-#include "devices/sdk/dev.h"
-#include "devices/sdk/pdev_impl.h"
+#include "devices/sdk/virtio_fn_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/err.h"
 #include "vmm/base/log.h"
 #include "vmm/base/virtio_id.h"
-#include "vmm/base/virtio_regs.h"
 
 #include <errno.h>
 #include <linux/pci_regs.h>
@@ -19,24 +17,6 @@
 
 // The places and wrap counters of a packed ring that begins, as vq_stop() says them.
 #define BASE_PACKED 0x80008000u
-
-struct fn_queue {
-	bool live; // the driver wants it served; it runs if its ring is in memory and a client is there
-	uint32_t base;
-};
-
-struct virtio_fn {
-	struct pdev *pdev;
-	struct vdev *d;
-	struct virtio_regs regs;
-	unsigned window_cap;
-	bool started; // the device was told
-	bool away;    // the client left a running device, and no sign came that this one goes on with it
-	size_t state_len;
-	uint8_t state[VDEV_STATE_MAX]; // the device's, meanwhile
-	struct virtio_reg_queue reg_queue[VDEV_QUEUES_MAX];
-	struct fn_queue queue[VDEV_QUEUES_MAX];
-};
 
 static struct virtio_fn *fn_of(struct virtio_regs *r)
 {
@@ -96,6 +76,14 @@ static void queue_rest(struct virtio_fn *f, unsigned i)
 	f->d->again &= ~(UINT64_C(1) << i);
 }
 
+// What is written through it is noted if the guest is about to move; a ring has one address here.
+static void queue_log(struct virtio_fn *f, unsigned i)
+{
+	struct vq *q = &f->d->queues[i];
+	q->dirty = f->pdev->dirty;
+	q->dirty_used_gpa = f->regs.queue[i].device;
+}
+
 // -EFAULT: its ring is not in memory that is mapped, at least not now.
 static int queue_run(struct virtio_fn *f, unsigned i, bool resumed)
 {
@@ -109,6 +97,7 @@ static int queue_run(struct virtio_fn *f, unsigned i, bool resumed)
 	q->carrier = f;
 	q->on_fail = queue_failed;
 	q->on_call = queue_call;
+	queue_log(f, i);
 	int rc = vq_start(q, &f->d->mem, &at, f->regs.taken);
 	if (rc < 0)
 		return rc;
@@ -144,7 +133,7 @@ static void device_stop(struct virtio_fn *f)
 // Queues that are to run and do not: their memory may be there by now.
 static void queues_resume(struct virtio_fn *f)
 {
-	if (f->away || f->regs.state != VIRTIO_RUNNING)
+	if (f->away || f->pdev->stopped || f->regs.state != VIRTIO_RUNNING)
 		return;
 	const bool again = !f->started;
 	int rc = device_start(f);
@@ -298,18 +287,11 @@ static bool window_target(const struct virtio_fn *f, unsigned offset, unsigned s
 	       range_in(*target, len, VP_BAR_SIZE);
 }
 
-static void fn_config_read(struct pdev *p, unsigned offset, unsigned size)
+static void fn_config(struct pdev *p, unsigned offset, unsigned size, bool written)
 {
 	uint32_t target;
-	if (window_target(p->priv, offset, size, &target))
-		pdev_bar_access(p, VP_BAR, target, p->config + offset, size, false);
-}
-
-static void fn_config_written(struct pdev *p, unsigned offset, unsigned size)
-{
-	uint32_t target;
-	if (window_target(p->priv, offset, size, &target))
-		pdev_bar_access(p, VP_BAR, target, p->config + offset, size, true);
+	if (window_target(p->priv, offset, size, &target) && !(written && p->stopped))
+		pdev_bar_access(p, VP_BAR, target, p->config + offset, size, written);
 }
 
 static unsigned add_capability(struct pdev *p, uint8_t type, unsigned cap_len, uint32_t offset, uint32_t len)
@@ -354,9 +336,25 @@ static void fn_drain(struct pdev *p)
 	p->d->ops->drain(p->d, NULL);
 }
 
+// Nothing is in flight.  Another device may go on from here, or this one.
+static void fn_rest(struct virtio_fn *f)
+{
+	for (unsigned i = 0; i < f->regs.queue_count; i++)
+		queue_rest(f, i);
+	if (f->started && f->regs.state == VIRTIO_RUNNING && f->d->ops->state_save)
+		f->state_len = f->d->ops->state_save(f->d, f->state);
+	device_stop(f);
+}
+
 static void fn_memory_changed(struct pdev *p)
 {
 	struct virtio_fn *f = p->priv;
+	for (unsigned i = 0; i < f->regs.queue_count; i++)
+		queue_log(f, i);
+	if (p->stopped) {
+		fn_rest(f);
+		return;
+	}
 	for (unsigned i = 0; i < f->regs.queue_count; i++) {
 		struct vq *q = &f->d->queues[i];
 		const struct virtio_reg_queue *reg = &f->regs.queue[i];
@@ -383,12 +381,8 @@ static void fn_attached(struct pdev *p, bool on)
 	f->d->config_changed = on ? config_changed : NULL;
 	if (on)
 		return;
-	for (unsigned i = 0; i < f->regs.queue_count; i++)
-		queue_rest(f, i);
+	fn_rest(f);
 	f->away |= f->regs.state == VIRTIO_RUNNING;
-	if (f->started && f->regs.state == VIRTIO_RUNNING && f->d->ops->state_save)
-		f->state_len = f->d->ops->state_save(f->d, f->state);
-	device_stop(f);
 }
 
 // A driver sets its vectors up after it has reset the device: these are of one that goes on.
@@ -402,13 +396,14 @@ static const struct pdev_ops fn_ops = {
 	.bar_read = fn_bar_read,
 	.bar_write = fn_bar_write,
 	.doorbell = fn_doorbell,
-	.config_read = fn_config_read,
-	.config_written = fn_config_written,
+	.config = fn_config,
 	.drain = fn_drain,
 	.memory_changed = fn_memory_changed,
 	.reset = fn_reset,
 	.attached = fn_attached,
 	.vectors_changed = fn_vectors_changed,
+	.save = virtio_fn_save,
+	.load = virtio_fn_load,
 };
 
 int virtio_fn_create(struct pdev **out, struct vdev *d, struct err *e)
