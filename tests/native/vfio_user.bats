@@ -76,7 +76,7 @@ over() { # SCRIPT ARG...
     [ -w /dev/net/tun ] || skip "no access to /dev/net/tun"
     unshare -rn true 2> /dev/null || skip "no name spaces on this host"
     local name
-    for name in plain offloads control wrong_packets hostile gone; do
+    for name in plain offloads control wrong_packets hostile gone carried; do
         over net-front-end "$BIN/minivmm-net" "$D/sock" "$name"
     done
 }
@@ -86,6 +86,11 @@ over() { # SCRIPT ARG...
     device minivmm-blk --image "$D/img"
     timeout 60 "$NATIVE/vfio-user-client" "$D/sock" "$D/img"
     finish
+}
+
+@test "minivmm-blk moves under use from one process to another and back, split and packed; it tells each page that it writes" {
+    head -c 1M /dev/urandom > "$D/img"
+    timeout 60 "$NATIVE/moves" "$D" "$BIN/minivmm-blk"
 }
 
 @test "minivmm-blk needs each row of its table over vfio-user, and nothing else" {
@@ -191,6 +196,10 @@ over() { # SCRIPT ARG...
     "$BIN/minivmm-pci-example" --print-syscalls > "$D/table"
     run "$NATIVE/unused-rules" "$D/table" "$D/strace"
     [[ $output != *"not in the table"* ]]
+}
+
+@test "minivmm-pci-example moves: registers, page, a doorbell that was rung when it was stopped; states that are none are refused" {
+    timeout 60 "$NATIVE/moves" "$D" "$BIN/minivmm-pci-example"
 }
 
 @test "QEMU: a guest uses minivmm-pci-example: its page mapped, DMA between it and memory of the guest" {

@@ -18,7 +18,10 @@ import vhost_user
 
 VERSION, DMA_MAP, DMA_UNMAP, GET_INFO, REGION_INFO, IO_FDS, IRQ_INFO, SET_IRQS, REGION_READ, REGION_WRITE = range(1, 11)
 DMA_READ, DMA_WRITE = 11, 12
-RESET, WRITE_MULTI = 13, 15
+RESET, WRITE_MULTI, FEATURE, MIG_READ, MIG_WRITE = 13, 15, 16, 17, 18
+MIGRATION, MIG_STATE, LOG_START, LOG_STOP, LOG_REPORT = 1, 2, 6, 7, 8
+GET, SET, PROBE = 1 << 16, 1 << 17, 1 << 18
+STATE_ERROR, STOP, RUNNING, STOP_COPY, RESUMING = range(5)
 REPLY, NO_REPLY, ERROR = 1, 0x10, 0x20
 CONFIG_REGION = 7
 INTX, MSI, MSIX = 0, 1, 2
@@ -153,6 +156,55 @@ class Client:
 
     def reset(self):
         assert self.ask(RESET) == b""
+
+    # ---- for a guest that moves
+
+    def feature(self, flags, data=b""):
+        reply = self.ask(FEATURE, struct.pack("<II", 8 + 4096, flags) + data)
+        assert struct.unpack_from("<I", reply, 4) == (flags,)
+        return reply[8:]
+
+    def state(self):
+        state, fd = struct.unpack("<Ii", self.feature(MIG_STATE | GET))
+        assert fd == -1
+        return state
+
+    def go(self, state):
+        data = struct.pack("<Ii", state, -1)
+        assert self.feature(MIG_STATE | SET, data) == data
+
+    def save(self, piece=1000):
+        """The function's state; it is stopped then."""
+        self.go(STOP_COPY)
+        data = b""
+        while True:
+            reply = self.ask(MIG_READ, struct.pack("<II", 8 + piece, piece))
+            argsz, size = struct.unpack_from("<II", reply)
+            assert argsz == len(reply) == 8 + size and size <= piece
+            data += reply[8:]
+            if size < piece:
+                return data
+
+    def load(self, data, piece=3000):
+        self.go(RESUMING)
+        for at in range(0, len(data), piece):
+            part = data[at : at + piece]
+            assert self.ask(MIG_WRITE, struct.pack("<II", 8, len(part)) + part) == b""
+        self.go(STOP)
+
+    def log_start(self, page=4096):
+        reply = self.feature(LOG_START | SET, struct.pack("<QII", page, 0, 0))
+        assert struct.unpack("<QII", reply) == (4096, 0, 0)
+
+    def log_stop(self):
+        assert self.feature(LOG_STOP | SET) == b""
+
+    def written(self, iova, size, page=4096):
+        """The numbers of the pages from iova on that were written since the last time."""
+        reply = self.feature(LOG_REPORT | GET, struct.pack("<QQQ", iova, size, page))
+        assert struct.unpack_from("<QQQ", reply) == (iova, size, page)
+        bits = int.from_bytes(reply[24:], "little")
+        return {n for n in range(size // page) if bits >> n & 1}
 
     def capabilities_of_pci(self):
         """(id, offset) of the list in configuration space."""
@@ -300,6 +352,25 @@ class FrontEnd(vhost_user.FrontEnd):
             self.queues[i].start()
         if enable:
             self.set_status(15)
+
+    def move(self, path):
+        """To another server, with all that is under way; what the client of a machine does beside copying its memory."""
+        state = self.client.save()
+        old, self.client = self.client, Client(path)
+        self.sock = self.client.sock
+        self.client.map(0, len(self.ram), self.memfd)
+        self.client.load(state)
+        if self.msix:
+            self.client.set_irqs(MSIX, DATA_EVENTFD | ACT_TRIGGER, 0, 1, [self.config_call])
+            for q in self.queues.values():
+                self.client.set_irqs(MSIX, DATA_EVENTFD | ACT_TRIGGER, q.index + 1, 1, [q.call])
+        self.bar = Bar(self.client)
+        for fd in self.doorbells.values():
+            os.close(fd)
+        if self.doorbells:
+            self.doorbells = {offset: fd for offset, _, fd in self.client.io_fds(0)[0]}
+        old.sock.close()
+        self.client.go(RUNNING)
 
     def read_config(self, size):
         length = min(size, self.bar.length.get(Bar.DEVICE, 0))
