@@ -135,6 +135,18 @@ static int blk_config_write(struct vdev *d, uint32_t off, const void *p, uint32_
 	return vblk_config_write(&blk.vblk, off, p, len);
 }
 
+static size_t blk_state_save(struct vdev *d, void *to)
+{
+	(void)d;
+	return vblk_state_save(&blk.vblk, to);
+}
+
+static int blk_state_load(struct vdev *d, const void *from, size_t len)
+{
+	(void)d;
+	return vblk_state_load(&blk.vblk, from, len);
+}
+
 static const struct vdev_ops ops = {
 	.program = "minivmm-blk",
 	.summary = "A disk from a raw file or a block device.",
@@ -150,6 +162,8 @@ static const struct vdev_ops ops = {
 	.drain = blk_drain,
 	.close = blk_close,
 	.config_write = blk_config_write,
+	.state_save = blk_state_save,
+	.state_load = blk_state_load,
 };
 
 int main(int argc, char **argv)

@@ -297,9 +297,39 @@ void vblk_destroy(struct vblk *b)
 
 void vblk_start(struct vblk *b, uint64_t features)
 {
-	b->config.wce = 1;
+	b->config.wce = b->resumes ? b->resumed_wce : 1;
+	b->resumes = false;
 	// A driver that cannot flush relies on writes being durable (virtio 1.2 §5.2.6.2).
-	b->write_through = !(features & BIT(VIRTIO_BLK_F_FLUSH));
+	b->write_through = !(features & BIT(VIRTIO_BLK_F_FLUSH)) || !b->config.wce;
+}
+
+// Another image of that size may be there for a guest that moves; one of another size is another disk.
+struct vblk_state {
+	uint64_t size;
+	uint32_t wce, zero;
+};
+
+size_t vblk_state_save(const struct vblk *b, void *to)
+{
+	const struct vblk_state s = { .size = b->img.size, .wce = b->config.wce };
+	memcpy(to, &s, sizeof(s));
+	return sizeof(s);
+}
+
+int vblk_state_load(struct vblk *b, const void *from, size_t len)
+{
+	struct vblk_state s;
+	b->resumes = false;
+	if (len == 0)
+		return 0;
+	if (len != sizeof(s))
+		return -EINVAL;
+	memcpy(&s, from, sizeof(s));
+	if (s.size != b->img.size || s.wce > 1 || s.zero)
+		return -EINVAL;
+	b->resumed_wce = (uint8_t)s.wce;
+	b->resumes = true;
+	return 0;
 }
 
 int vblk_config_write(struct vblk *b, uint32_t off, const void *p, uint32_t len)
@@ -309,5 +339,6 @@ int vblk_config_write(struct vblk *b, uint32_t off, const void *p, uint32_t len)
 		return -EINVAL;
 	b->config.wce = *wce;
 	b->write_through = !*wce;
+	vdev_state_changed(b->d);
 	return 0;
 }

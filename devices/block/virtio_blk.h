@@ -37,6 +37,8 @@ struct vblk {
 	struct blk_engine engine;
 	struct virtio_blk_config config;
 	char serial[VIRTIO_BLK_ID_BYTES];
+	bool resumes; // start() goes on with `wce` of a state that was loaded
+	uint8_t resumed_wce;
 	bool write_through; // every write is durable when its status says OK
 	bool starved;	    // a queue waits for a free request
 	bool worked;	    // a request came or went
@@ -62,6 +64,10 @@ void vblk_complete(struct vblk *b, bool wait);
 
 // Returns when nothing of `q` (NULL: nothing at all) is in flight.
 void vblk_drain(struct vblk *b, const struct vq *q);
+
+// struct vdev_ops: what the driver said of the cache, and which image it knows.
+size_t vblk_state_save(const struct vblk *b, void *to);
+int vblk_state_load(struct vblk *b, const void *from, size_t len);
 
 // A write to configuration space.  0 or -errno.
 int vblk_config_write(struct vblk *b, uint32_t off, const void *p, uint32_t len);

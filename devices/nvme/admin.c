@@ -137,6 +137,7 @@ static unsigned data_out(struct nvme *n, const struct nvme_command *c, const uin
 		memset(iov[i].iov_base, 0, iov[i].iov_len);
 		if (there)
 			memcpy(iov[i].iov_base, page + off, there);
+		pdev_wrote(n->p, iov[i].iov_base, iov[i].iov_len);
 		off += iov[i].iov_len;
 	}
 	return status;

@@ -19,7 +19,7 @@ static void fatal(struct nvme *n, const char *why)
 
 static bool works(const struct nvme *n)
 {
-	return (n->csts & (NVME_CSTS_RDY | NVME_CSTS_CFS)) == NVME_CSTS_RDY && !n->away;
+	return (n->csts & (NVME_CSTS_RDY | NVME_CSTS_CFS)) == NVME_CSTS_RDY && !n->away && !n->p->stopped;
 }
 
 // ---- completions ----------------------------------------------------------------------------------------------------
@@ -47,6 +47,7 @@ void nvme_complete(struct nvme *n, unsigned slot, uint16_t sqid, uint16_t cid, u
 	memcpy(there, &c, offsetof(struct nvme_completion, status));
 	nvme_record_completes(n, slot);
 	__atomic_store_n(&there->status, status_phase, __ATOMIC_RELEASE);
+	pdev_wrote(n->p, there, sizeof(*there));
 	nvme_record_completed(n, slot);
 	q->fresh = true;
 	if (++q->tail == q->size) {
@@ -435,6 +436,24 @@ static void nvme_reset(struct pdev *p)
 	nvme_record_set_up(n);
 }
 
+// What outlives this process is what another one goes on with, too.
+static size_t nvme_save(struct pdev *p, void *to)
+{
+	const struct nvme *n = p->priv;
+	_Static_assert(sizeof(*n->record) <= PDEV_STATE_MAX, "room for it");
+	memcpy(to, n->record, sizeof(*n->record));
+	return sizeof(*n->record);
+}
+
+static int nvme_load(struct pdev *p, const void *from, size_t len)
+{
+	struct nvme *n = p->priv;
+	int rc = nvme_record_load(n, from, len);
+	for (unsigned i = 0; i <= n->io_queues && rc == 0; i++)
+		n->cq[i].fresh = n->cq[i].size > 0; // as who comes back (come_back())
+	return rc;
+}
+
 const struct pdev_ops nvme_pci_ops = {
 	.bar_read = nvme_bar_read,
 	.bar_write = nvme_bar_write,
@@ -446,4 +465,6 @@ const struct pdev_ops nvme_pci_ops = {
 	.reset = nvme_reset,
 	.attached = nvme_attached,
 	.vectors_changed = nvme_vectors_changed,
+	.save = nvme_save,
+	.load = nvme_load,
 };

@@ -46,14 +46,20 @@ static void said(struct nvme *n, unsigned index, uint32_t val)
 	}
 }
 
+static void event_write(struct nvme *n, uint32_t *event, uint16_t at)
+{
+	__atomic_store_n(event, at, __ATOMIC_RELAXED);
+	pdev_wrote(n->p, event, sizeof(*event));
+}
+
 // An index that is ahead of where the driver is would have it ring when it gets there, so that it is moved on: by half a round, for
 // the driver may just be comparing what is near.
-static void stand_back(struct nvme_doorbell *b, uint32_t *event, uint16_t size)
+static void stand_back(struct nvme *n, struct nvme_doorbell *b, uint32_t *event, uint16_t size)
 {
 	const uint32_t ahead = b->event >= b->seen ? b->event - b->seen : b->event + size - b->seen;
 	if (ahead < size / 4u && b->seen < size) {
 		b->event = (b->seen + size / 2u) % size;
-		__atomic_store_n(event, b->event, __ATOMIC_RELAXED);
+		event_write(n, event, (uint16_t)b->event);
 	}
 }
 
@@ -66,7 +72,7 @@ static bool look_at(struct nvme *n, struct nvme_doorbell *b, uint16_t size, unsi
 	b->seen = val;
 	b->in_memory = true;
 	(index % 2 ? n->record->cq : n->record->sq)[index / 2].in_memory = true;
-	stand_back(b, &event[index], size);
+	stand_back(n, b, &event[index], size);
 	said(n, index, val);
 	return true;
 }
@@ -99,10 +105,10 @@ void nvme_doorbell_ring(struct nvme *n, unsigned index, uint32_t val)
 
 // ---- what we ask of it ------------------------------------------------------------------------------------------------
 
-static void ask(struct nvme_doorbell *b, uint32_t *event, uint16_t at)
+static void ask(struct nvme *n, struct nvme_doorbell *b, uint32_t *event, uint16_t at)
 {
 	if (b->event != at)
-		__atomic_store_n(event, at, __ATOMIC_RELAXED);
+		event_write(n, event, at);
 	b->event = at;
 }
 
@@ -116,10 +122,10 @@ bool nvme_doorbells_ask(struct nvme *n)
 		struct nvme_sq *sq = &n->sq[i];
 		struct nvme_cq *cq = &n->cq[i];
 		if (sq->size)
-			ask(&sq->bell, &event[sq_index(i)], sq->tail);
+			ask(n, &sq->bell, &event[sq_index(i)], sq->tail);
 		// For the pin to go down, or for room.
 		if (cq->size && (pin || nvme_cq_full(cq)))
-			ask(&cq->bell, &event[cq_index(i)], cq->head);
+			ask(n, &cq->bell, &event[cq_index(i)], cq->head);
 	}
 	// The driver writes its entry and then reads ours, with a barrier between: one of us sees what the other wrote.
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -140,7 +146,7 @@ void nvme_doorbell_begin(struct nvme *n, unsigned index)
 	*b = (struct nvme_doorbell){ .seen = __atomic_load_n(&shadow[index], __ATOMIC_RELAXED), .event = at };
 	p->seen = b->seen;
 	p->in_memory = false;
-	__atomic_store_n(&event[index], at, __ATOMIC_RELAXED);
+	event_write(n, &event[index], at);
 }
 
 unsigned nvme_doorbells_set(struct nvme *n, const struct nvme_command *c)

@@ -94,6 +94,9 @@ static unsigned status_of(const struct blk_io *io, int result)
 
 static void io_done(struct blk_io *io, int result)
 {
+	const struct nvme_request *r = CONTAINER_OF(io, struct nvme_request, io);
+	for (unsigned i = 0; i < r->iov_count && io->op == BLK_READ; i++)
+		pdev_wrote(r->ns->nvme->p, r->iov[i].iov_base, r->iov[i].iov_len);
 	request_end(CONTAINER_OF(io, struct nvme_request, io), status_of(io, result));
 }
 

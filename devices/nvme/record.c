@@ -53,8 +53,10 @@ static bool queues_valid(const struct nvme *n, const struct nvme_set_up *s)
 			return false;
 		if (s->sq[i].size && !s->cq[s->sq[i].cqid].size)
 			return false;
+		if (there && (s->sq[i].base | s->cq[i].base) % NVME_PAGE)
+			return false;
 	}
-	return s->event_count <= NVME_EVENTS_MAX;
+	return s->event_count <= NVME_EVENTS_MAX && (s->shadow | s->event_index) % NVME_PAGE == 0;
 }
 
 static struct nvme_doorbell bell_read(const struct nvme_progress *p)
@@ -266,12 +268,13 @@ int nvme_record_open(struct nvme *n, const char *path, struct err *e)
 	struct nvme_identity is;
 	n->record_file.fd = -1;
 	n->record = path ? NULL : calloc(1, sizeof(*n->record));
-	if (!path)
-		return n->record ? 0 : err_sys(e, ENOMEM, "record");
-	int rc = record_file_open(&n->record_file, path, sizeof(*n->record), e);
+	if (!path && !n->record)
+		return err_sys(e, ENOMEM, "record");
+	int rc = path ? record_file_open(&n->record_file, path, sizeof(*n->record), e) : 0;
 	if (rc < 0)
 		return rc;
-	n->record = n->record_file.map;
+	if (path)
+		n->record = n->record_file.map;
 	identity_of(n, &is);
 	if (memcmp(&n->record->is, &is, sizeof(is)) == 0 && slots_read(n)) {
 		set_up_read(n, &n->record->set_up[n->record->generation % 2]);
@@ -281,13 +284,35 @@ int nvme_record_open(struct nvme *n, const char *path, struct err *e)
 		log_info("record %s: going on with it", path);
 		return 0;
 	}
-	if (!n->record_file.fresh)
+	if (path && !n->record_file.fresh)
 		log_warn("record %s is not about this device: beginning anew", path);
 	memset(n->record, 0, sizeof(*n->record));
 	record_barrier();
 	nvme_features_reset(n);
 	nvme_record_set_up(n);
 	n->record->is = is;
+	return 0;
+}
+
+int nvme_record_load(struct nvme *n, const void *from, size_t len)
+{
+	struct nvme_identity is, theirs;
+	struct nvme_record *r = n->record;
+	if (len != sizeof(*r))
+		return -EINVAL;
+	identity_of(n, &is);
+	memcpy(&theirs, from, sizeof(theirs));
+	if (memcmp(&theirs, &is, sizeof(is)) != 0)
+		return -EINVAL;
+	memcpy(r, from, sizeof(*r));
+	for (unsigned i = 0; i <= NVME_REQUESTS; i++)
+		if (r->slot[i].state != NVME_SLOT_FREE)
+			return -EINVAL; // it was drained
+	if (!queues_valid(n, &r->set_up[r->generation % 2]))
+		return -EINVAL;
+	set_up_read(n, &r->set_up[r->generation % 2]);
+	requests_sort(n);
+	n->away = n->recovers = n->restored = false;
 	return 0;
 }
 

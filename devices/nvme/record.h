@@ -20,6 +20,7 @@
 #include "devices/sdk/record_file.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define NVME_NAMESPACES_MAX 8
@@ -92,6 +93,10 @@ struct nvme_record {
 // and `recovers`.  When images are open.  0 or -errno with the sentence.
 int nvme_record_open(struct nvme *n, const char *path, struct err *e);
 void nvme_record_close(struct nvme *n);
+
+// Takes over the record of another process, whose controller was stopped (pdev_ops.load): what comes may be anything.  0, or -EINVAL: to be
+// reset.
+int nvme_record_load(struct nvme *n, const void *from, size_t len);
 
 // What is set up is another now.
 void nvme_record_set_up(struct nvme *n);

@@ -61,10 +61,12 @@ int pdev_dma_write(struct pdev *p, uint64_t gpa, const void *from, uint64_t len)
 
 void pdev_wrote(struct pdev *p, const void *at, uint64_t len)
 {
+	const uint64_t first = (uintptr_t)at;
 	for (unsigned i = 0; p->dirty && i < p->d->mem.count; i++) {
 		const struct guest_region *r = &p->d->mem.region[i];
-		const uint64_t offset = (uint64_t)((uintptr_t)at - (uintptr_t)r->host);
-		if (offset < r->len)
-			dirty_mark(p->dirty, r->base[GUEST_PHYSICAL] + offset, MIN(len, r->len - offset));
+		const uint64_t host = (uintptr_t)r->host;
+		const uint64_t from = MAX(first, host), to = MIN(first + len, host + r->len);
+		if (from < to)
+			dirty_mark(p->dirty, r->base[GUEST_PHYSICAL] + (from - host), to - from);
 	}
 }
