@@ -25,7 +25,23 @@ static void say_word(FILE *out, const char *name, bool offered, const char *what
 	fprintf(out, "offer     %-20s %s\n", name, offered ? what : "not offered");
 }
 
-static void say_offers(const struct vfio_user *v, FILE *out)
+// Whether it could give its function's state to another server.  Some say it in VERSION, some only if they are asked.
+static bool moves(struct vfio_user *v)
+{
+	const struct vfio_user_device_feature ask = { .argsz = sizeof(ask),
+						      .flags = VFIO_DEVICE_FEATURE_MIGRATION |
+							       VFIO_DEVICE_FEATURE_GET |
+							       VFIO_DEVICE_FEATURE_PROBE };
+	struct vfio_user_device_feature f;
+	const int len = vfu_ask(v, &(struct vfu_call){ .command = VFIO_USER_DEVICE_FEATURE,
+						       .head = &ask,
+						       .head_len = sizeof(ask),
+						       .reply = &f,
+						       .reply_cap = sizeof(f) });
+	return len == sizeof(f) && f.flags == ask.flags;
+}
+
+static void say_offers(struct vfio_user *v, FILE *out)
 {
 	const struct vfio_user_caps *c = &v->said.caps;
 	say_number(out, "max_msg_fds", c->max_msg_fds, "so many interrupts are set by one message");
@@ -35,7 +51,8 @@ static void say_offers(const struct vfio_user *v, FILE *out)
 	say_word(out, "twin_socket", v->said.twin, "used: its own commands come on a socket of theirs");
 	say_word(out, "write_multiple", c->write_multiple,
 		 "not used: each write is acknowledged before the guest goes on");
-	say_word(out, "migration", c->migration, "not used: migration is not done");
+	say_word(out, "migration", c->migration || moves(v),
+		 "its state can be moved; not used: migration is not done");
 }
 
 static void say_region(const struct vfio_user *v, unsigned i, FILE *out)

@@ -111,17 +111,9 @@ static bool state_check(const struct pdev *p, const struct pdev_state *s, const 
 	return true;
 }
 
-int pdev_state_load(struct pdev *p, const uint8_t *from, size_t len)
+static int state_apply(struct pdev *p, const struct pdev_state *s, const uint8_t *at)
 {
-	struct pdev_state s;
-	if (len < sizeof(s))
-		return -EINVAL;
-	memcpy(&s, from, sizeof(s));
-	if (!state_check(p, &s, from, len))
-		return -EINVAL;
-	const uint8_t *at = from + sizeof(s);
-	pdev_reset(p);
-	memcpy(p->config, s.config, sizeof(p->config));
+	memcpy(p->config, s->config, sizeof(p->config));
 	memcpy(p->msix_table, at, p->vector_count * VECTOR_LEN);
 	at += p->vector_count * VECTOR_LEN;
 	for (unsigned i = 0; i < p->vector_count; i++)
@@ -132,12 +124,23 @@ int pdev_state_load(struct pdev *p, const uint8_t *from, size_t len)
 		memcpy(p->bar[i].mapped, at, p->bar[i].map_len);
 		at += p->bar[i].map_len;
 	}
-	int rc = p->ops->load(p, at, (size_t)s.device_len);
-	if (rc < 0) {
-		pdev_reset(p);
+	int rc = p->ops->load(p, at, (size_t)s->device_len);
+	if (rc < 0)
 		return rc;
-	}
-	p->rung = s.rung;
-	pdev_set_intx(p, s.intx_level);
+	p->rung = s->rung;
+	pdev_set_intx(p, s->intx_level);
 	return 0;
+}
+
+int pdev_state_load(struct pdev *p, const uint8_t *from, size_t len)
+{
+	struct pdev_state s = { 0 };
+	memcpy(&s, from, MIN(len, sizeof(s)));
+	int rc = len >= sizeof(s) && state_check(p, &s, from, len) ? 0 : -EINVAL;
+	pdev_reset(p);
+	if (rc == 0)
+		rc = state_apply(p, &s, from + sizeof(s));
+	if (rc < 0)
+		pdev_reset(p);
+	return rc;
 }

@@ -3,7 +3,7 @@
 // drain, the image keeps its size.
 //
 // An input is blocks of 65 bytes: which queue (0 admin, 1 and 2 I/O, 3: the next page of memory gets these 64 bytes all over, 4: a
-// register is written), and a command.  All of the guest's memory is 64 KiB from 0 on.
+// register is written, 255: the controller moves, and these bytes are written into its state on the way), and a command.  All of the guest's memory is 64 KiB from 0 on.
 #include "devices/nvme/nvme.h"
 #include "devices/sdk/pdev_impl.h"
 #include "vmm/base/check.h"
@@ -25,7 +25,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define BLOCK	  65u
 
 static struct nvme n = { .io_queues = 2, .ns_count = 1, .engine = BLK_ENGINE_SYNC };
-static struct vdev d;
+static const struct vdev_ops ops = { .program = "fuzz", .pci = &nvme_pci_ops };
+static struct vdev d = { .ops = &ops };
 static int image_fd, ram_fd;
 static uint8_t *ram;
 static unsigned tail[3];
@@ -68,7 +69,7 @@ static void first_open(void)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", image_fd);
 	n.ns[0].options.path = path;
 	must(loop_init(&d.loop) == 0 && pdev_create(&d.pci, &d, &nvme_pci_ops, &e) == 0 &&
-		     nvme_open(&n, &d, &e) == 0,
+		     nvme_open(&n, &d, &e) == 0 && pdev_attach(d.pci) == 0,
 	     e.text);
 	ram = mmap(NULL, RAM_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, ram_fd, 0);
 	must(ram != MAP_FAILED && guest_mem_add(&d.mem, ram_fd, 0, 0, 0, RAM_LEN) == 0, "memory");
@@ -96,6 +97,24 @@ static void queues_open(void)
 	}
 }
 
+// To another process and back: each four bytes say where in the state, which bits are turned there, and whether.
+static void move(const uint8_t *data)
+{
+	static uint8_t state[1 << 18];
+	must(pdev_state_max(n.p) <= sizeof(state), "a longer state");
+	pdev_stop(n.p);
+	const size_t len = pdev_state_save(n.p, state);
+	for (unsigned i = 0; i < 64; i += 4) {
+		uint16_t at;
+		memcpy(&at, data + i, sizeof(at));
+		if (data[i + 3])
+			state[at % len] ^= data[i + 2];
+	}
+	const bool taken = pdev_state_load(n.p, state, len) == 0;
+	must(taken || (n.csts == 0 && n.cq[0].size == 0), "it was refused and left something");
+	pdev_run(n.p);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (!ram)
@@ -104,7 +123,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned page = 8; size >= BLOCK; data += BLOCK, size -= BLOCK) {
 		const unsigned what = data[0] % 5;
 		uint32_t at, val;
-		if (what < 3) {
+		if (data[0] == 255) {
+			move(data + 1);
+		} else if (what < 3) {
 			give(what, data + 1);
 		} else if (what == 3) {
 			for (unsigned i = 0; i < 4096; i += 64)
