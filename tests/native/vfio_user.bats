@@ -259,6 +259,11 @@ over() { # SCRIPT ARG...
     finish
 }
 
+@test "minivmm-nvme moves under use from one process to another and back; a state that is none is refused, or harms its own guest alone" {
+    truncate -s 8M "$D/img"
+    timeout 60 "$NATIVE/nvme-client" "$D/sock" "$D/img" moved "$BIN/minivmm-nvme"
+}
+
 @test "minivmm-nvme: killed 200 times under verified I/O, it goes on where it was by its record, and nothing is done twice" {
     truncate -s 8M "$D/img"
     timeout 100 "$NATIVE/nvme-client" "$D/sock" "$D/img" killed 100 "$BIN/minivmm-nvme" --image "$D/img" --record "$D/record"

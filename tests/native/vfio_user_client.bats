@@ -30,6 +30,7 @@ has() { # LINE, a pattern
         has 'offer     max_msg_fds          8: .*'
         has 'offer     twin_socket          not offered'
         has 'offer     write_multiple       not used: .*'
+        has 'offer     migration            not offered'
         has 'region    BAR 0                16384 bytes, 2 eventfds'
         has 'region    BAR 1                64 bytes'
         has 'region    BAR 2                65536 bytes, 32768 of them mapped'
@@ -58,6 +59,7 @@ has() { # LINE, a pattern
     serve "$BIN/minivmm-blk" --image "$D/img" --vfio-user "$S"
     probe
     has 'function  1af4:1042, class 018000'
+    has 'offer     migration            its state can be moved; not used: .*'
     has 'verdict   minivmm would use it'
     stop
     serve "$BIN/minivmm-pci-example" --vfio-user "$S"

@@ -166,6 +166,36 @@ static void durable_writes(void)
 	tear_down();
 }
 
+// What the driver said of the cache holds for who goes on in our place, once.
+static void durable_writes_elsewhere(void)
+{
+	uint8_t state[VDEV_STATE_MAX], other[VDEV_STATE_MAX];
+	CHECK(set_up(false));
+	CHECK_EQ(vblk_config_write(&r.b, offsetof(struct virtio_blk_config, wce), "\0", 1), 0);
+	const size_t len = vblk_state_save(&r.b, state);
+	vblk_start(&r.b, F_FLUSH);
+	CHECK(!r.b.write_through && r.b.config.wce == 1);
+	CHECK_EQ(vblk_state_load(&r.b, state, len), 0);
+	vblk_start(&r.b, F_FLUSH);
+	CHECK(r.b.write_through && r.b.config.wce == 0);
+	vblk_start(&r.b, F_FLUSH);
+	CHECK(!r.b.write_through && r.b.config.wce == 1);
+	CHECK_EQ(vblk_state_load(&r.b, state, len), 0);
+	CHECK_EQ(vblk_state_load(&r.b, NULL, 0), 0);
+	vblk_start(&r.b, F_FLUSH);
+	CHECK(!r.b.write_through);
+	CHECK_EQ(vblk_state_load(&r.b, state, len - 1), -EINVAL);
+	CHECK_EQ(vblk_state_load(&r.b, state, len + 1), -EINVAL);
+	for (size_t i = 0; i < len; i++) { // another disk, or none at all
+		memcpy(other, state, len);
+		other[i] ^= 0x10;
+		CHECK_EQ(vblk_state_load(&r.b, other, len), -EINVAL);
+	}
+	vblk_start(&r.b, F_FLUSH);
+	CHECK(!r.b.write_through);
+	tear_down();
+}
+
 static void zeros_and_discards(void)
 {
 	CHECK(set_up(false));
@@ -378,6 +408,7 @@ static bool uring_allowed(void)
 
 BOTH_ENGINES(reads_and_writes)
 BOTH_ENGINES(durable_writes)
+BOTH_ENGINES(durable_writes_elsewhere)
 BOTH_ENGINES(zeros_and_discards)
 BOTH_ENGINES(readonly_images)
 BOTH_ENGINES(identity)
