@@ -43,7 +43,7 @@ bool pdev_state_offered(const struct pdev *p);
 // The most bytes that it takes.
 size_t pdev_state_max(const struct pdev *p);
 size_t pdev_state_save(struct pdev *p, uint8_t *to);
-// Checks what may be anything, and makes it the function's.  0, or -errno: it is as after power-on.
+// Checks what may be anything, and makes it the function's.  0, or -EINVAL (logged): it is as after power-on.
 int pdev_state_load(struct pdev *p, const uint8_t *from, size_t len);
 
 // The function that stands for a virtio device (virtio_pci_fn.c).  0 or -errno and the sentence.

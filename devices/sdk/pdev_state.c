@@ -8,7 +8,9 @@
 #include "devices/sdk/dev.h"
 #include "devices/sdk/pdev_impl.h"
 #include "vmm/base/check.h"
+#include "vmm/base/log.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <linux/pci_regs.h>
 #include <string.h>
@@ -81,34 +83,39 @@ size_t pdev_state_save(struct pdev *p, uint8_t *to)
 		at += p->bar[i].map_len;
 	}
 	const size_t device_len = p->ops->save(p, at);
+	assert(device_len <= PDEV_STATE_MAX);
 	header_fill(p, &s, device_len);
 	memcpy(to, &s, sizeof(s));
 	return fixed_len(p) + device_len;
 }
 
-static bool state_check(const struct pdev *p, const struct pdev_state *s, const uint8_t *from, size_t len)
+// NULL, or what is wrong with it in a few words.
+static const char *state_check(const struct pdev *p, const struct pdev_state *s, const uint8_t *from,
+			       size_t len)
 {
 	struct pdev_state mine;
-	const size_t fixed = fixed_len(p);
+	if (len < sizeof(*s))
+		return "it is cut short";
 	header_fill(p, &mine, s->device_len);
-	if (memcmp(s->magic, mine.magic, sizeof(mine.magic)) != 0 ||
-	    memcmp(s->program, mine.program, sizeof(mine.program)) != 0)
-		return false;
-	if (s->vectors != mine.vectors || s->shared_len != mine.shared_len ||
-	    s->device_len > PDEV_STATE_MAX || len != fixed + s->device_len)
-		return false;
-	if (s->intx_level > (p->initial[PCI_INTERRUPT_PIN] != 0) ||
-	    (p->doorbell_count < 64 && s->rung >> p->doorbell_count))
-		return false;
+	if (memcmp(s->magic, mine.magic, sizeof(mine.magic)) != 0)
+		return "it is no state, or of another version";
+	if (memcmp(s->program, mine.program, sizeof(mine.program)) != 0)
+		return "it is another program's";
 	for (unsigned i = 0; i < PDEV_CONFIG_SIZE; i++)
 		if ((s->config[i] ^ p->initial[i]) & ~p->writable[i])
-			return false;
-	const uint8_t *pending =
-		from + sizeof(*s) + p->vector_count * VECTOR_LEN; // the table is storage, whatever it says
+			return "its configuration space is another function's";
+	if (s->vectors != mine.vectors || s->shared_len != mine.shared_len ||
+	    s->device_len > PDEV_STATE_MAX || len != fixed_len(p) + s->device_len)
+		return "it is too short or too long";
+	if (s->intx_level > (p->initial[PCI_INTERRUPT_PIN] != 0) ||
+	    (p->doorbell_count < 64 && s->rung >> p->doorbell_count))
+		return "an interrupt or a doorbell that there is not";
+	// The table is storage, whatever it says.
+	const uint8_t *pending = from + sizeof(*s) + p->vector_count * VECTOR_LEN;
 	for (unsigned i = 0; i < p->vector_count; i++)
 		if (pending[i] > 1)
-			return false;
-	return true;
+			return "an interrupt is neither pending nor not";
+	return NULL;
 }
 
 static int state_apply(struct pdev *p, const struct pdev_state *s, const uint8_t *at)
@@ -136,11 +143,13 @@ int pdev_state_load(struct pdev *p, const uint8_t *from, size_t len)
 {
 	struct pdev_state s = { 0 };
 	memcpy(&s, from, MIN(len, sizeof(s)));
-	int rc = len >= sizeof(s) && state_check(p, &s, from, len) ? 0 : -EINVAL;
+	const char *wrong = state_check(p, &s, from, len);
 	pdev_reset(p);
-	if (rc == 0)
-		rc = state_apply(p, &s, from + sizeof(s));
-	if (rc < 0)
+	if (!wrong && state_apply(p, &s, from + sizeof(s)) < 0) {
+		wrong = "the device does not know it";
 		pdev_reset(p);
-	return rc;
+	}
+	if (wrong)
+		log_limited(LOG_WARN, "a state for this function: %s; it needs a reset", wrong);
+	return wrong ? -EINVAL : 0;
 }

@@ -6,7 +6,6 @@
 // transition is two of them.  A state that is refused leaves the function reset and in ERROR, where only DEVICE_RESET helps.
 // The log of pages covers 1 TiB of addresses, and takes memory where something is written.
 #include "devices/sdk/vfio_user_impl.h"
-#include "vmm/base/log.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -47,11 +46,9 @@ static int resuming_ends(struct vfs *s)
 	struct vfs_migration *m = &s->migration;
 	int rc = pdev_state_load(s->p, m->data, m->len);
 	data_end(m);
-	if (rc < 0) {
-		log_limited(LOG_WARN, "that is no state of this function; it needs a reset");
+	if (rc < 0)
 		m->state = VFIO_DEVICE_STATE_ERROR;
-	}
-	return rc < 0 ? -EINVAL : 0;
+	return rc;
 }
 
 static int to_stop(struct vfs *s)
