@@ -32,7 +32,7 @@ static bool moves(struct vfio_user *v)
 						      .flags = VFIO_DEVICE_FEATURE_MIGRATION |
 							       VFIO_DEVICE_FEATURE_GET |
 							       VFIO_DEVICE_FEATURE_PROBE };
-	struct vfio_user_device_feature f;
+	struct vfio_user_device_feature f = { 0 };
 	const int len = vfu_ask(v, &(struct vfu_call){ .command = VFIO_USER_DEVICE_FEATURE,
 						       .head = &ask,
 						       .head_len = sizeof(ask),

@@ -56,7 +56,7 @@ static void ex_doorbell(struct pdev *p, unsigned index)
 // Where an access goes; NULL: nowhere.  The shared page is accessed so by clients that do not map it.
 static uint8_t *place(unsigned bar, uint64_t offset, unsigned size)
 {
-	if (bar == BAR_PORTS)
+	if (bar == BAR_PORTS && offset < sizeof(ex.port))
 		return ex.port + offset;
 	if (bar == BAR_REGISTERS && offset >= PAGE)
 		return page + (offset - PAGE);

@@ -104,7 +104,7 @@ static void command_do(struct nvme *n, unsigned sqid, struct nvme_request *r, co
 	uint32_t dw0;
 	struct nvme_cq *q = &n->cq[n->sq[sqid].cqid];
 	q->due++;
-	if (sqid > 0) {
+	if (r) { // of an I/O queue
 		r->sqid = (uint16_t)sqid;
 		r->cid = c->cid;
 		nvme_io(n, r, c);

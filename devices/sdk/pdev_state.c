@@ -15,7 +15,7 @@
 #include <linux/pci_regs.h>
 #include <string.h>
 
-#define VECTOR_LEN 16u
+#define VECTOR_LEN ((size_t)16)
 
 static const char magic[8] = "pdevst1";
 
