@@ -890,6 +890,65 @@ TEST(a_virtio_state_that_is_none)
 	virtio_close();
 }
 
+// Field by field, by their places in struct fn_state (virtio_fn_state.c), which lies behind the function's own part.
+TEST(what_is_wrong_with_a_virtio_state)
+{
+	const size_t mine = 320 + 17 * 3, queue = mine + 32, live = queue + 40;
+	const struct {
+		size_t at;
+		unsigned size;
+		uint64_t val;
+	} wrong[] = {
+		{ mine - 1, 1, 2 },	       // an interrupt that is pending twice
+		{ mine, 8, UINT64_MAX },       // features that are not offered
+		{ mine, 8, 0 },		       // VERSION_1 is missing
+		{ mine + 8, 4, 1 },	       // queues
+		{ mine + 8, 4, 3 },	       //
+		{ mine + 12, 4, 9 },	       // bytes of the device's
+		{ mine + 12, 4, UINT32_MAX },  //
+		{ mine + 26, 2, 3 },	       // a vector
+		{ mine + 28, 1, 0 },	       // states that the status does not go with
+		{ mine + 28, 1, 1 },	       //
+		{ mine + 28, 1, 3 },	       //
+		{ mine + 28, 1, 4 },	       //
+		{ mine + 29, 1, 7 },	       // without FEATURES_OK
+		{ mine + 29, 1, 11 },	       // without DRIVER_OK
+		{ mine + 29, 1, 0x1f },	       // a bit that there is not
+		{ mine + 29, 1, 0x4f },	       // NEEDS_RESET
+		{ mine + 30, 1, 4 },	       // the ISR
+		{ live + 24, 4, 0x10000 },     // where to go on
+		{ live + 28, 2, 0 },	       // entries
+		{ live + 28, 2, 7 },	       //
+		{ live + 28, 2, 32 },	       //
+		{ live + 30, 2, 3 },	       // a vector
+		{ live + 32, 1, 2 },	       // flags that are none
+		{ live + 33, 1, 2 },	       //
+		{ live + 34, 1, 2 },	       //
+		{ live + 32, 1, 0 },	       // live and not enabled
+		{ queue + 34, 1, 1 },	       //
+		{ live + 40 * 63 + 8, 1, 43 }, // nothing else: the device's own
+	};
+	const size_t len = virtio_state_made();
+	static uint8_t good[STATE_MAX];
+	memcpy(good, state, len);
+	virtio_close();
+	virtio_open();
+	CHECK_EQ(len, live + 40 * 63 + 10);
+	for (unsigned i = 0; i < ARRAY_LEN(wrong); i++) {
+		const bool taken = i == ARRAY_LEN(wrong) - 1;
+		memcpy(state, good, len);
+		CHECK(memcmp(state + wrong[i].at, &wrong[i].val, wrong[i].size) != 0);
+		memcpy(state + wrong[i].at, &wrong[i].val, wrong[i].size);
+		if (state_give(len) != (taken ? 0 : EINVAL)) {
+			printf("number %u\n", i);
+			CHECK(false);
+		}
+		CHECK_EQ(is(), taken ? (uint32_t)STOP : ERROR);
+		CHECK_EQ(ask(VFIO_USER_DEVICE_RESET, NULL, 0), 0);
+	}
+	virtio_close();
+}
+
 TEST(what_a_queue_writes_is_noted)
 {
 	virtio_open();
