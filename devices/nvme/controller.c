@@ -41,6 +41,7 @@ void nvme_complete(struct nvme *n, unsigned slot, uint16_t sqid, uint16_t cid, u
 	// The phase last: it is what makes the entry the driver's.
 	struct nvme_completion *there = pdev_memory(n->p, at, sizeof(c));
 	if (!there) {
+		n->record->slot[slot].state = NVME_SLOT_FREE; // nobody will ever hear of it
 		fatal(n, "a completion queue outside memory");
 		return;
 	}
