@@ -74,9 +74,11 @@ static bool base_valid(const struct queue_state *q, bool packed)
 
 static bool queue_check(const struct virtio_regs *r, const struct fn_state *s, const struct queue_state *q)
 {
+	static const uint8_t zero[sizeof(q->zero)];
 	const bool packed = s->taken & VF_RING_PACKED;
-	if (q->enabled > 1 || q->reset > 1 || q->live > 1 || q->size == 0 || q->size > r->queue_size_max ||
-	    !vector_valid(r, q->vector))
+	if (q->enabled > 1 || q->reset > 1 || q->live > 1 || memcmp(q->zero, zero, sizeof(zero)) != 0)
+		return false;
+	if (q->size == 0 || q->size > r->queue_size_max || !vector_valid(r, q->vector))
 		return false;
 	if (!q->live)
 		return true;
@@ -109,6 +111,7 @@ static bool state_check(const struct virtio_fn *f, const struct fn_state *s, siz
 {
 	const struct virtio_regs *r = &f->regs;
 	const struct vdev_ops *ops = f->d->ops;
+	static const struct queue_state none;
 	const uint8_t known =
 		VS_ACKNOWLEDGE | VS_DRIVER | VS_DRIVER_OK | VS_FEATURES_OK | VS_NEEDS_RESET | VS_FAILED;
 	if (s->queue_count != r->queue_count || s->device_len > VDEV_STATE_MAX ||
@@ -119,6 +122,9 @@ static bool state_check(const struct virtio_fn *f, const struct fn_state *s, siz
 		return false;
 	for (unsigned i = 0; i < r->queue_count; i++)
 		if (!queue_check(r, s, &s->queue[i]))
+			return false;
+	for (unsigned i = r->queue_count; i < VDEV_QUEUES_MAX; i++)
+		if (memcmp(&s->queue[i], &none, sizeof(none)) != 0)
 			return false;
 	// One that has begun knows what it was told.
 	return s->device_len == 0 || (ops->state_load && s->state == VIRTIO_RUNNING);

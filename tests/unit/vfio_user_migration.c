@@ -899,33 +899,36 @@ TEST(what_is_wrong_with_a_virtio_state)
 		unsigned size;
 		uint64_t val;
 	} wrong[] = {
-		{ mine - 1, 1, 2 },	       // an interrupt that is pending twice
-		{ mine, 8, UINT64_MAX },       // features that are not offered
-		{ mine, 8, 0 },		       // VERSION_1 is missing
-		{ mine + 8, 4, 1 },	       // queues
-		{ mine + 8, 4, 3 },	       //
-		{ mine + 12, 4, 9 },	       // bytes of the device's
-		{ mine + 12, 4, UINT32_MAX },  //
-		{ mine + 26, 2, 3 },	       // a vector
-		{ mine + 28, 1, 0 },	       // states that the status does not go with
-		{ mine + 28, 1, 1 },	       //
-		{ mine + 28, 1, 3 },	       //
-		{ mine + 28, 1, 4 },	       //
-		{ mine + 29, 1, 7 },	       // without FEATURES_OK
-		{ mine + 29, 1, 11 },	       // without DRIVER_OK
-		{ mine + 29, 1, 0x1f },	       // a bit that there is not
-		{ mine + 29, 1, 0x4f },	       // NEEDS_RESET
-		{ mine + 30, 1, 4 },	       // the ISR
-		{ live + 24, 4, 0x10000 },     // where to go on
-		{ live + 28, 2, 0 },	       // entries
-		{ live + 28, 2, 7 },	       //
-		{ live + 28, 2, 32 },	       //
-		{ live + 30, 2, 3 },	       // a vector
-		{ live + 32, 1, 2 },	       // flags that are none
-		{ live + 33, 1, 2 },	       //
-		{ live + 34, 1, 2 },	       //
-		{ live + 32, 1, 0 },	       // live and not enabled
-		{ queue + 34, 1, 1 },	       //
+		{ mine - 1, 1, 2 },	      // an interrupt that is pending twice
+		{ mine, 8, UINT64_MAX },      // features that are not offered
+		{ mine, 8, 0 },		      // VERSION_1 is missing
+		{ mine + 8, 4, 1 },	      // queues
+		{ mine + 8, 4, 3 },	      //
+		{ mine + 12, 4, 9 },	      // bytes of the device's
+		{ mine + 12, 4, UINT32_MAX }, //
+		{ mine + 26, 2, 3 },	      // a vector
+		{ mine + 28, 1, 0 },	      // states that the status does not go with
+		{ mine + 28, 1, 1 },	      //
+		{ mine + 28, 1, 3 },	      //
+		{ mine + 28, 1, 4 },	      //
+		{ mine + 29, 1, 7 },	      // without FEATURES_OK
+		{ mine + 29, 1, 11 },	      // without DRIVER_OK
+		{ mine + 29, 1, 0x1f },	      // a bit that there is not
+		{ mine + 29, 1, 0x4f },	      // NEEDS_RESET
+		{ mine + 30, 1, 4 },	      // the ISR
+		{ live + 24, 4, 0x10000 },    // where to go on
+		{ live + 28, 2, 0 },	      // entries
+		{ live + 28, 2, 7 },	      //
+		{ live + 28, 2, 32 },	      //
+		{ live + 30, 2, 3 },	      // a vector
+		{ live + 32, 1, 2 },	      // flags that are none
+		{ live + 33, 1, 2 },	      //
+		{ live + 34, 1, 2 },	      //
+		{ live + 32, 1, 0 },	      // live and not enabled
+		{ queue + 34, 1, 1 },	      //
+		{ live + 35, 1, 1 },	      // what stands for nothing
+		{ live + 40, 1, 1 },	      // a queue that there is not
+		{ live + 40 * 63 - 1, 1, 1 },
 		{ live + 40 * 63 + 8, 1, 43 }, // nothing else: the device's own
 	};
 	const size_t len = virtio_state_made();
