@@ -3,8 +3,9 @@
 // "VFIO_DEVICE_FEATURE_DMA_LOGGING_START").
 //
 // A bit for each page of 4096 bytes, in memory shared with the front-end, which reads and clears it meanwhile, or of our own, of which
-// a client is told.  Owned by the carrier; virtq.c notes what goes through a queue, always after it was written and before the driver may know of it, so
-// that a page copied too early is found again.  What lies beyond the log's end is no memory of the guest and is left out.
+// a client is told.  Owned by the carrier; virtq.c notes what goes through a queue, always after it was written and before the
+// driver may know of it, so that a page copied too early is found again.  What lies beyond the log's end is no memory of the
+// guest and is left out.
 #ifndef MINIVMM_SDK_DIRTY_H
 #define MINIVMM_SDK_DIRTY_H
 
