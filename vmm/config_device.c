@@ -162,7 +162,8 @@ static void check_descriptors(struct config_reader *r, const struct toml_value *
 		    !fd_is_reference(v->string.bytes))
 			continue;
 		for (const struct device_config *o = c->devices; o < d; o++) {
-			const char *theirs = *(const char *const *)((const char *)o + k->offset);
+			const void *at = (const char *)o + k->offset;
+			const char *theirs = *(const char *const *)at;
 			if (theirs && strcmp(theirs, v->string.bytes) == 0 && !(d->readonly && o->readonly))
 				config_complain_value(r, v, "%s is of the device in line %u already",
 						      config_value_quote(r, theirs), o->place.line);
