@@ -241,8 +241,8 @@ static int server_close(struct session *session)
 		s->p->ops->drain(s->p);
 	s->p->client = NULL;
 	vfs_twin_close(s);
-	vfs_migration_close(s);
 	pdev_detach(s->p);
+	vfs_migration_close(s);
 	guest_mem_clear(&d->mem);
 	if (function_is_session_s(d)) {
 		virtio_fn_destroy(d->pci);

@@ -176,8 +176,8 @@ static int on_region_io_fds(struct vfs *s, struct vfs_request *rq)
 static int on_reset(struct vfs *s, struct vfs_request *rq)
 {
 	(void)rq;
-	vfs_migration_reset(s);
 	pdev_reset(s->p);
+	vfs_migration_reset(s);
 	return 0;
 }
 

@@ -100,7 +100,7 @@ vfs_handler vfs_on_feature, vfs_on_mig_read, vfs_on_mig_write;
 // ---- vfio_user_migration.c
 
 void vfs_migration_init(struct vfs *s);
-// The client resets the function: it runs, whatever became of it.
+// The client has reset the function: it runs, whatever became of it.
 void vfs_migration_reset(struct vfs *s);
 // The client left.
 void vfs_migration_close(struct vfs *s);

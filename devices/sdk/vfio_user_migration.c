@@ -33,14 +33,6 @@ static int data_begin(struct vfs *s)
 	return m->data ? 0 : -ENOMEM;
 }
 
-static int stop_copy_begins(struct vfs *s)
-{
-	int rc = data_begin(s);
-	if (rc == 0)
-		s->migration.len = pdev_state_save(s->p, s->migration.data);
-	return rc;
-}
-
 static int resuming_ends(struct vfs *s)
 {
 	struct vfs_migration *m = &s->migration;
@@ -81,7 +73,7 @@ static int state_set(struct vfs *s, uint32_t next)
 	if (next == VFIO_DEVICE_STATE_RUNNING)
 		pdev_run(s->p);
 	else
-		rc = next == VFIO_DEVICE_STATE_RESUMING ? data_begin(s) : stop_copy_begins(s);
+		rc = data_begin(s);
 	if (rc == 0)
 		m->state = (enum vfio_device_mig_state)next;
 	return rc;
@@ -120,9 +112,25 @@ static int on_state_set(struct vfs *s, uint8_t *data, size_t *len, size_t room)
 	return state_set(s, m.device_state);
 }
 
+static bool loggable(uint64_t iova, uint64_t size)
+{
+	return range_in(iova, size, LOG_ADDRESSES);
+}
+
+static bool all_loggable(const struct vfs *s)
+{
+	const struct guest_region *r = s->d->mem.region;
+	bool all = true;
+	for (unsigned i = 0; i < s->d->mem.count; i++)
+		all &= loggable(r[i].base[GUEST_PHYSICAL], r[i].len);
+	for (unsigned i = 0; i < s->unmapped_count; i++)
+		all &= loggable(s->unmapped[i].iova, s->unmapped[i].size);
+	return all;
+}
+
 bool vfs_loggable(const struct vfs *s, uint64_t iova, uint64_t size)
 {
-	return !s->migration.log.bits || range_in(iova, size, LOG_ADDRESSES);
+	return !s->migration.log.bits || loggable(iova, size);
 }
 
 static void log_changed(struct vfs *s, struct dirty_log *to)
@@ -160,10 +168,8 @@ static int logging_start(struct vfs *s, uint8_t *data, size_t *len, size_t room)
 		return -EINVAL;
 	if (m->log.bits)
 		return -EBUSY;
-	for (unsigned i = 0; i < s->d->mem.count; i++)
-		if (!range_in(s->d->mem.region[i].base[GUEST_PHYSICAL], s->d->mem.region[i].len,
-			      LOG_ADDRESSES))
-			return -ERANGE;
+	if (!all_loggable(s))
+		return -ERANGE;
 	int rc = dirty_open_own(&m->log, LOG_LEN);
 	if (rc < 0)
 		return rc;
@@ -263,6 +269,9 @@ int vfs_on_mig_read(struct vfs *s, struct vfs_request *rq)
 	if (m->state != VFIO_DEVICE_STATE_STOP_COPY || a.size > VFS_XFER_MAX || a.argsz < sizeof(a) ||
 	    a.argsz - sizeof(a) < a.size)
 		return -EINVAL;
+	// Not before: doorbells that rang before it was stopped may be heard after the message that stopped it.
+	if (m->len == 0)
+		m->len = pdev_state_save(s->p, m->data);
 	a.size = (uint32_t)MIN(a.size, m->len - m->at);
 	a.argsz = (uint32_t)sizeof(a) + a.size;
 	VFS_REPLY(rq, a);
@@ -295,7 +304,8 @@ void vfs_migration_init(struct vfs *s)
 void vfs_migration_reset(struct vfs *s)
 {
 	data_end(&s->migration);
-	s->p->stopped = false;
+	if (s->p->stopped)
+		pdev_run(s->p);
 	s->migration.state = VFIO_DEVICE_STATE_RUNNING;
 }
 

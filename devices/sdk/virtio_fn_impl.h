@@ -9,7 +9,8 @@
 #include "vmm/base/virtio_regs.h"
 
 struct fn_queue {
-	bool live; // the driver wants it served; it runs if its ring is in memory and a client is there
+	bool live;    // the driver wants it served; it runs if its ring is in memory and a client is there
+	bool resumed; // when it runs next it is one that was used before the device started
 	uint32_t base;
 };
 

@@ -46,6 +46,7 @@ static void device_broken(struct virtio_regs *r, const char *why)
 	log_limited(LOG_WARN, "%s; the device needs a reset by its driver", why);
 	r->state = VIRTIO_BROKEN;
 	r->status |= VS_NEEDS_RESET;
+	fn_of(r)->state_len = 0; // nobody goes on from it
 	interrupt(fn_of(r), r->config_vector, VP_ISR_CONFIG);
 }
 
@@ -84,16 +85,21 @@ static void queue_log(struct virtio_fn *f, unsigned i)
 	q->dirty_used_gpa = f->regs.queue[i].device;
 }
 
+static struct vq_place queue_place(const struct virtio_fn *f, unsigned i)
+{
+	const struct virtio_reg_queue *reg = &f->regs.queue[i];
+	return (struct vq_place){ .size = reg->size,
+				  .base = f->queue[i].base,
+				  .desc = reg->desc,
+				  .avail = reg->driver,
+				  .used = reg->device };
+}
+
 // -EFAULT: its ring is not in memory that is mapped, at least not now.
-static int queue_run(struct virtio_fn *f, unsigned i, bool resumed)
+static int queue_run(struct virtio_fn *f, unsigned i)
 {
 	struct vq *q = &f->d->queues[i];
-	const struct virtio_reg_queue *reg = &f->regs.queue[i];
-	const struct vq_place at = { .size = reg->size,
-				     .base = f->queue[i].base,
-				     .desc = reg->desc,
-				     .avail = reg->driver,
-				     .used = reg->device };
+	const struct vq_place at = queue_place(f, i);
 	q->carrier = f;
 	q->on_fail = queue_failed;
 	q->on_call = queue_call;
@@ -101,7 +107,8 @@ static int queue_run(struct virtio_fn *f, unsigned i, bool resumed)
 	int rc = vq_start(q, &f->d->mem, &at, f->regs.taken);
 	if (rc < 0)
 		return rc;
-	q->resumed = resumed;
+	q->resumed = f->queue[i].resumed;
+	f->queue[i].resumed = false;
 	q->enabled = true;
 	f->d->ops->kick(f->d, q);
 	return 0;
@@ -141,12 +148,15 @@ static void queues_resume(struct virtio_fn *f)
 		device_broken(&f->regs, err_text(-rc));
 		return;
 	}
-	for (unsigned i = 0; i < f->regs.queue_count; i++)
-		if (f->queue[i].live && !f->d->queues[i].running && queue_run(f, i, again) == 0)
-			queue_call(
-				&f->d->queues[i]); // an interrupt may have been lost with who was to get it
+	for (unsigned i = 0; i < f->regs.queue_count; i++) {
+		struct vq *q = &f->d->queues[i];
+		f->queue[i].resumed |= again;
+		if (f->queue[i].live && !q->running && queue_run(f, i) == 0)
+			queue_call(q); // an interrupt may have been lost with who was to get it
+	}
 }
 
+// What a driver does to a device that it has not reset: it is the one that was.
 static void come_back(struct virtio_fn *f)
 {
 	if (!f->away)
@@ -171,9 +181,10 @@ static int on_negotiate(struct virtio_regs *r)
 static void on_queue_start(struct virtio_regs *r, unsigned index)
 {
 	struct virtio_fn *f = fn_of(r);
+	come_back(f);
 	f->queue[index] =
 		(struct fn_queue){ .live = true, .base = r->taken & VF_RING_PACKED ? BASE_PACKED : 0 };
-	int rc = queue_run(f, index, false);
+	int rc = r->state == VIRTIO_RUNNING ? queue_run(f, index) : 0;
 	if (rc < 0)
 		device_broken(r, err_text(-rc));
 }
@@ -238,6 +249,7 @@ static void device_config_write(struct virtio_fn *f, uint64_t offset, unsigned s
 		return;
 	for (unsigned i = 0; i < size; i++)
 		bytes[i] = (uint8_t)(val >> (8 * i));
+	come_back(f);
 	f->d->ops->config_write(f->d, (uint32_t)offset, bytes, size);
 }
 
@@ -357,10 +369,7 @@ static void fn_memory_changed(struct pdev *p)
 	}
 	for (unsigned i = 0; i < f->regs.queue_count; i++) {
 		struct vq *q = &f->d->queues[i];
-		const struct virtio_reg_queue *reg = &f->regs.queue[i];
-		const struct vq_place at = {
-			.size = reg->size, .desc = reg->desc, .avail = reg->driver, .used = reg->device
-		};
+		const struct vq_place at = queue_place(f, i);
 		if (q->running && vq_relocate(q, &at) < 0) {
 			f->queue[i].base = vq_stop(q);
 			f->d->again &= ~(UINT64_C(1) << i);

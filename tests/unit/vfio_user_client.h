@@ -58,8 +58,9 @@ static bool alive(void)
 	return carrier_vfio_user.alive(session, &ms);
 }
 
-static void say(uint16_t command, const void *payload, size_t len, const int *fds, unsigned fd_count,
-		uint32_t flags)
+// Sends it; the server has not looked yet.
+static void post(uint16_t command, const void *payload, size_t len, const int *fds, unsigned fd_count,
+		 uint32_t flags)
 {
 	struct vfio_user_header h = {
 		.id = 0x4711, .command = command, .size = (uint32_t)(sizeof(h) + len), .flags = flags
@@ -72,6 +73,12 @@ static void say(uint16_t command, const void *payload, size_t len, const int *fd
 	struct iovec iov[] = { { &h, sizeof(h) }, { p.v, len } };
 	if (msg_send(client, iov, len ? 2 : 1, fds, fd_count, deadline_in_ms(1000)) < 0)
 		abort();
+}
+
+static void say(uint16_t command, const void *payload, size_t len, const int *fds, unsigned fd_count,
+		uint32_t flags)
+{
+	post(command, payload, len, fds, fd_count, flags);
 	turn();
 }
 

@@ -328,8 +328,10 @@ TEST(from_error_only_a_reset_helps)
 		CHECK_EQ(is(), ERROR);
 	}
 	CHECK_EQ(put(0, 0, 8, 78), EBUSY);
+	CHECK(fn.stopped);
 	CHECK_EQ(ask(VFIO_USER_DEVICE_RESET, NULL, 0), 0);
 	CHECK_EQ(is(), RUNNING);
+	CHECK(!fn.stopped); // it was told
 	CHECK_EQ(put(0, 0, 8, 78), 0);
 	CHECK_EQ(get(0, 0, 8), 78);
 	// A reset ends what is under way, too.
@@ -437,6 +439,32 @@ TEST(a_function_moves)
 	for (size_t i = 0; i < len; i++)
 		others += state[i] != before[i];
 	CHECK_EQ(others, 1);
+	function_close();
+}
+
+// The guest rang before it was stopped, and the server hears of the state first.
+TEST(a_doorbell_that_is_heard_late_moves_along)
+{
+	const struct {
+		struct vfio_user_device_feature f;
+		struct vfio_device_feature_mig_state m;
+	} ask_for = { { sizeof(ask_for), VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | VFIO_DEVICE_FEATURE_SET },
+		      { STOP_COPY, -1 } };
+	function_open();
+	struct vfio_user_region_io_fds q = { .argsz = 4096 };
+	CHECK_EQ(ask(VFIO_USER_DEVICE_GET_REGION_IO_FDS, &q, sizeof(q)), 0);
+	FD_AUTO bell = msg_fds_take_one(&a.fds);
+	post(VFIO_USER_DEVICE_FEATURE, &ask_for, sizeof(ask_for), NULL, 0, 0);
+	fd_event_signal(bell);
+	turn();
+	CHECK_EQ(hear(), 0);
+	CHECK_EQ(fn.rung, 0);
+	const size_t len = state_read(4096);
+	function_close();
+	function_open();
+	CHECK_EQ(state_give(len), 0);
+	CHECK_EQ(go(RUNNING), 0);
+	CHECK_EQ(fn.rung, 1);
 	function_close();
 }
 
@@ -602,6 +630,9 @@ TEST(pages_that_were_written)
 	CHECK_EQ(map(UINT64_C(1) << 40, PAGE, 3, fd, 0), 0);
 	CHECK_EQ(log_start(PAGE, 0, NULL, 0), ERANGE);
 	CHECK_EQ(unmap(UINT64_C(1) << 40, PAGE, 0), 0);
+	CHECK_EQ(map(UINT64_C(1) << 40, PAGE, 3, -1, 0), 0);
+	CHECK_EQ(log_start(PAGE, 0, NULL, 0), ERANGE);
+	CHECK_EQ(unmap(UINT64_C(1) << 40, PAGE, 0), 0);
 	CHECK_EQ(log_start(0, 0, NULL, 0), EINVAL);
 	CHECK_EQ(log_start(PAGE, 2, range, sizeof(range)), EINVAL);
 	CHECK_EQ(log_start(PAGE, UINT32_MAX, range, sizeof(range)), EINVAL);
@@ -652,7 +683,7 @@ static void dev_kick(struct vdev *v, struct vq *q)
 {
 	struct vq_chain c;
 	struct iovec iov[4];
-	CHECK(!v->pci->stopped);
+	CHECK(!v->pci->stopped && dev.starts > dev.stops);
 	dev.resumed = q->resumed;
 	while (vq_pop(q, &c, iov, 4) > 0)
 		vq_push(q, c.head, 1);
@@ -737,7 +768,7 @@ static void driver_start(void)
 	put(0, VC_DEVICE_STATUS, 1, VS_ACKNOWLEDGE);
 	put(0, VC_DEVICE_STATUS, 1, VS_ACKNOWLEDGE | VS_DRIVER);
 	put(0, VC_DRIVER_FEATURE_SELECT, 4, 1);
-	put(0, VC_DRIVER_FEATURE, 4, VF_VERSION_1 >> 32);
+	put(0, VC_DRIVER_FEATURE, 4, (VF_VERSION_1 | VF_RING_RESET) >> 32);
 	put(0, VC_DEVICE_STATUS, 1, VS_ACKNOWLEDGE | VS_DRIVER | VS_FEATURES_OK);
 	put(0, VC_CONFIG_MSIX_VECTOR, 2, 0);
 	put(0, VC_QUEUE_SELECT, 2, 1);
@@ -814,7 +845,7 @@ TEST(a_virtio_device_moves)
 	CHECK_EQ(get(0, VC_QUEUE_ENABLE, 2), 1);
 	CHECK_EQ(get(0, VC_QUEUE_DEVICE, 8), USED);
 	CHECK_EQ(get(0, VC_QUEUE_MSIX_VECTOR, 2), 2);
-	CHECK_EQ(get(0, VC_DRIVER_FEATURE, 4), 1);
+	CHECK_EQ(get(0, VC_DRIVER_FEATURE, 4), (VF_VERSION_1 | VF_RING_RESET) >> 32);
 	CHECK_EQ(dev.starts, 0);
 	CHECK_EQ(set_irqs(VFIO_PCI_MSIX_IRQ_INDEX, SET_EVENTFD, 2, 1, &e, 1), 0);
 	CHECK_EQ(used_idx(), 1);
@@ -830,6 +861,52 @@ TEST(a_virtio_device_moves)
 	put(0, VC_DEVICE_STATUS, 1, 0);
 	driver_start();
 	CHECK_EQ(dev.told, 0); // nothing is left of it
+	virtio_close();
+}
+
+// Memory may come after the device goes on: who has used the queue before is not forgotten over that.
+TEST(a_virtio_device_moves_before_its_memory_does)
+{
+	const size_t len = virtio_state_made();
+	virtio_close();
+	virtio_open();
+	CHECK_EQ(unmap(0, RAM_LEN, 0), 0);
+	CHECK_EQ(state_give(len), 0);
+	CHECK_EQ(go(RUNNING), 0);
+	CHECK_EQ(used_idx(), 1);
+	CHECK_EQ(map(0, RAM_LEN, 3, ram_fd, 0), 0);
+	CHECK_EQ(used_idx(), 2);
+	CHECK(dev.resumed);
+	// Of one that this device has run there is nothing to be remembered.
+	CHECK_EQ(unmap(0, RAM_LEN, 0), 0);
+	CHECK_EQ(map(0, RAM_LEN, 3, ram_fd, 0), 0);
+	CHECK(!dev.resumed);
+	virtio_close();
+}
+
+// It needs a reset on the other side, too, and then nothing of what it was told is left to tell.
+TEST(a_virtio_device_that_broke_moves)
+{
+	virtio_open();
+	driver_start();
+	CHECK_EQ(put(0, VP_DEVICE, 1, 42), 0);
+	client_leave();
+	client_connect();
+	hello();
+	CHECK_EQ(map(0, RAM_LEN, 3, ram_fd, 0), 0);
+	put(0, VC_QUEUE_SELECT, 2, 1);
+	put(0, VC_QUEUE_RESET, 2, 1);
+	put(0, VC_QUEUE_SIZE, 2, 8);
+	put(0, VC_QUEUE_DESC, 8, RAM_LEN);
+	put(0, VC_QUEUE_ENABLE, 2, 1);
+	CHECK_EQ(get(0, VC_DEVICE_STATUS, 1), 15 | VS_NEEDS_RESET);
+	CHECK_EQ(go(STOP_COPY), 0);
+	const size_t len = state_read(4096);
+	virtio_close();
+	virtio_open();
+	CHECK_EQ(state_give(len), 0);
+	CHECK_EQ(go(RUNNING), 0);
+	CHECK_EQ(get(0, VC_DEVICE_STATUS, 1), 15 | VS_NEEDS_RESET);
 	virtio_close();
 }
 

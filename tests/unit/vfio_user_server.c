@@ -770,6 +770,7 @@ static void dev_kick(struct vdev *v, struct vq *q)
 	struct vq_chain c;
 	struct iovec iov[4];
 	(void)v;
+	CHECK(dev.starts > dev.stops);
 	dev.kicks++;
 	dev.resumed = q->resumed;
 	while (vq_pop(q, &c, iov, 4) > 0)
@@ -859,7 +860,7 @@ static void driver_start(uint16_t vector)
 	put(0, VC_DEVICE_STATUS, 1, VS_ACKNOWLEDGE);
 	put(0, VC_DEVICE_STATUS, 1, VS_ACKNOWLEDGE | VS_DRIVER);
 	put(0, VC_DRIVER_FEATURE_SELECT, 4, 1);
-	put(0, VC_DRIVER_FEATURE, 4, VF_VERSION_1 >> 32);
+	put(0, VC_DRIVER_FEATURE, 4, (VF_VERSION_1 | VF_RING_RESET) >> 32);
 	put(0, VC_DEVICE_STATUS, 1, VS_ACKNOWLEDGE | VS_DRIVER | VS_FEATURES_OK);
 	put(0, VC_QUEUE_SELECT, 2, 0);
 	put(0, VC_QUEUE_SIZE, 2, 8);
@@ -1037,6 +1038,39 @@ TEST(a_client_comes_back_and_the_queue_goes_on_when_it_says_so)
 	CHECK_EQ(put(0, VP_NOTIFY, 2, 0), 0);
 	CHECK_EQ(used_idx(), 3);
 	CHECK_EQ(get(0, VC_QUEUE_ENABLE, 2), 0);
+	virtio_close();
+}
+
+// What a driver does to a device that it knows is a sign, too: the device goes on before it acts on it.
+TEST(a_client_comes_back_and_its_driver_makes_a_queue_anew)
+{
+	virtio_open();
+	driver_start(1);
+	for (unsigned i = 0; i < 2; i++) {
+		client_leave();
+		CHECK_EQ(dev.stops, i + 1);
+		client_connect();
+		hello();
+		CHECK_EQ(map(0, RAM_LEN, 3, ram_fd, 0), 0);
+		CHECK_EQ(dev.starts, i + 1);
+		if (i == 0) {
+			CHECK_EQ(put(0, VP_DEVICE, 1, 5), 0);
+			CHECK_EQ(dev.starts, 2);
+			CHECK_EQ(dev.config[0], 5);
+			continue;
+		}
+		put(0, VC_QUEUE_RESET, 2, 1);
+		put(0, VC_QUEUE_SIZE, 2, 8);
+		put(0, VC_QUEUE_DESC, 8, DESC);
+		put(0, VC_QUEUE_DRIVER, 8, AVAIL);
+		put(0, VC_QUEUE_DEVICE, 8, USED);
+		put(0, VC_QUEUE_ENABLE, 2, 1);
+	}
+	CHECK_EQ(dev.starts, 3);
+	CHECK(!dev.resumed);
+	offer();
+	CHECK_EQ(put(0, VP_NOTIFY, 2, 0), 0);
+	CHECK_EQ(used_idx(), 1);
 	virtio_close();
 }
 
