@@ -54,6 +54,11 @@ kill_again() { # NAME SERIAL TIMES
     [ "${lines[0]}" = good ]
     [ "${lines[1]}" -ge 2 ]
     [ "$(fds "$(vm_pid a)") $(fds "$(pgrep -P "$(vm_pid a)" -x spawner)")" = "$before" ]
+    # What the driver said of the cache is remembered, too.
+    vm_guest a 'echo "write through" > /sys/block/vda/cache_type'
+    kill_again a disk0 2
+    run -0 vm_guest a 'cat /sys/block/vda/cache_type'
+    [ "$output" = 'write through' ]
     run vm_guest a 'dmesg -r | grep "^<[0-3]>"'
     [ -z "$output" ]
     vm_stop a

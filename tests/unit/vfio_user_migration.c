@@ -458,6 +458,9 @@ TEST(a_doorbell_that_is_heard_late_moves_along)
 	fd_event_signal(bell);
 	turn();
 	CHECK_EQ(hear(), 0);
+	// Said again as it was asked for, which a client may look at.
+	CHECK_EQ(a.h.size, 16 + sizeof(ask_for));
+	CHECK(memcmp(a.bytes, &ask_for, sizeof(ask_for)) == 0);
 	CHECK_EQ(fn.rung, 0);
 	const size_t len = state_read(4096);
 	function_close();
