@@ -243,7 +243,7 @@ static void msix_access(struct pdev *p, uint64_t offset, uint8_t *bytes, unsigne
 	}
 }
 
-bool pdev_is_msix(const struct pdev *p, unsigned bar, uint64_t offset)
+static bool is_msix(const struct pdev *p, unsigned bar, uint64_t offset)
 {
 	return p->vector_count && bar == p->msix_bar &&
 	       ((offset >= p->msix_table_at && offset - p->msix_table_at < table_len_of(p)) ||
@@ -262,12 +262,14 @@ static bool doorbell_write(struct pdev *p, unsigned bar, uint64_t offset, unsign
 	return false;
 }
 
-static void bar_access_one(struct pdev *p, unsigned bar, uint64_t offset, uint8_t *bytes, unsigned size,
-			   bool write)
+static int bar_access_one(struct pdev *p, unsigned bar, uint64_t offset, uint8_t *bytes, unsigned size,
+			  bool write)
 {
 	uint64_t val = 0;
-	if (pdev_is_msix(p, bar, offset)) {
+	if (is_msix(p, bar, offset)) {
 		msix_access(p, offset, bytes, size, write);
+	} else if (write && p->stopped) {
+		return -EBUSY; // what it would do is for the other side to do
 	} else if (write) {
 		if (!doorbell_write(p, bar, offset, size) && p->ops->bar_write)
 			p->ops->bar_write(p, bar, offset, size, le_get(bytes, size));
@@ -276,17 +278,21 @@ static void bar_access_one(struct pdev *p, unsigned bar, uint64_t offset, uint8_
 			val = p->ops->bar_read(p, bar, offset, size);
 		memcpy(bytes, &val, size);
 	}
+	return 0;
 }
 
-void pdev_bar_access(struct pdev *p, unsigned bar, uint64_t offset, uint8_t *bytes, uint64_t len, bool write)
+int pdev_bar_access(struct pdev *p, unsigned bar, uint64_t offset, uint8_t *bytes, uint64_t len, bool write)
 {
 	while (len > 0) {
 		const unsigned size = access_size(offset, len);
-		bar_access_one(p, bar, offset, bytes, size, write);
+		int rc = bar_access_one(p, bar, offset, bytes, size, write);
+		if (rc < 0)
+			return rc;
 		offset += size;
 		bytes += size;
 		len -= size;
 	}
+	return 0;
 }
 
 // ---- life ---------------------------------------------------------------------------------------------------------

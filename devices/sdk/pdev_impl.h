@@ -7,9 +7,8 @@
 
 // Accesses that lie within configuration space or the BAR, of any length; split into aligned ones of a register's size.
 void pdev_config_access(struct pdev *p, unsigned offset, uint8_t *bytes, unsigned len, bool write);
-void pdev_bar_access(struct pdev *p, unsigned bar, uint64_t offset, uint8_t *bytes, uint64_t len, bool write);
-// Whether that is of the MSI-X table or the pending bits, which the SDK serves.
-bool pdev_is_msix(const struct pdev *p, unsigned bar, uint64_t offset);
+// The BAR's: 0, or -EBUSY for a write to a function that is stopped, where it is of more than MSI-X.
+int pdev_bar_access(struct pdev *p, unsigned bar, uint64_t offset, uint8_t *bytes, uint64_t len, bool write);
 
 // As after power-on.  The client's eventfds stay.
 void pdev_reset(struct pdev *p);

@@ -188,12 +188,9 @@ static int region_access(struct vfs *s, uint32_t region, uint64_t offset, uint8_
 {
 	if (!range_in(offset, len, region_size(s->p, region)) || len == 0)
 		return -EINVAL;
-	if (region == VFIO_PCI_CONFIG_REGION_INDEX)
-		pdev_config_access(s->p, (unsigned)offset, bytes, len, write);
-	else if (write && s->p->stopped && !pdev_is_msix(s->p, region, offset))
-		return -EBUSY; // what it would do is for the other side to do
-	else
-		pdev_bar_access(s->p, region, offset, bytes, len, write);
+	if (region != VFIO_PCI_CONFIG_REGION_INDEX)
+		return pdev_bar_access(s->p, region, offset, bytes, len, write);
+	pdev_config_access(s->p, (unsigned)offset, bytes, len, write);
 	return 0;
 }
 

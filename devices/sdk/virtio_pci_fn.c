@@ -302,7 +302,7 @@ static bool window_target(const struct virtio_fn *f, unsigned offset, unsigned s
 static void fn_config(struct pdev *p, unsigned offset, unsigned size, bool written)
 {
 	uint32_t target;
-	if (window_target(p->priv, offset, size, &target) && !(written && p->stopped))
+	if (window_target(p->priv, offset, size, &target))
 		pdev_bar_access(p, VP_BAR, target, p->config + offset, size, written);
 }
 

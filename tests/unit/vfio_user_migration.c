@@ -49,7 +49,7 @@ static uint64_t fn_read(struct pdev *p, unsigned bar, uint64_t offset, unsigned 
 
 static void fn_write(struct pdev *p, unsigned bar, uint64_t offset, unsigned size, uint64_t val)
 {
-	(void)p;
+	CHECK(!p->stopped);
 	(void)size;
 	if (bar == 0 && offset >= PAGE)
 		fn.page[offset - PAGE] = (uint8_t)val;
@@ -370,7 +370,8 @@ TEST(what_is_stopped_does_nothing_and_loses_nothing)
 	CHECK_EQ(get(0, 0, 8), 5);
 	CHECK_EQ(put(CONFIG, PCI_COMMAND, 2, PCI_COMMAND_MEMORY), 0);
 	CHECK_EQ(put(4, 16, 8, 0xfee00000), 0);
-	CHECK_EQ(get(4, 0x800, 8), 2); // pending
+	CHECK_EQ(put(4, 44, 8, 0), EBUSY); // half of it behind the table
+	CHECK_EQ(get(4, 0x800, 8), 2);	   // pending
 	CHECK(!fd_event_take(e) && !fd_event_take(pin));
 	CHECK_EQ(fn.rung, 0);
 	CHECK_EQ(go(RUNNING), 0);
