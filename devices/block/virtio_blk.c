@@ -297,8 +297,8 @@ void vblk_destroy(struct vblk *b)
 
 void vblk_start(struct vblk *b, uint64_t features)
 {
-	b->config.wce = b->resumes ? b->resumed_wce : 1;
-	b->resumes = false;
+	b->config.wce = !b->was_off;
+	b->was_off = false;
 	// A driver that cannot flush relies on writes being durable (virtio 1.2 §5.2.6.2).
 	b->write_through = !(features & BIT(VIRTIO_BLK_F_FLUSH)) || !b->config.wce;
 }
@@ -319,7 +319,7 @@ size_t vblk_state_save(const struct vblk *b, void *to)
 int vblk_state_load(struct vblk *b, const void *from, size_t len)
 {
 	struct vblk_state s;
-	b->resumes = false;
+	b->was_off = false;
 	if (len == 0)
 		return 0;
 	if (len != sizeof(s))
@@ -327,8 +327,7 @@ int vblk_state_load(struct vblk *b, const void *from, size_t len)
 	memcpy(&s, from, sizeof(s));
 	if (s.size != b->img.size || s.wce > 1 || s.zero)
 		return -EINVAL;
-	b->resumed_wce = (uint8_t)s.wce;
-	b->resumes = true;
+	b->was_off = !s.wce;
 	return 0;
 }
 

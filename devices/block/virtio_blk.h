@@ -37,8 +37,7 @@ struct vblk {
 	struct blk_engine engine;
 	struct virtio_blk_config config;
 	char serial[VIRTIO_BLK_ID_BYTES];
-	bool resumes; // start() goes on with `wce` of a state that was loaded
-	uint8_t resumed_wce;
+	bool was_off;	    // the next start() goes on with a cache that the driver had turned off
 	bool write_through; // every write is durable when its status says OK
 	bool starved;	    // a queue waits for a free request
 	bool worked;	    // a request came or went
