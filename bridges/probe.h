@@ -2,7 +2,7 @@
 // `minivmm probe`: asks a back-end what it offers and says what minivmm would use of it, and what not and why.
 //
 // Only asks: no memory, no queue and no feature is set, so that the back-end serves its next front-end as if
-// nothing had been (one that ends with its front-end ends with the probe, too).  Called by main.c.
+// nothing had been (one that ends with its front-end ends with the probe, too).  Called by commands.c.
 #ifndef MINIVMM_BRIDGES_PROBE_H
 #define MINIVMM_BRIDGES_PROBE_H
 
