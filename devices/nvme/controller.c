@@ -3,12 +3,10 @@
 #include "vmm/base/check.h"
 #include "vmm/base/log.h"
 
-#include <errno.h>
 #include <linux/pci_regs.h>
 #include <string.h>
 
-#define BATCH	64 // commands taken from a queue before others get their turn
-#define TIMEOUT 20 // CAP.TO: 10 s
+#define BATCH 64 // commands taken from a queue before others get their turn
 
 static void fatal(struct nvme *n, const char *why)
 {
@@ -57,8 +55,7 @@ void nvme_complete(struct nvme *n, unsigned slot, uint16_t sqid, uint16_t cid, u
 	}
 }
 
-// The pin is up as long as a queue has entries that the driver has not taken.
-static void pin_update(struct nvme *n)
+void nvme_pin_update(struct nvme *n)
 {
 	bool level = false;
 	for (unsigned i = 0; i <= n->io_queues; i++)
@@ -77,7 +74,7 @@ static bool announce(struct nvme *n)
 		any |= q->fresh;
 		q->fresh = false;
 	}
-	pin_update(n);
+	nvme_pin_update(n);
 	return any;
 }
 
@@ -245,7 +242,7 @@ static void nvme_memory_changed(struct pdev *p)
 	work(p->priv);
 }
 
-// ---- registers ------------------------------------------------------------------------------------------------------
+// ---- set-up ---------------------------------------------------------------------------------------------------------
 
 static void queues_forget(struct nvme *n)
 {
@@ -262,7 +259,7 @@ static void queues_forget(struct nvme *n)
 	n->event_count = 0;
 	n->away = n->shadowed = false;
 	nvme_features_reset(n);
-	pin_update(n);
+	nvme_pin_update(n);
 }
 
 static const char *enable_check(const struct nvme *n)
@@ -292,7 +289,7 @@ static void enable(struct nvme *n)
 	n->csts = NVME_CSTS_RDY;
 }
 
-static void config_write(struct nvme *n, uint32_t val)
+void nvme_configure(struct nvme *n, uint32_t val)
 {
 	const uint32_t changed = n->cc ^ val;
 	n->cc = val;
@@ -308,43 +305,6 @@ static void config_write(struct nvme *n, uint32_t val)
 	}
 }
 
-static uint32_t register_read(const struct nvme *n, uint64_t offset)
-{
-	const uint64_t cap = (NVME_ENTRIES_MAX - 1) | NVME_CAP_CQR | NVME_CAP_TO(TIMEOUT) | NVME_CAP_CSS_NVM;
-	switch (offset) {
-	case NVME_CAP:
-		return (uint32_t)cap;
-	case NVME_CAP + 4:
-		return (uint32_t)(cap >> 32);
-	case NVME_VS:
-		return NVME_VERSION_1_4;
-	case NVME_INTMS:
-	case NVME_INTMC:
-		return n->int_mask;
-	case NVME_CC:
-		return n->cc;
-	case NVME_CSTS:
-		return n->csts;
-	case NVME_AQA:
-		return n->aqa;
-	case NVME_ASQ:
-		return (uint32_t)n->asq;
-	case NVME_ASQ + 4:
-		return (uint32_t)(n->asq >> 32);
-	case NVME_ACQ:
-		return (uint32_t)n->acq;
-	case NVME_ACQ + 4:
-		return (uint32_t)(n->acq >> 32);
-	default:
-		return 0;
-	}
-}
-
-static void half_write(uint64_t *reg, bool high, uint32_t val)
-{
-	*reg = high ? (uint32_t)*reg | (uint64_t)val << 32 : (*reg & ~(uint64_t)UINT32_MAX) | val;
-}
-
 // A driver that takes us for one that died and was started again: there is no queue to tell it by (§3.1.6 CFS).
 static void rung_in_vain(struct nvme *n)
 {
@@ -352,46 +312,14 @@ static void rung_in_vain(struct nvme *n)
 		fatal(n, "a command for a controller that is not enabled");
 }
 
-static void register_write(struct nvme *n, uint64_t offset, uint32_t val)
+void nvme_rung(struct nvme *n, unsigned index, uint32_t val)
 {
-	const bool enabled = n->cc & NVME_CC_EN;
-	switch (offset) {
-	case NVME_INTMS:
-		n->int_mask |= val;
-		pin_update(n);
-		return;
-	case NVME_INTMC:
-		n->int_mask &= ~val;
-		pin_update(n);
-		return;
-	case NVME_CC:
-		config_write(n, val);
-		return;
-	case NVME_AQA:
-		n->aqa = enabled ? n->aqa : val & 0x0fff0fff;
-		return;
-	case NVME_ASQ:
-	case NVME_ASQ + 4:
-		if (!enabled)
-			half_write(&n->asq, offset == NVME_ASQ + 4, val);
-		return;
-	case NVME_ACQ:
-	case NVME_ACQ + 4:
-		if (!enabled)
-			half_write(&n->acq, offset == NVME_ACQ + 4, val);
-		return;
-	default:
-		break;
-	}
-	if (offset < NVME_DOORBELLS || offset >= NVME_MSIX_TABLE)
-		return;
-	const unsigned index = (unsigned)(offset - NVME_DOORBELLS) / 4;
 	come_back(n);
 	if (works(n)) {
 		n->rings++;
 		nvme_doorbell_ring(n, index, val);
 		work(n);
-	} else if (!enabled && index % 2 == 0) {
+	} else if (!(n->cc & NVME_CC_EN) && index % 2 == 0) {
 		rung_in_vain(n);
 	}
 }
@@ -406,25 +334,6 @@ static void nvme_doorbell(struct pdev *p, unsigned index)
 	else if (works(n) && !n->shadowed && n->sq[index + 1].size)
 		fatal(n, "--doorbells eventfd, and a driver that has no doorbells in memory");
 	work(n);
-}
-
-static uint64_t nvme_bar_read(struct pdev *p, unsigned bar, uint64_t offset, unsigned size)
-{
-	(void)bar;
-	if (size == 8)
-		return register_read(p->priv, offset) | (uint64_t)register_read(p->priv, offset + 4) << 32;
-	return size == 4 ? register_read(p->priv, offset) : 0;
-}
-
-static void nvme_bar_write(struct pdev *p, unsigned bar, uint64_t offset, unsigned size, uint64_t val)
-{
-	(void)bar;
-	if (size == 4 || (size == 8 && offset < NVME_REGS_LEN))
-		register_write(p->priv, offset, (uint32_t)val);
-	if (size == 8 && offset < NVME_REGS_LEN)
-		register_write(p->priv, offset + 4, (uint32_t)(val >> 32));
-	if (offset < NVME_REGS_LEN)
-		nvme_record_set_up(p->priv);
 }
 
 static void nvme_reset(struct pdev *p)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // An NVM Express 1.4 controller with one or more namespaces, each an image.
 //
-// devices/nvme.c is the program; open.c opens, controller.c has registers, queues and completions, doorbell.c what the driver says of
+// devices/nvme.c is the program; open.c opens, controller.c has queues and completions, registers.c BAR 0, doorbell.c what the driver says of
 // its queues, admin.c the admin commands, io.c those of the NVM command set on the block engine.  What lies in guest memory (commands,
 // PRP lists, ranges, doorbells) is copied once and then checked.  One thread; nothing is allocated once the device is open.
 #ifndef MINIVMM_NVME_NVME_H
@@ -121,6 +121,18 @@ static inline bool nvme_cq_full(const struct nvme_cq *q)
 {
 	return nvme_entries_held(q) + q->due + 1 >= q->size;
 }
+
+// The pin is up as long as a queue has entries that the driver has not taken.
+void nvme_pin_update(struct nvme *n);
+// CC was written.
+void nvme_configure(struct nvme *n, uint32_t val);
+// A doorbell register was; index as of doorbell.c.
+void nvme_rung(struct nvme *n, unsigned index, uint32_t val);
+
+// ---- registers.c; pdev_ops
+
+uint64_t nvme_bar_read(struct pdev *p, unsigned bar, uint64_t offset, unsigned size);
+void nvme_bar_write(struct pdev *p, unsigned bar, uint64_t offset, unsigned size, uint64_t val);
 
 // ---- doorbell.c; index: 2 * queue for submission, 1 more for completion
 
