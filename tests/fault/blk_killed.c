@@ -76,7 +76,7 @@ TEST(killed_while_idle)
 		CHECK(front_open_disk(&f));
 		kill(pid_of(&f), SIGKILL);
 		deadline_ns start = deadline_now();
-		bool told = front_loop_until(&f, &f.died, 2000);
+		bool told = loop_until(&f.loop, &f.died, 2000);
 		int64_t took = ms_since(start);
 		best = took < best ? took : best;
 		loop_once(&f.loop, 20);
@@ -98,7 +98,7 @@ TEST(cut_off_ends_the_process)
 	CHECK(front_open_disk(&f));
 	struct vhost_user *vu = CONTAINER_OF(f.b, struct vhost_user, backend);
 	vu_link_condemn(&vu->link, "for the test");
-	CHECK(front_loop_until(&f, &f.died, 1000));
+	CHECK(loop_until(&f.loop, &f.died, 1000));
 	CHECK(strstr(f.why, "for the test"));
 	for (int i = 0; i < 100 && vu->child->pidfd >= 0; i++)
 		loop_once(&f.loop, 20);
@@ -189,7 +189,7 @@ TEST(killed_during_start_stop_and_reset)
 		}
 		pthread_join(t, NULL);
 		CHECK_EQ(-rc, EPIPE);
-		CHECK(front_loop_until(&f, &f.died, 1000));
+		CHECK(loop_until(&f.loop, &f.died, 1000));
 		CHECK_EQ(f.died, 1);
 		front_close(&f);
 	}

@@ -4,9 +4,12 @@
 #define MINIVMM_TESTS_FAULT_PEER_H
 
 #include "vmm/base/deadline.h"
+#include "vmm/base/loop.h"
 #include "vmm/memmap.h"
 
 #include <dirent.h>
+#include <poll.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,6 +81,47 @@ static inline void peer_send_to(int sock, const void *buf, size_t len, const int
 	ssize_t n = sendmsg(sock, &m, MSG_NOSIGNAL);
 	(void)n; // one that is gone is seen by the test by other means
 	free(copy);
+}
+
+#define PEER_FDS_MAX 64 // that one message brings
+
+// False: the other end is gone.  Without `fds` there is none to come.
+static inline bool peer_read_from(int sock, void *buf, size_t len, int *fds, unsigned *fd_count)
+{
+	for (size_t done = 0; done < len;) {
+		union {
+			struct cmsghdr align;
+			char bytes[CMSG_SPACE(sizeof(int) * PEER_FDS_MAX)];
+		} c;
+		struct iovec iov = { .iov_base = (char *)buf + done, .iov_len = len - done };
+		struct msghdr m = { .msg_iov = &iov,
+				    .msg_iovlen = 1,
+				    .msg_control = c.bytes,
+				    .msg_controllen = sizeof(c.bytes) };
+		struct pollfd pfd = { .fd = sock, .events = POLLIN };
+		if (poll(&pfd, 1, 20000) <= 0)
+			return false;
+		ssize_t n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC);
+		if (n <= 0)
+			return false;
+		struct cmsghdr *cm = CMSG_FIRSTHDR(&m);
+		if (cm && cm->cmsg_type == SCM_RIGHTS && fds) {
+			size_t k = (cm->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+			memcpy(fds + *fd_count, CMSG_DATA(cm), k * sizeof(int));
+			*fd_count += (unsigned)k;
+		}
+		done += (size_t)n;
+	}
+	return true;
+}
+
+// Runs the loop until `*what` is not 0 or the time is over; false then.
+static inline bool loop_until(struct loop *l, const unsigned *what, int ms)
+{
+	deadline_ns end = deadline_in_ms(ms);
+	while (*what == 0 && deadline_left_ms(end) > 0)
+		loop_once(l, deadline_left_ms(end));
+	return *what != 0;
 }
 
 #define FRONT_REGION 0x200000u

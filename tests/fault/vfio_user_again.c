@@ -8,7 +8,7 @@
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 
-#include <sys/un.h>
+#include "tests/fault/peer_again.h"
 
 #define SHORT_MS 200
 
@@ -17,9 +17,8 @@ static int64_t back_off_ms = 1;
 struct again {
 	struct front f; // first: the owner of the link
 	struct mem_table ram;
-	int listener, leave, vector;
-	struct sockaddr_un at;
-	socklen_t at_len;
+	struct place place;
+	int vector;
 	atomic_uint returns;
 	unsigned refuse; // so many returns fail
 };
@@ -56,26 +55,16 @@ static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
 {
 	struct err e;
 	memset(a, 0, sizeof(*a));
-	a->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	a->at = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	a->at_len = sizeof(a->at);
-	// Without a path the kernel chooses an abstract name.
-	if (bind(a->listener, (struct sockaddr *)&a->at, sizeof(a->at.sun_family)) < 0 ||
-	    listen(a->listener, 4) < 0 || getsockname(a->listener, (struct sockaddr *)&a->at, &a->at_len) < 0)
+	if (!place_open(&a->place))
 		return false;
-	a->leave = fd_eventfd();
 	a->vector = fd_eventfd();
 	a->ram = front_memory();
 	front_open(&a->f, p);
 	if (a->f.rc < 0)
 		return false;
 	a->f.l->events = &events;
-	const struct again_how how = { .source = AGAIN_LISTENER,
-				       .limit_ms = limit_ms,
-				       .back_off_ms = back_off_ms,
-				       .line = -1,
-				       .listener = a->listener,
-				       .leave = a->leave };
+	struct again_how how = place_how(&a->place, limit_ms);
+	how.back_off_ms = back_off_ms;
 	return say_all(a) == 0 && vfio_user_serve(a->f.l, NULL, &e) == 0 &&
 	       vfio_user_keep(a->f.l, &how, &e) == 0;
 }
@@ -83,8 +72,8 @@ static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
 static void again_close(struct again *a)
 {
 	front_close(&a->f);
-	int fds[] = { a->listener, a->leave, a->vector };
-	fd_close_all(fds, ARRAY_LEN(fds));
+	place_close(&a->place);
+	close(a->vector);
 	front_memory_free(&a->ram);
 }
 
@@ -105,28 +94,9 @@ static bool await_deaths(struct again *a, unsigned n)
 	return a->f.died == n;
 }
 
-// A server that is prepared, not started.
-static void next_init(struct peer *p)
+static void peer_end_free(struct peer *p)
 {
-	peer_init(p);
-	close(p->sock);
-	close(p->front);
-	p->sock = p->front = -1;
-}
-
-static bool next_start(struct again *a, struct peer *p)
-{
-	p->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (connect(p->sock, (struct sockaddr *)&a->at, a->at_len) < 0)
-		return false;
-	peer_start(p);
-	return true;
-}
-
-static void peer_end(struct peer *p)
-{
-	shutdown(p->sock, SHUT_RDWR);
-	peer_join(p);
+	peer_end(p);
 	peer_free(p);
 }
 
@@ -157,7 +127,7 @@ TEST(one_that_comes_back_is_told_all_of_it_again)
 		struct peer *old = &p[(round + 1) % 2], *new = &p[round % 2];
 		struct vfio_doorbell d[4];
 		struct vfio_region r;
-		peer_end(old);
+		peer_end_free(old);
 		CHECK(await_deaths(&a, round));
 		CHECK_EQ(config_word(&a), 0);
 		next_init(new);
@@ -167,7 +137,7 @@ TEST(one_that_comes_back_is_told_all_of_it_again)
 		if (new->offer_twin)
 			snprintf(new->json, sizeof(new->json),
 				 "{\"capabilities\":{\"twin_socket\":{\"supported\":true,\"fd_index\":0}}}");
-		CHECK(next_start(&a, new));
+		CHECK(next_start(&a.place, new));
 		CHECK(await_returns(&a, round));
 		CHECK_EQ(config_word(&a), 0x1234);
 		CHECK_EQ(told(new, VFIO_USER_VERSION), 1);
@@ -205,17 +175,6 @@ static bool fault_close(struct peer *p, const struct peer_message *m)
 	return false;
 }
 
-static bool fault_mute(struct peer *p, const struct peer_message *m)
-{
-	(void)m;
-	while (!atomic_load(&p->release)) {
-		struct pollfd gone = { .fd = p->sock, .events = POLLRDHUP };
-		if (poll(&gone, 1, 10) == 1)
-			return false;
-	}
-	return false;
-}
-
 static bool fault_garbage(struct peer *p, const struct peer_message *m)
 {
 	(void)m;
@@ -243,14 +202,14 @@ static void leaves_in_each_phase(bool (*fault)(struct peer *p, const struct peer
 	for (unsigned i = 0; i < ARRAY_LEN(phases); i++) {
 		peer_init(&first);
 		CHECK(again_open(&a, &first, 0));
-		peer_end(&first);
+		peer_end_free(&first);
 		CHECK(await_deaths(&a, 1));
 		next_init(&bad);
 		bad.at = phases[i];
 		bad.fault = fault;
-		CHECK(next_start(&a, &bad));
+		CHECK(next_start(&a.place, &bad));
 		next_init(&good);
-		CHECK(next_start(&a, &good));
+		CHECK(next_start(&a.place, &good));
 		CHECK(await_returns(&a, 1));
 		CHECK_EQ(config_word(&a), 0x1234);
 		CHECK_EQ(a.f.died, 1); // the owner never knew the bad one
@@ -335,16 +294,16 @@ TEST(another_device_is_refused_and_none_is_waited_for)
 	for (unsigned i = 0; i < ARRAY_LEN(others); i++) {
 		peer_init(&first);
 		CHECK(again_open(&a, &first, 0));
-		peer_end(&first);
+		peer_end_free(&first);
 		CHECK(await_deaths(&a, 1));
 		next_init(&other);
 		others[i](&other);
-		CHECK(next_start(&a, &other));
+		CHECK(next_start(&a.place, &other));
 		peer_join(&other); // it is let go
 		CHECK_EQ(told(&other, VFIO_USER_DMA_MAP), 0);
 		CHECK_EQ(told(&other, VFIO_USER_VERSION), 1);
 		next_init(&late);
-		CHECK(next_start(&a, &late));
+		CHECK(next_start(&a.place, &late));
 		poll(NULL, 0, 50);
 		CHECK_EQ(atomic_load(&a.returns), 0);
 		CHECK_EQ(config_word(&a), 0);
@@ -368,14 +327,14 @@ TEST(an_owner_that_could_not_say_it_all_gets_another_one)
 	peer_init(&first);
 	CHECK(again_open(&a, &first, 0));
 	a.refuse = 1;
-	peer_end(&first);
+	peer_end_free(&first);
 	CHECK(await_deaths(&a, 1));
 	next_init(&second);
-	CHECK(next_start(&a, &second));
+	CHECK(next_start(&a.place, &second));
 	peer_join(&second);
 	CHECK_EQ(config_word(&a), 0);
 	next_init(&third);
-	CHECK(next_start(&a, &third));
+	CHECK(next_start(&a.place, &third));
 	CHECK(await_returns(&a, 1));
 	CHECK_EQ(config_word(&a), 0x1234);
 	again_close(&a);
@@ -401,19 +360,19 @@ TEST(one_that_takes_long_for_all_of_its_return_is_not_taken)
 	front_deadline_ms = FRONT_SHORT_MS;
 	peer_init(&first);
 	CHECK(again_open(&a, &first, 0));
-	peer_end(&first);
+	peer_end_free(&first);
 	CHECK(await_deaths(&a, 1));
 	next_init(&slow);
 	slow.every = true;
 	slow.fault = fault_slow;
 	slow.fault_arg = FRONT_SHORT_MS / 2 - 50; // of four commands
 	const deadline_ns start = deadline_now();
-	CHECK(next_start(&a, &slow));
+	CHECK(next_start(&a.place, &slow));
 	peer_join(&slow);
 	CHECK(ms_since(start) < FRONT_SHORT_MS + 1000);
 	CHECK_EQ(atomic_load(&a.returns), 0);
 	next_init(&second);
-	CHECK(next_start(&a, &second));
+	CHECK(next_start(&a.place, &second));
 	CHECK(await_returns(&a, 1));
 	CHECK_EQ(config_word(&a), 0x1234);
 	again_close(&a);
@@ -429,16 +388,16 @@ TEST(nobody_comes_in_time)
 	struct peer first, late;
 	peer_init(&first);
 	CHECK(again_open(&a, &first, 100));
-	peer_end(&first);
+	peer_end_free(&first);
 	CHECK(await_deaths(&a, 1));
 	poll(NULL, 0, 300);
 	next_init(&late);
-	CHECK(next_start(&a, &late));
+	CHECK(next_start(&a.place, &late));
 	poll(NULL, 0, 100);
 	CHECK_EQ(late.count, 0);
 	CHECK_EQ(config_word(&a), 0);
 	again_close(&a);
-	peer_end(&late);
+	peer_end_free(&late);
 }
 
 // What its owner asks when it returns is no use of it: one that is taken and ends at once is waited for like one that is not.
@@ -449,24 +408,24 @@ TEST(one_that_returns_to_end_at_once_is_not_taken_at_any_rate)
 	back_off_ms = 2 * SHORT_MS;
 	peer_init(&first);
 	CHECK(again_open(&a, &first, 0));
-	peer_end(&first);
+	peer_end_free(&first);
 	CHECK(await_deaths(&a, 1));
 	next_init(&brief);
-	CHECK(next_start(&a, &brief));
+	CHECK(next_start(&a.place, &brief));
 	CHECK(await_returns(&a, 1));
 	const deadline_ns start = deadline_now();
-	peer_end(&brief);
+	peer_end_free(&brief);
 	CHECK(await_deaths(&a, 2));
 	next_init(&last);
-	CHECK(next_start(&a, &last));
+	CHECK(next_start(&a.place, &last));
 	CHECK(await_returns(&a, 2));
 	CHECK(ms_since(start) >= SHORT_MS);
 	CHECK_EQ(config_word(&a), 0x1234); // which is use of it
-	peer_end(&last);
+	peer_end_free(&last);
 	CHECK(await_deaths(&a, 3));
 	const deadline_ns used = deadline_now();
 	next_init(&brief);
-	CHECK(next_start(&a, &brief));
+	CHECK(next_start(&a.place, &brief));
 	CHECK(await_returns(&a, 3));
 	CHECK(ms_since(used) < back_off_ms);
 	again_close(&a);
@@ -483,13 +442,13 @@ TEST(the_machine_ends_meanwhile)
 	for (unsigned i = 0; i < 2; i++) {
 		peer_init(&first);
 		CHECK(again_open(&a, &first, 0));
-		peer_end(&first);
+		peer_end_free(&first);
 		CHECK(await_deaths(&a, 1));
 		next_init(&mute);
 		mute.at = VFIO_USER_DEVICE_GET_INFO;
 		mute.fault = fault_mute;
 		if (i) {
-			CHECK(next_start(&a, &mute));
+			CHECK(next_start(&a.place, &mute));
 			for (unsigned ms = 0; mute.seen_at == 0 && ms < 3000; ms++)
 				poll(NULL, 0, 1);
 		}
@@ -531,10 +490,10 @@ TEST(calls_while_it_comes_and_goes)
 		CHECK(pthread_create(&thread[i], NULL, caller, &a) == 0);
 	for (unsigned round = 1; round <= 10; round++) {
 		poll(NULL, 0, 5);
-		peer_end(&p[(round + 1) % 2]);
+		peer_end_free(&p[(round + 1) % 2]);
 		CHECK(await_deaths(&a, round));
 		next_init(&p[round % 2]);
-		CHECK(next_start(&a, &p[round % 2]));
+		CHECK(next_start(&a.place, &p[round % 2]));
 		CHECK(await_returns(&a, round));
 	}
 	atomic_store(&enough, true);

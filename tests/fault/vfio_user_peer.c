@@ -61,17 +61,6 @@ static bool send_header(struct peer *p, struct vfio_user_header h, size_t len)
 	return true;
 }
 
-static bool fault_mute(struct peer *p, const struct peer_message *m)
-{
-	(void)m;
-	while (!atomic_load(&p->release)) {
-		struct pollfd gone = { .fd = p->sock, .events = POLLRDHUP };
-		if (poll(&gone, 1, 10) == 1)
-			return false;
-	}
-	return false;
-}
-
 static bool fault_close(struct peer *p, const struct peer_message *m)
 {
 	const struct vfio_user_header h = {
@@ -581,7 +570,7 @@ static bool live_died(const char *because)
 {
 	const struct vfio_link_ops *ops = live_front.l->ops;
 	uint32_t word;
-	const bool told = front_loop_until(&live_front, &live_front.died, front_deadline_ms + 1000);
+	const bool told = loop_until(&live_front.loop, &live_front.died, front_deadline_ms + 1000);
 	const deadline_ns start = deadline_now();
 	const bool refused = ops->region_read(live_front.l, 7, 0, &word, 4) == -EPIPE &&
 			     ops->region_write(live_front.l, 7, 0, &word, 4, false) == -EPIPE &&

@@ -30,7 +30,6 @@
 
 #define PEER_LOG_MAX	 512
 #define PEER_PAYLOAD_MAX 8192
-#define PEER_FDS_MAX	 64
 #define PEER_REGIONS	 9
 #define PEER_IRQS	 5
 #define PEER_BAR_SIZE	 0x4000
@@ -130,35 +129,6 @@ static inline void peer_reply_error(struct peer *p, const struct peer_message *m
 }
 
 // ---- good behaviour -----------------------------------------------------------------------------
-
-static inline bool peer_read_from(int sock, void *buf, size_t len, int *fds, unsigned *fd_count)
-{
-	for (size_t done = 0; done < len;) {
-		union {
-			struct cmsghdr align;
-			char bytes[CMSG_SPACE(sizeof(int) * PEER_FDS_MAX)];
-		} c;
-		struct iovec iov = { .iov_base = (char *)buf + done, .iov_len = len - done };
-		struct msghdr m = { .msg_iov = &iov,
-				    .msg_iovlen = 1,
-				    .msg_control = c.bytes,
-				    .msg_controllen = sizeof(c.bytes) };
-		struct pollfd pfd = { .fd = sock, .events = POLLIN };
-		if (poll(&pfd, 1, 20000) <= 0)
-			return false;
-		ssize_t n = recvmsg(sock, &m, MSG_CMSG_CLOEXEC);
-		if (n <= 0)
-			return false;
-		struct cmsghdr *cm = CMSG_FIRSTHDR(&m);
-		if (cm && cm->cmsg_type == SCM_RIGHTS && fds) {
-			size_t k = (cm->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-			memcpy(fds + *fd_count, CMSG_DATA(cm), k * sizeof(int));
-			*fd_count += (unsigned)k;
-		}
-		done += (size_t)n;
-	}
-	return true;
-}
 
 // Sends a command of the server's and reads its reply, where the client's replies come: its errno, 0 if it was served; -1: the client is gone.
 // Only for a time when the client asks for nothing, or on the twin socket.
@@ -450,6 +420,17 @@ static inline void peer_free(struct peer *p)
 	p->log = NULL;
 }
 
+static inline bool fault_mute(struct peer *p, const struct peer_message *m)
+{
+	(void)m;
+	while (!atomic_load(&p->release)) {
+		struct pollfd gone = { .fd = p->sock, .events = POLLRDHUP };
+		if (poll(&gone, 1, 10) == 1)
+			return false;
+	}
+	return false;
+}
+
 // ---- the client under test ----------------------------------------------------------------------
 
 struct front {
@@ -505,15 +486,6 @@ static inline void front_close(struct front *f)
 		f->l->ops->close(f->l);
 	f->l = NULL;
 	loop_destroy(&f->loop);
-}
-
-// Runs the loop until `*what` is not 0 or the time is over; false then.
-static inline bool front_loop_until(struct front *f, const unsigned *what, int ms)
-{
-	deadline_ns end = deadline_in_ms(ms);
-	while (*what == 0 && deadline_left_ms(end) > 0)
-		loop_once(&f->loop, deadline_left_ms(end));
-	return *what != 0;
 }
 
 #endif

@@ -8,10 +8,11 @@
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 
+#include "tests/fault/peer_again.h"
+
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <sys/un.h>
 #include <time.h>
 
 #define SHORT_MS 200
@@ -19,9 +20,8 @@
 struct again {
 	struct front f;
 	struct mem_table ram;
-	int listener, leave, kick, call;
-	struct sockaddr_un at;
-	socklen_t at_len;
+	struct place place;
+	int kick, call;
 	struct vhost_user *vu;
 };
 
@@ -40,14 +40,8 @@ static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
 {
 	struct err e;
 	memset(a, 0, sizeof(*a));
-	a->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	a->at = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	a->at_len = sizeof(a->at);
-	// Without a path the kernel chooses an abstract name.
-	if (bind(a->listener, (struct sockaddr *)&a->at, sizeof(a->at.sun_family)) < 0 ||
-	    listen(a->listener, 4) < 0 || getsockname(a->listener, (struct sockaddr *)&a->at, &a->at_len) < 0)
+	if (!place_open(&a->place))
 		return false;
-	a->leave = fd_eventfd();
 	a->kick = fd_eventfd();
 	a->call = fd_eventfd();
 	a->ram = front_memory();
@@ -55,20 +49,16 @@ static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
 	if (a->f.rc < 0)
 		return false;
 	a->vu = CONTAINER_OF(a->f.b, struct vhost_user, backend);
-	const struct again_how how = { .source = AGAIN_LISTENER,
-				       .limit_ms = limit_ms,
-				       .back_off_ms = 1,
-				       .line = -1,
-				       .listener = a->listener,
-				       .leave = a->leave };
+	const struct again_how how = place_how(&a->place, limit_ms);
 	return vhost_user_keep(a->f.b, &how, &e) == 0;
 }
 
 static void again_close(struct again *a)
 {
 	front_close(&a->f);
-	int fds[] = { a->listener, a->leave, a->kick, a->call };
-	fd_close_all(fds, ARRAY_LEN(fds));
+	place_close(&a->place);
+	close(a->kick);
+	close(a->call);
 	front_memory_free(&a->ram);
 }
 
@@ -88,30 +78,6 @@ static bool await(struct again *a, bool connected)
 		loop_once(&a->f.loop, 5);
 	loop_once(&a->f.loop, 20); // it watches the new one
 	return is_connected(a) == connected;
-}
-
-// A peer that is prepared, not started.
-static void next_init(struct peer *p)
-{
-	peer_init(p);
-	close(p->sock);
-	close(p->front);
-	p->sock = p->front = -1;
-}
-
-static bool next_start(struct again *a, struct peer *p)
-{
-	p->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (connect(p->sock, (struct sockaddr *)&a->at, a->at_len) < 0)
-		return false;
-	peer_start(p);
-	return true;
-}
-
-static void peer_end(struct peer *p)
-{
-	shutdown(p->sock, SHUT_RDWR);
-	peer_join(p);
 }
 
 // A front-end whose first peer had a driver's queue, with these indices, and is gone.
@@ -185,7 +151,7 @@ TEST(the_next_one_is_told_all_that_the_first_was)
 	CHECK_EQ(a.f.died, 0);
 	fd_event_take(a.kick);
 	fd_event_take(a.call);
-	CHECK(next_start(&a, &p[1]));
+	CHECK(next_start(&a.place, &p[1]));
 	CHECK(await(&a, true));
 	// The doorbell and the interrupt that may have been lost.
 	CHECK(fd_event_take(a.kick) && fd_event_take(a.call));
@@ -223,7 +189,7 @@ TEST(b16_b17_doorbell_and_interrupt_that_would_wait)
 	CHECK(again_after(&a, p, 7, 7));
 	CHECK(fill(a.kick) && fill(a.call));
 	alarm(30); // one that waits does not end by itself
-	CHECK(next_start(&a, &p[1]));
+	CHECK(next_start(&a.place, &p[1]));
 	CHECK(await(&a, true));
 	// Signalled is what they are anyway; the lock is free, and so is the thread for the next death.
 	CHECK(fd_event_take(a.kick) && fd_event_take(a.call));
@@ -257,7 +223,7 @@ TEST(what_is_done_while_nobody_is_there_is_noted)
 	CHECK_EQ(ops->config_write(a.f.b, 32, &writeback, 1), 0);
 	CHECK(ops->negotiate(a.f.b, PEER_BIT(40)) < 0); // never offered
 	CHECK(own_ms_since(start) < 100);
-	CHECK(next_start(&a, &p[1]));
+	CHECK(next_start(&a.place, &p[1]));
 	CHECK(await(&a, true));
 	CHECK_EQ(a.f.failed, 0);
 	again_close(&a);
@@ -296,7 +262,7 @@ TEST(gone_again_at_each_message)
 		bad.every = true;
 		bad.fault = leave;
 		bad.fault_arg = n;
-		CHECK(next_start(&a, &bad));
+		CHECK(next_start(&a.place, &bad));
 		deadline_ns end = deadline_in_ms(3000);
 		while (!is_connected(&a) && deadline_left_ms(end) > 0 && bad.count <= (unsigned)n)
 			loop_once(&a.f.loop, 2);
@@ -305,7 +271,7 @@ TEST(gone_again_at_each_message)
 		peer_free(&bad);
 		CHECK(await(&a, false)); // it may have heard everything and left after that
 		next_init(new);
-		CHECK(next_start(&a, new));
+		CHECK(next_start(&a.place, new));
 		CHECK(await(&a, true));
 		CHECK_EQ(a.f.died, 0);
 		if (last <= (unsigned)n) { // it would have heard more
@@ -341,7 +307,7 @@ TEST(b30_mute_on_return)
 	p[1].every = true;
 	p[1].fault = stay_mute;
 	deadline_ns start = deadline_now(), end = deadline_in_ms(5000);
-	CHECK(next_start(&a, &p[1]));
+	CHECK(next_start(&a.place, &p[1]));
 	while (p[1].count == 0 && deadline_left_ms(end) > 0)
 		usleep(1000);
 	CHECK(p[1].count > 0); // the handshake is under way, with its deadline
@@ -350,7 +316,7 @@ TEST(b30_mute_on_return)
 	CHECK_EQ(a.f.b->ops->queue_stop(a.f.b, 0, &base), 0);
 	CHECK_EQ(a.f.b->ops->run(a.f.b, false), 0);
 	CHECK(own_ms_since(own_start) < SHORT_MS / 2);
-	CHECK(next_start(&a, &p[2]));
+	CHECK(next_start(&a.place, &p[2]));
 	CHECK(await(&a, true));
 	CHECK(ms_since(start) >= SHORT_MS);
 	atomic_store(&p[1].release, true);
@@ -373,7 +339,7 @@ TEST(b09_b10_not_the_same_device)
 	p[4].features &= ~PEER_BIT(13); // which it did not
 	CHECK(again_after(&a, p, 0, 0));
 	for (int i = 1; i < 5; i++) {
-		CHECK(next_start(&a, &p[i]));
+		CHECK(next_start(&a.place, &p[i]));
 		if (i < 4) {
 			peer_join(&p[i]); // it was shown the door
 			CHECK(!is_connected(&a));
@@ -411,7 +377,7 @@ TEST(p02_what_was_not_answered_was_not_served)
 	p[1].at = VHOST_USER_GET_CONFIG;
 	p[1].at_nth = 1; // after its handshake
 	p[1].fault = hang_up;
-	CHECK(next_start(&a, &p[1]));
+	CHECK(next_start(&a.place, &p[1]));
 	CHECK(await(&a, true));
 	CHECK(!a.vu->answered);
 	CHECK_EQ(a.f.b->ops->config_read(a.f.b, 0, config, 60), 0); // as it was known: nobody is asked
@@ -423,7 +389,7 @@ TEST(p02_what_was_not_answered_was_not_served)
 	CHECK_EQ(a.f.b->ops->config_read(a.f.b, 0, config, 60), 0);
 	CHECK_EQ(a.f.b->ops->config_write(a.f.b, 32, &writeback, 1), 0);
 	CHECK(!a.vu->answered);
-	CHECK(next_start(&a, &p[2]));
+	CHECK(next_start(&a.place, &p[2]));
 	CHECK(await(&a, true));
 	CHECK(!a.vu->answered);
 	atomic_store(&a.vu->config_stale, true);
@@ -443,7 +409,7 @@ TEST(a_changed_configuration_is_told)
 	peers_init(p, 2);
 	p[1].config[1] = 16; // twice as large
 	CHECK(again_after(&a, p, 0, 0));
-	CHECK(next_start(&a, &p[1]));
+	CHECK(next_start(&a.place, &p[1]));
 	CHECK(await(&a, true));
 	CHECK_EQ(a.f.changed, 1);
 	CHECK_EQ(a.f.b->ops->config_read(a.f.b, 0, config, 60), 0);
@@ -463,7 +429,7 @@ TEST(the_time_is_over)
 	CHECK_EQ(front_run(&a.f, &a.ram, a.kick, a.call), 0);
 	deadline_ns start = deadline_now();
 	peer_end(&p);
-	CHECK(front_loop_until(&a.f, &a.f.died, 3000));
+	CHECK(loop_until(&a.f.loop, &a.f.died, 3000));
 	CHECK(ms_since(start) >= 290 && ms_since(start) < 2000);
 	CHECK(strstr(a.f.why, "did not come back"));
 	CHECK_EQ(-a.f.b->ops->run(a.f.b, false), EPIPE);
@@ -481,7 +447,7 @@ TEST(b18_without_a_record_the_device_needs_a_reset)
 	uint32_t base;
 	peers_init(p, 2);
 	CHECK(again_after(&a, p, 10, 7));
-	CHECK(next_start(&a, &p[1]));
+	CHECK(next_start(&a.place, &p[1]));
 	CHECK(await(&a, true));
 	CHECK_EQ(a.f.failed, 1);
 	CHECK(!find(&p[1], VHOST_USER_SET_VRING_KICK));
@@ -528,7 +494,7 @@ TEST(b14_shared_memory_of_one_that_is_gone)
 	peer_end(&p[0]);
 	CHECK(await(&a, false));
 	for (int i = 1; i < 4; i++) {
-		CHECK(next_start(&a, &p[i]));
+		CHECK(next_start(&a.place, &p[i]));
 		if (i == 3)
 			break;
 		peer_join(&p[i]); // its memory is another
@@ -559,7 +525,7 @@ TEST(the_record_of_requests_goes_from_one_to_the_next)
 	p[2].nack_of = VHOST_USER_SET_INFLIGHT_FD;
 	CHECK(again_after(&a, p, 10, 7));
 	CHECK(find(&p[0], VHOST_USER_GET_INFLIGHT_FD) && find(&p[0], VHOST_USER_SET_INFLIGHT_FD));
-	CHECK(next_start(&a, &p[1]));
+	CHECK(next_start(&a.place, &p[1]));
 	CHECK(await(&a, true));
 	CHECK_EQ(a.f.failed, 0);
 	peer_end(&p[1]);
@@ -569,7 +535,7 @@ TEST(the_record_of_requests_goes_from_one_to_the_next)
 	CHECK_EQ(base_told(&p[1]), 7);
 	// One that refuses it cannot know.
 	CHECK(await(&a, false));
-	CHECK(next_start(&a, &p[2]));
+	CHECK(next_start(&a.place, &p[2]));
 	CHECK(await(&a, true));
 	CHECK_EQ(a.f.failed, 1);
 	again_close(&a);
@@ -624,7 +590,7 @@ TEST(one_that_comes_when_there_are_no_descriptors)
 	CHECK_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
 	none = (struct rlimit){ .rlim_cur = (rlim_t)next, .rlim_max = before.rlim_max };
 	CHECK_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
-	CHECK_EQ(connect(p[1].sock, (struct sockaddr *)&a.at, a.at_len), 0);
+	CHECK_EQ(connect(p[1].sock, (struct sockaddr *)&a.place.at, a.place.at_len), 0);
 	const int64_t begin = cpu_ms();
 	usleep(500000);
 	CHECK(cpu_ms() - begin < 100);

@@ -277,7 +277,7 @@ static bool answer_twice(struct peer *p, const struct peer_message *m)
 static bool dies(struct front *f, struct peer *p, const char *because)
 {
 	deadline_ns start = own_now();
-	bool told = front_loop_until(f, &f->died, LATE_MS);
+	bool told = loop_until(&f->loop, &f->died, LATE_MS);
 	int64_t took = own_ms_since(start);
 	for (int i = 0; i < 5; i++)
 		loop_once(&f->loop, 1);
@@ -865,7 +865,7 @@ TEST(b14_b20_doorbell_pages)
 	const unsigned calls = given.calls;
 	// Its end withdraws the pages of all queues.
 	shutdown(p.sock, SHUT_RDWR);
-	CHECK(front_loop_until(&f, &f.died, 3000));
+	CHECK(loop_until(&f.loop, &f.died, 3000));
 	CHECK_EQ(given.calls, calls + queues);
 	CHECK(!given.page);
 	front_close(&f);
@@ -1048,7 +1048,7 @@ TEST(b14_b20_shared_memory)
 	CHECK(shown.part.readonly && shown.part.region == 0);
 	// Its end is that of its memory.
 	shutdown(p.sock, SHUT_RDWR);
-	CHECK(front_loop_until(&f, &f.died, 3000));
+	CHECK(loop_until(&f.loop, &f.died, 3000));
 	CHECK(!shown.hva && shown.withdrawn == 2);
 	front_close(&f);
 	peer_join(&p);
@@ -1182,7 +1182,7 @@ TEST(b13_channel_answers_never_read)
 	CHECK(pthread_create(&t, NULL, flood_run, &fl) == 0);
 	int small = 2048;
 	setsockopt(f.b ? p.channel : -1, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
-	bool told = front_loop_until(&f, &f.died, 5000);
+	bool told = loop_until(&f.loop, &f.died, 5000);
 	atomic_store(&fl.stop, true);
 	pthread_join(t, NULL);
 	CHECK(told && strstr(f.why, "does not read"));
@@ -1379,7 +1379,7 @@ TEST(b30_mute_ones_share_one_deadline_when_stopped)
 	CHECK_EQ(front_run(&f[3], &ram, kick, -1), 0);
 	CHECK_EQ(f[3].b->ops->stop_begin(f[3].b), 1); // and one that is closed in the middle
 	for (int i = 0; i < N; i++) {
-		CHECK(i % 4 == 3 || front_loop_until(&f[i], &f[i].died, 1000));
+		CHECK(i % 4 == 3 || loop_until(&f[i].loop, &f[i].died, 1000));
 		CHECK_EQ(f[i].died, i % 4 < 3);
 		front_close(&f[i]);
 		peer_join(&p[i]);
@@ -1422,7 +1422,7 @@ static int64_t kill_and_wait(void)
 	siginfo_t gone; // dying takes a processor
 	waitid(P_PID, (id_t)pid, &gone, WEXITED | WNOWAIT);
 	deadline_ns start = own_now();
-	bool told = front_loop_until(&f, &f.died, 1000);
+	bool told = loop_until(&f.loop, &f.died, 1000);
 	int64_t took = own_ms_since(start);
 	bool refuses = f.b->ops->run(f.b, true) == -EPIPE;
 	front_close(&f);
@@ -1477,7 +1477,7 @@ TEST(death_on_another_thread_is_told_by_the_loop)
 		struct vcpu v = { .f = &f };
 		pthread_t t;
 		CHECK(pthread_create(&t, NULL, vcpu_run, &v) == 0);
-		bool told = front_loop_until(&f, &f.died, 1000);
+		bool told = loop_until(&f.loop, &f.died, 1000);
 		pthread_join(t, NULL);
 		CHECK(told && f.died == 1);
 		CHECK_EQ(-v.rc, EPIPE);

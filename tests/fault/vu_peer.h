@@ -103,35 +103,6 @@ static inline void peer_reply_u64(struct peer *p, uint32_t request, uint64_t v)
 
 // ---- good behaviour -----------------------------------------------------------------------------
 
-static inline bool peer_read(struct peer *p, void *buf, size_t len, int *fds, unsigned *fd_count)
-{
-	for (size_t done = 0; done < len;) {
-		union {
-			struct cmsghdr align;
-			char bytes[CMSG_SPACE(sizeof(int) * 16)];
-		} c;
-		struct iovec iov = { .iov_base = (char *)buf + done, .iov_len = len - done };
-		struct msghdr m = { .msg_iov = &iov,
-				    .msg_iovlen = 1,
-				    .msg_control = c.bytes,
-				    .msg_controllen = sizeof(c.bytes) };
-		struct pollfd pfd = { .fd = p->sock, .events = POLLIN };
-		if (poll(&pfd, 1, 20000) <= 0)
-			return false;
-		ssize_t n = recvmsg(p->sock, &m, MSG_CMSG_CLOEXEC);
-		if (n <= 0)
-			return false;
-		struct cmsghdr *cm = CMSG_FIRSTHDR(&m);
-		if (cm && cm->cmsg_type == SCM_RIGHTS) {
-			size_t k = (cm->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-			memcpy(fds + *fd_count, CMSG_DATA(cm), k * sizeof(int));
-			*fd_count += (unsigned)k;
-		}
-		done += (size_t)n;
-	}
-	return true;
-}
-
 // Keeps the descriptors that matter, closes the rest.
 static inline void peer_keep_fds(struct peer *p, const struct peer_message *m, const int *fds)
 {
@@ -227,12 +198,13 @@ static inline void *peer_run(void *arg)
 {
 	struct peer *p = arg;
 	for (;;) {
-		int fds[64] = { 0 };
+		int fds[PEER_FDS_MAX] = { 0 };
 		struct peer_message *m = &p->log[p->count < PEER_LOG_MAX ? p->count : PEER_LOG_MAX - 1];
 		m->fds = 0;
-		if (!peer_read(p, &m->h, 12, fds, &m->fds))
+		if (!peer_read_from(p->sock, &m->h, 12, fds, &m->fds))
 			break;
-		if (m->h.size > sizeof(m->payload) || !peer_read(p, m->payload, m->h.size, fds, &m->fds))
+		if (m->h.size > sizeof(m->payload) ||
+		    !peer_read_from(p->sock, m->payload, m->h.size, fds, &m->fds))
 			break;
 		p->count += p->count < PEER_LOG_MAX;
 		peer_keep_fds(p, m, fds);
@@ -369,15 +341,6 @@ static inline void front_close(struct front *f)
 		f->b->ops->close(f->b);
 	f->b = NULL;
 	loop_destroy(&f->loop);
-}
-
-// Runs the loop until `*what` is not 0 or the time is over; false then.
-static inline bool front_loop_until(struct front *f, const unsigned *what, int ms)
-{
-	deadline_ns end = deadline_in_ms(ms);
-	while (*what == 0 && deadline_left_ms(end) > 0)
-		loop_once(&f->loop, deadline_left_ms(end));
-	return *what != 0;
 }
 
 // Brings queue 0 to life: negotiate, memory, queue, run.

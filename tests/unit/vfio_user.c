@@ -592,7 +592,7 @@ TEST(an_end_is_told_once_by_the_loop)
 		uint32_t word;
 		if (way)
 			CHECK_EQ(f.l->ops->region_read(f.l, 7, 0, &word, 4), -EPIPE);
-		CHECK(front_loop_until(&f, &f.died, 3000));
+		CHECK(loop_until(&f.loop, &f.died, 3000));
 		CHECK(strncmp(f.why, "closed its connection", 21) == 0);
 		CHECK_EQ(f.l->ops->region_read(f.l, 7, 0, &word, 4), -EPIPE);
 		CHECK_EQ(f.l->ops->irq_set(f.l, 0, VFIO_LINK_UNMASK, 0, 1, NULL), -EPIPE);

@@ -344,7 +344,7 @@ TEST(config_is_asked_for_once_until_it_changes)
 	p.config[1] = 16;
 	const struct vhost_user_header h = { VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, 1 | 8, 0 };
 	CHECK_EQ(write(p.channel, &h, sizeof(h)), sizeof(h));
-	CHECK(front_loop_until(&f, &f.changed, 1000));
+	CHECK(loop_until(&f.loop, &f.changed, 1000));
 	struct {
 		struct vhost_user_header h;
 		uint8_t code[8];
@@ -409,7 +409,7 @@ TEST(a_refused_slot_is_death)
 	struct mem_table ram = front_memory();
 	CHECK_EQ(-f.b->ops->memory(f.b, &ram), EIO);
 	CHECK_EQ(-f.b->ops->memory(f.b, &ram), EPIPE);
-	CHECK(front_loop_until(&f, &f.died, 1000));
+	CHECK(loop_until(&f.loop, &f.died, 1000));
 	CHECK_STR(f.why, "refuses a part of guest memory");
 	front_close(&f);
 	peer_join(&p);
