@@ -68,9 +68,9 @@ finish() { # SIGTERM: status 0, no socket left
     [ "$status" = 0 ] && [ ! -e "$S" ]
 }
 
-# ./kernel: one that only halts, as a tiny ELF file.
-tiny_kernel() {
-    cat > guest.S << 'END'
+# ./kernel: one that only halts, or does what is said, as a tiny ELF file.
+tiny_kernel() { # [INSTRUCTIONS]
+    cat > guest.S << END
         .section .note, "a", @note
         .align 4
         .long 4, 4, 18          # XEN_ELFNOTE_PHYS32_ENTRY
@@ -79,9 +79,7 @@ tiny_kernel() {
         .text
         .code32
         .globl _start
-_start: cli
-        hlt
-        jmp _start
+_start: ${1:-cli; hlt; jmp _start}
 END
     gcc -m32 -c -o guest.o guest.S
     ld -m elf_i386 -N --no-warn-rwx-segments -Ttext 0x200000 --section-start=.note=0x201000 -o guest32 guest.o

@@ -54,33 +54,17 @@ blk_life() { # ENGINE
 }
 
 # A guest that does nothing but shut its processor down: the machine restarts again and again.
-triple_fault_guest() { # OUT
-    cat > "$D/guest.S" << 'END'
-        .section .note, "a", @note
-        .align 4
-        .long 4, 4, 18          # XEN_ELFNOTE_PHYS32_ENTRY
-        .asciz "Xen"
-        .long _start
-        .text
-        .code32
-        .globl _start
-_start: lidt none
-        ud2
-none:   .word 0
-        .long 0
-END
-    gcc -m32 -c -o "$D/guest.o" "$D/guest.S"
-    ld -m elf_i386 -N --no-warn-rwx-segments -Ttext 0x200000 --section-start=.note=0x201000 -o "$D/guest32" "$D/guest.o"
-    objcopy -O elf64-x86-64 "$D/guest32" "$1"
+triple_fault_guest() {
+    (cd "$D" && tiny_kernel 'lidt none; ud2; none: .word 0; .long 0')
 }
 
 @test "a sealed monitor restarts its machine and stops it within its tables" {
     [ "$(uname -m)" = x86_64 ] || skip "the guest is for x86_64"
     [ -w /dev/kvm ] || skip "no access to /dev/kvm"
     [ -x "$BIN/minivmm" ] || skip "minivmm is not built"
-    triple_fault_guest "$D/guest"
+    triple_fault_guest
     truncate -s 1M "$D/disk.img"
-    printf '[vm]\ncpus = 2\nmemory = "64M"\n[boot]\nkernel = "guest"\n[serial]\nto = "none"\n' > "$D/vm.toml"
+    printf '[vm]\ncpus = 2\nmemory = "64M"\n[boot]\nkernel = "kernel"\n[serial]\nto = "none"\n' > "$D/vm.toml"
     printf '[[device]]\nid = "disk0"\nvirtio = "blk"\nimage = "disk.img"\n' >> "$D/vm.toml"
     cd "$D"
     timeout 60 strace -f -e raw=all -o strace "$BIN/minivmm" -c vm.toml 3>&- &
@@ -124,14 +108,14 @@ END
     wait "$pid"
     [ ! -s "$D/log" ]
 
-    printf '[vm]\nmemory = "64M"\non_reboot = "exit"\n[boot]\nkernel = "guest"\n' > "$D/vm.toml"
+    printf '[vm]\nmemory = "64M"\non_reboot = "exit"\n[boot]\nkernel = "kernel"\n' > "$D/vm.toml"
     printf '[[device]]\nid = "disk%s"\nvirtio = "blk"\nimage = "disk.img"\nreadonly = true\n' 0 1 >> "$D/vm.toml"
     run -0 "$without" landlock_create_ruleset "$BIN/minivmm" explain -c "$D/vm.toml"
     [ "$(grep -c '^  landlock    NONE: this kernel has none' <<< "$output")" = 3 ]
     run -0 "$BIN/minivmm" explain -c "$D/vm.toml"
     ! grep -q '^  landlock    NONE' <<< "$output"
     [ -w /dev/kvm ] || return 0
-    triple_fault_guest "$D/guest"
+    triple_fault_guest
     run timeout 60 "$without" landlock_create_ruleset "$BIN/minivmm" -c "$D/vm.toml"
     [ "$(grep -c 'no Landlock in this kernel' <<< "$output")" = 1 ]
     run timeout 60 "$BIN/minivmm" -c "$D/vm.toml"
