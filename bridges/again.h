@@ -37,18 +37,38 @@ struct again_how {
 // One that lived this long is not thought to die of its start.
 #define AGAIN_SERVED_MS 1000
 
-// The thread of a carrier's that waits, with a small stack and all signals blocked.  0, or an errno value.
-int again_thread_make(pthread_t *thread, void *(*run)(void *), void *arg);
+// The thread of a carrier's that waits.
+struct again {
+	struct again_how how;
+	bool has_thread;
+	pthread_t thread;
+	const char *id;
+	bool (*serve)(void *arg);
+	void *arg;
+	int leave, lost;   // eventfds to the thread: it shall end; it has to do
+	unsigned tries;	   // in a row that came to nothing
+	deadline_ns since; // when the peer was lost
+	deadline_ns back;  // when it last came back
+	// The loop's thread's:
+	bool child_up, killed; // the process behind it: it lives; by us, for the connection's end
+	deadline_ns down_at;
+};
+
+#define AGAIN_INIT ((struct again){ .leave = -1, .lost = -1, .how.line = -1 })
+
+// Makes the thread, with a small stack and all signals blocked.  It calls serve(arg) whenever `lost` was signalled, until that is
+// false or there is nothing to wait for any more.  0, or -errno with the sentence; again_end() is due in any case.
+int again_begin(struct again *a, const struct again_how *how, const char *id, bool (*serve)(void *arg),
+		void *arg, struct err *e);
+// Ends the thread.
+void again_end(struct again *a);
 // "starting it again": for the line in the log.
 const char *again_next_step(const struct again_how *how);
-// When the next attempt begins, 0, 1, 2, 4 ... 60 s after the one before; counts it in *tries.
-deadline_ns again_pause(const struct again_how *how, unsigned *tries);
-// Until `fd` (or -1) is readable or the time is over (0: never).  1, 0 for the time, -ECANCELED when there is nothing to wait for any
-// more: `leave`, an eventfd of the device's, or how->leave is signalled.
-int again_wait(const struct again_how *how, int leave, int fd, deadline_ns until);
-// A new connection, the caller's, of the device `id`, and where a program is started, it in *child, not watched yet.  0; -ECANCELED;
-// -ETIMEDOUT: not by `until`; -EPIPE with the sentence: never more; another -errno with the sentence of one attempt.
-int again_connect(const struct again_how *how, int leave, const char *id, deadline_ns until, int *sock,
-		  struct child *child, struct err *e);
+// True: it does not come back, whoever waits.  `child`: the process behind it, which has ended, or NULL.
+bool again_stays_dead(const struct again *a, const struct child *child);
+// On the thread: a new connection, the caller's, and where a program is started, it in *child, not watched yet; 0, 1, 2, 4 ... 60 s after
+// the attempt before.  0; -ECANCELED: the machine or the device ends; -ETIMEDOUT, -EPIPE with the sentence: never more; another -errno
+// with the sentence of one attempt.
+int again_connect(struct again *a, struct child *child, int *sock, struct err *e);
 
 #endif

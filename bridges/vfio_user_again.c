@@ -11,10 +11,6 @@
 #include "vmm/spawn.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
 
 static bool region_same(const struct vfio_region *a, const struct vfio_region *b)
 {
@@ -110,98 +106,55 @@ static int attempt(struct vfio_user *v, int sock, struct err *e)
 	return rc;
 }
 
-static void gone(struct vfio_user *v, const char *why)
+static bool gone(struct vfio_user *v, const char *why)
 {
 	fd_close(&v->again.how.line); // or it would be connected some day, and not served
 	log_warn("%s: %s: %s; it stays dead", v->link.id, v->peer, why);
 	vfu_gone(v);
+	return false;
 }
 
 // True: connected.  False: the end, of the machine or of the waiting.
-static bool recover(struct vfio_user *v)
+static bool recover(void *arg)
 {
-	struct vfu_again *a = &v->again;
-	const deadline_ns since = a->since;
-	const deadline_ns until = a->how.limit_ms ? since + a->how.limit_ms * NS_PER_MS : 0;
+	struct vfio_user *v = arg;
+	struct again *a = &v->again;
 	struct err e = { "" };
-	if (atomic_load(&v->answered) || since - a->back >= AGAIN_SERVED_MS * NS_PER_MS)
+	if (atomic_load(&v->answered) || a->since - a->back >= AGAIN_SERVED_MS * NS_PER_MS)
 		a->tries = 0;
 	for (;;) {
-		int sock = -1;
-		const deadline_ns pause = again_pause(&a->how, &a->tries);
-		int rc = again_wait(&a->how, a->leave, -1, until && until < pause ? until : pause);
-		if (rc == 0 && until && deadline_left_ms(until) == 0)
-			rc = -ETIMEDOUT;
-		if (rc == 0)
-			rc = again_connect(&a->how, a->leave, v->link.id, until, &sock, v->child, &e);
+		int sock;
+		int rc = again_connect(a, v->child, &sock, &e);
 		if (rc == -ECANCELED)
 			return false;
-		if (rc == -ETIMEDOUT)
-			err_set(&e, ETIMEDOUT, "did not come back within %lld s",
-				(long long)(a->how.limit_ms / 1000));
-		if (rc == 0)
+		if (rc == -ETIMEDOUT || rc == -EPIPE)
+			return gone(v, e.text);
+		if (rc == 0) {
 			rc = attempt(v, sock, &e);
-		else if (rc != -ETIMEDOUT && rc != -EPIPE)
-			rc = -EAGAIN;
-		if (rc == 0)
-			break;
-		if (rc == -ENODEV || rc == -ETIMEDOUT || rc == -EPIPE) {
-			gone(v, e.text);
-			return false;
+			if (rc == 0)
+				break;
+			if (rc == -ENODEV)
+				return gone(v, e.text);
 		}
 		log_limited(LOG_WARN, "%s: %s: %s; %s", v->link.id, v->peer, e.text,
 			    again_next_step(&a->how));
 	}
 	a->back = deadline_now();
 	log_limited(LOG_WARN, "%s: %s is back after %lld ms", v->link.id, v->peer,
-		    (long long)((a->back - since) / NS_PER_MS));
-	atomic_store(&a->fresh, true);
+		    (long long)((a->back - a->since) / NS_PER_MS));
+	atomic_store(&v->fresh, true);
 	fd_event_signal(v->io.died_fd);
 	return true;
-}
-
-static void *again_thread(void *arg)
-{
-	struct vfio_user *v = arg;
-	struct vfu_again *a = &v->again;
-	struct err e = { "" };
-	if (a->how.seal && a->how.seal(&e) < 0) {
-		log_error("%s: %s", v->link.id, e.text);
-		return NULL;
-	}
-	while (again_wait(&a->how, a->leave, a->lost, 0) == 1) {
-		fd_event_take(a->lost);
-		if (!recover(v))
-			break;
-	}
-	return NULL;
 }
 
 int vfio_user_keep(struct vfio_link *l, const struct again_how *how, struct err *e)
 {
 	struct vfio_user *v = CONTAINER_OF(l, struct vfio_user, link);
-	struct vfu_again *a = &v->again;
-	a->how = *how;
-	a->back = deadline_now();
-	a->leave = fd_eventfd();
-	a->lost = fd_eventfd();
-	if (a->leave < 0 || a->lost < 0)
-		return err_sys(e, EMFILE, "%s: make an eventfd", l->id);
-	const int error = again_thread_make(&a->thread, again_thread, v);
-	a->has_thread = error == 0;
-	return error ? err_sys(e, error, "%s: thread", l->id) : 0;
+	return again_begin(&v->again, how, l->id, recover, v, e);
 }
 
 void vfu_again_close(struct vfio_user *v)
 {
-	struct vfu_again *a = &v->again;
 	vfu_link_end(&v->io); // what the thread waits for
-	if (a->has_thread) {
-		fd_event_signal(a->leave);
-		pthread_join(a->thread, NULL);
-		a->has_thread = false;
-	}
-	fd_close(&a->leave);
-	fd_close(&a->lost);
-	fd_close(&a->how.line);
+	again_end(&v->again);
 }

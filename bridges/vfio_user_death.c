@@ -16,13 +16,6 @@
 
 #define LAST_WORDS_MS 20
 
-static bool stays_dead(const struct vfio_user *v)
-{
-	const struct vfu_again *a = &v->again;
-	return !a->has_thread ||
-	       (a->how.source == AGAIN_PROGRAM && a->how.only_failures && v->child->ended_well && !a->killed);
-}
-
 // Whose end it was is told by both, the connection and the process, and the process knows better.
 static void tell_died(struct vfio_user *v)
 {
@@ -45,8 +38,8 @@ void vfu_gone(struct vfio_user *v)
 // Both are gone.
 static void down(struct vfio_user *v)
 {
-	struct vfu_again *a = &v->again;
-	if (stays_dead(v)) {
+	struct again *a = &v->again;
+	if (again_stays_dead(a, v->child)) {
 		if (a->has_thread)
 			log_warn("%s: it ended as it should, and stays dead", v->link.id);
 		vfu_gone(v);
@@ -58,7 +51,7 @@ static void down(struct vfio_user *v)
 
 static void connection_lost(struct vfio_user *v)
 {
-	struct vfu_again *a = &v->again;
+	struct again *a = &v->again;
 	atomic_store(&v->live, false);
 	if (a->child_up || !v->child)
 		a->down_at = deadline_now();
@@ -103,7 +96,7 @@ static void woken(struct loop_source *s, uint32_t events)
 	struct vfio_user *v = CONTAINER_OF(s, struct vfio_user, died);
 	(void)events;
 	fd_event_take(s->fd);
-	if (atomic_exchange(&v->again.fresh, false))
+	if (atomic_exchange(&v->fresh, false))
 		watch_again(v);
 	// While it is told to be dead a connection that comes to nothing is the other thread's affair.
 	if (!v->told && vfu_link_dead(&v->io)) // which also makes io.why this thread's to read

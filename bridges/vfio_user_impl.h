@@ -45,21 +45,6 @@ struct vfu_said {
 // Whether it keeps to it that a posted write (NO_REPLY) has no reply; not all servers there are do.
 enum vfu_posts { VFU_POSTS_UNTRIED, VFU_POSTS_HONOURED, VFU_POSTS_ANSWERED };
 
-// What follows a death; vfio_user_death.c and vfio_user_again.c.
-struct vfu_again {
-	struct again_how how;
-	bool has_thread;
-	pthread_t thread;
-	int leave, lost;   // eventfds to the thread: it shall end; it has to do
-	atomic_bool fresh; // to the loop: there is another connection to watch
-	unsigned tries;	   // in a row that came to nothing
-	deadline_ns since; // when it was lost
-	deadline_ns back;  // when it last came back
-	// The loop's thread's:
-	bool child_up, killed;
-	deadline_ns down_at;
-};
-
 struct vfio_user {
 	struct vfio_link link;
 	struct vfu_link io;
@@ -80,7 +65,8 @@ struct vfio_user {
 	bool told;		 // of its death: the loop's thread's
 	struct child *child;	 // or NULL
 	char how[128];		 // its end, once it is known
-	struct vfu_again again;
+	struct again again;
+	atomic_bool fresh; // to the loop, from the thread: there is another connection to watch
 };
 
 // ---- vfio_user_open.c

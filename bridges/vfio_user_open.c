@@ -239,7 +239,7 @@ static struct vfio_user *make(const struct vfio_user_params *p)
 	v->no_doorbells = p->no_doorbells;
 	v->child = p->child;
 	v->loop = p->loop;
-	v->again.leave = v->again.lost = v->again.how.line = -1;
+	v->again = AGAIN_INIT;
 	vfu_said_init(&v->said);
 	pthread_mutex_init(&v->dma_lock, NULL);
 	return v;

@@ -63,7 +63,7 @@ static bool op_begin_live(struct vhost_user *vu)
 // What was noted for one who is gone and expected back will be said when it is.
 static int noted(const struct vhost_user *vu, int rc)
 {
-	return rc == -EPIPE && vu->again.has_thread && !atomic_load(&vu->again.gone) ? 0 : rc;
+	return rc == -EPIPE && vu->again.has_thread && !atomic_load(&vu->death.gone) ? 0 : rc;
 }
 
 static int op_end(struct vhost_user *vu, int rc)

@@ -11,9 +11,7 @@
 #include "vmm/spawn.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
-#include <unistd.h>
 
 // ---- a connection -----------------------------------------------------------------------------------------------
 
@@ -167,7 +165,7 @@ static int attempt(struct vhost_user *vu, int sock, struct err *e)
 // The old connection is closed; what was known of its memory with it.
 static void begin_wait(struct vhost_user *vu)
 {
-	struct vu_again *a = &vu->again;
+	struct again *a = &vu->again;
 	pthread_mutex_lock(&vu->lock);
 	vu->connected = vu->live = false;
 	vu_link_close(&vu->link);
@@ -183,94 +181,52 @@ static void begin_wait(struct vhost_user *vu)
 // True: connected.  False: the end, of the machine or of the waiting.
 static bool recover(struct vhost_user *vu)
 {
-	struct vu_again *a = &vu->again;
+	struct again *a = &vu->again;
 	const deadline_ns since = a->since; // the loop's again as soon as there is a connection
-	const deadline_ns until = a->how.limit_ms ? since + a->how.limit_ms * NS_PER_MS : 0;
 	struct err e;
-	int rc;
 	begin_wait(vu);
 	atomic_store(&vu->backend.away, true);
 	for (;;) {
-		int sock = -1;
-		const deadline_ns pause = again_pause(&a->how, &a->tries);
-		rc = again_wait(&a->how, a->leave, -1, until && until < pause ? until : pause);
-		if (rc == 0 && until && deadline_left_ms(until) == 0)
-			rc = -ETIMEDOUT;
-		if (rc == 0)
-			rc = again_connect(&a->how, a->leave, vu->backend.id, until, &sock, vu->child, &e);
-		if (rc == 0 && (rc = attempt(vu, sock, &e)) == 0)
-			break;
+		int sock;
+		int rc = again_connect(a, vu->child, &sock, &e);
 		if (rc == -ECANCELED)
 			return false;
-		if (rc == -ETIMEDOUT && sock < 0) {
-			snprintf(a->reason, sizeof(a->reason), "did not come back within %lld s",
-				 (long long)(a->how.limit_ms / 1000));
-			break;
+		if (rc == -ETIMEDOUT || rc == -EPIPE) {
+			snprintf(vu->death.reason, sizeof(vu->death.reason), "%s", e.text);
+			fd_close(&a->how.line); // or it would be connected some day, and not served
+			atomic_store(&vu->backend.away, false);
+			vu_again_post(vu, VU_POST_GONE);
+			return false;
 		}
-		if (rc == -EPIPE && sock < 0) {
-			snprintf(a->reason, sizeof(a->reason), "%s", e.text);
+		if (rc == 0 && attempt(vu, sock, &e) == 0)
 			break;
-		}
 		log_limited(LOG_WARN, "%s; %s", e.text, again_next_step(&a->how));
 	}
 	atomic_store(&vu->backend.away, false);
-	if (rc < 0) {
-		fd_close(&a->how.line); // or it would be connected some day, and not served
-		vu_again_post(vu, VU_POST_GONE);
-		return false;
-	}
 	log_limited(LOG_WARN, "%s: %s is back after %lld ms", vu->backend.id, vu->peer,
 		    (long long)((a->back - since) / NS_PER_MS));
 	return true;
 }
 
-static void *again_thread(void *arg)
+static bool serve(void *arg)
 {
 	struct vhost_user *vu = arg;
-	struct vu_again *a = &vu->again;
-	struct err e = { "" };
-	if (a->how.seal && a->how.seal(&e) < 0) {
-		log_error("%s: %s", vu->backend.id, e.text);
-		return NULL;
-	}
-	while (again_wait(&a->how, a->leave, a->lost, 0) == 1) {
-		fd_event_take(a->lost);
-		// What others asked for came before its end, and is not left without an answer.
-		const bool down = atomic_exchange(&a->down, false);
-		vu_objects_serve(vu);
-		if (down && !recover(vu))
-			break;
-	}
-	return NULL;
+	// What others asked for came before its end, and is not left without an answer.
+	const bool down = atomic_exchange(&vu->death.down, false);
+	vu_objects_serve(vu);
+	return !down || recover(vu);
 }
 
 int vhost_user_keep(struct backend *b, const struct again_how *how, struct err *e)
 {
 	struct vhost_user *vu = CONTAINER_OF(b, struct vhost_user, backend);
-	struct vu_again *a = &vu->again;
-	a->how = *how;
-	a->back = deadline_now();
-	a->leave = fd_eventfd();
-	a->lost = fd_eventfd();
-	if (a->leave < 0 || a->lost < 0)
-		return err_sys(e, EMFILE, "%s: make an eventfd", b->id);
-	const int error = again_thread_make(&a->thread, again_thread, vu);
-	a->has_thread = error == 0;
-	return error ? err_sys(e, error, "%s: thread", b->id) : 0;
+	return again_begin(&vu->again, how, b->id, serve, vu, e);
 }
 
 void vu_again_close(struct vhost_user *vu)
 {
-	struct vu_again *a = &vu->again;
-	if (a->has_thread) {
-		fd_event_signal(a->leave);
-		pthread_join(a->thread, NULL);
-		a->has_thread = false;
-	}
-	if (a->wake.fd >= 0)
-		loop_remove(vu->link.loop, &a->wake);
-	fd_close(&a->wake.fd);
-	fd_close(&a->leave);
-	fd_close(&a->lost);
-	fd_close(&a->how.line);
+	again_end(&vu->again);
+	if (vu->death.wake.fd >= 0)
+		loop_remove(vu->link.loop, &vu->death.wake);
+	fd_close(&vu->death.wake.fd);
 }

@@ -19,41 +19,39 @@
 
 static void tell_died(struct vhost_user *vu)
 {
-	atomic_store(&vu->again.gone, true);
+	atomic_store(&vu->death.gone, true);
 	if (vu->backend.events && vu->backend.events->died)
-		vu->backend.events->died(vu->backend.owner, vu->again.reason);
+		vu->backend.events->died(vu->backend.owner, vu->death.reason);
 }
 
 // Whose end it was is told by both, the connection and the process; who was killed by us said something wrong before.
 static void reason_set(struct vhost_user *vu, const char *what)
 {
-	struct vu_again *a = &vu->again;
 	const char *words = vu->child ? vu->child->last : "";
-	snprintf(a->reason, sizeof(a->reason), "%s%s%s", what, *words ? "; its last words: " : "", words);
+	snprintf(vu->death.reason, sizeof(vu->death.reason), "%s%s%s", what,
+		 *words ? "; its last words: " : "", words);
 }
 
 // Both are gone.
 static void down(struct vhost_user *vu)
 {
-	struct vu_again *a = &vu->again;
-	const bool done =
-		a->how.source == AGAIN_PROGRAM && a->how.only_failures && vu->child->ended_well && !a->killed;
-	if (!a->has_thread || done) {
+	struct again *a = &vu->again;
+	if (again_stays_dead(a, vu->child)) {
 		tell_died(vu);
 		return;
 	}
-	log_limited(LOG_WARN, "%s: %s: %s; %s", vu->backend.id, vu->peer, a->reason,
+	log_limited(LOG_WARN, "%s: %s: %s; %s", vu->backend.id, vu->peer, vu->death.reason,
 		    again_next_step(&a->how));
 	a->since = a->down_at;
-	atomic_store(&a->down, true);
+	atomic_store(&vu->death.down, true);
 	fd_event_signal(a->lost);
 }
 
 void vu_link_lost(struct vu_link *l)
 {
 	struct vhost_user *vu = CONTAINER_OF(l, struct vhost_user, link);
-	struct vu_again *a = &vu->again;
-	a->link_down = true;
+	struct again *a = &vu->again;
+	vu->death.link_down = true;
 	if (a->child_up || !vu->child)
 		a->down_at = deadline_now();
 	vu_channel_close(&vu->channel);
@@ -84,17 +82,17 @@ void vu_link_lost(struct vu_link *l)
 void vu_child_exited(struct child *c, const char *how)
 {
 	struct vhost_user *vu = c->owner;
-	struct vu_again *a = &vu->again;
+	struct again *a = &vu->again;
 	a->child_up = false;
-	if (!a->link_down)
+	if (!vu->death.link_down)
 		a->down_at = deadline_now();
 	if (!a->killed)
 		reason_set(vu, how);
-	if (!a->has_thread || atomic_load(&a->gone))
+	if (!a->has_thread || atomic_load(&vu->death.gone))
 		log_warn("%s: process %d: %s", vu->backend.id, (int)c->pid, how);
-	if (!a->link_down)
+	if (!vu->death.link_down)
 		vu_link_condemn(&vu->link, "its process ended");
-	else if (a->has_thread && !atomic_load(&a->gone))
+	else if (a->has_thread && !atomic_load(&vu->death.gone))
 		down(vu);
 }
 
@@ -108,9 +106,9 @@ void vu_config_changed(struct vu_channel *c)
 
 static void watch_again(struct vhost_user *vu)
 {
-	struct vu_again *a = &vu->again;
+	struct again *a = &vu->again;
 	struct loop *l = vu->link.loop;
-	a->link_down = a->killed = false;
+	vu->death.link_down = a->killed = false;
 	a->child_up = vu->child != NULL;
 	int rc = vu_link_watch(&vu->link);
 	if (rc == 0)
@@ -123,11 +121,11 @@ static void watch_again(struct vhost_user *vu)
 
 static void woken(struct loop_source *s, uint32_t events)
 {
-	struct vhost_user *vu = CONTAINER_OF(s, struct vhost_user, again.wake);
+	struct vhost_user *vu = CONTAINER_OF(s, struct vhost_user, death.wake);
 	const struct backend_events *to = vu->backend.events;
 	(void)events;
 	fd_event_take(s->fd);
-	const unsigned posted = atomic_exchange(&vu->again.posted, 0);
+	const unsigned posted = atomic_exchange(&vu->death.posted, 0);
 	if ((posted & VU_POST_CONFIG) && to && to->config_changed)
 		to->config_changed(vu->backend.owner);
 	if ((posted & VU_POST_FAILED) && to && to->queue_failed)
@@ -142,17 +140,17 @@ static void woken(struct loop_source *s, uint32_t events)
 
 int vu_again_init(struct vhost_user *vu)
 {
-	vu->again.wake = (struct loop_source){ .fd = fd_eventfd(), .ready = woken };
-	return vu->again.wake.fd < 0 ? vu->again.wake.fd : 0;
+	vu->death.wake = (struct loop_source){ .fd = fd_eventfd(), .ready = woken };
+	return vu->death.wake.fd < 0 ? vu->death.wake.fd : 0;
 }
 
 int vu_again_watch(struct vhost_user *vu)
 {
-	return loop_add(vu->link.loop, &vu->again.wake, EPOLLIN);
+	return loop_add(vu->link.loop, &vu->death.wake, EPOLLIN);
 }
 
 void vu_again_post(struct vhost_user *vu, unsigned bits)
 {
-	atomic_fetch_or(&vu->again.posted, bits);
-	fd_event_signal(vu->again.wake.fd);
+	atomic_fetch_or(&vu->death.posted, bits);
+	fd_event_signal(vu->death.wake.fd);
 }

@@ -73,7 +73,7 @@ enum {
 	VU_LOOKUP_NONE,
 	VU_LOOKUP_ASKED,
 	VU_LOOKUP_DONE
-}; // the loop's thread's, the thread's of struct vu_again, the loop's again
+}; // the loop's thread's, the thread's of struct again, the loop's again
 struct vu_lookup {
 	atomic_int state;
 	struct vhost_user_uuid uuid;
@@ -81,22 +81,14 @@ struct vu_lookup {
 	struct vhost_user *asker; // the loop's thread's; NULL: it is gone
 };
 
-// What follows a death; vhost_user_death.c and vhost_user_again.c.
-struct vu_again {
-	struct again_how how;
-	bool has_thread;
-	pthread_t thread;
-	int leave, lost;   // eventfds to the thread: it shall end; it has to do
-	atomic_bool down;  // with the latter: the connection and the process behind it are gone
-	atomic_bool gone;  // for good: operations fail from now on
-	unsigned tries;	   // in a row that came to nothing
-	deadline_ns since; // when it was lost
-	deadline_ns back;  // when it last came back
+// What vhost_user_death.c and vhost_user_again.c tell each other.
+struct vu_death {
+	atomic_bool down; // with again.lost: the connection and the process behind it are gone
+	atomic_bool gone; // for good: operations fail from now on
 	// The loop's thread's:
 	struct loop_source wake;
 	atomic_uint posted;
-	bool link_down, child_up, killed;
-	deadline_ns down_at;
+	bool link_down;
 	char reason[700];
 };
 
@@ -115,7 +107,8 @@ struct vhost_user {
 	struct loop_source err_source;
 	atomic_bool config_stale; // the loop's thread saw a change
 	atomic_bool shared_lost;  // the driver had memory of one that is gone
-	struct vu_again again;
+	struct again again;
+	struct vu_death death;
 	struct vu_objects *objects; // NULL: it has none of others
 	struct vu_lookup lookup[VU_LOOKUPS];
 	struct vu_lookup *asks; // of another one's; the loop's thread's
@@ -231,7 +224,7 @@ void vu_objects_answer(struct vhost_user *vu);
 // Its connection is gone, and its objects with it; or all of it.
 void vu_objects_end(struct vhost_user *vu);
 void vu_objects_close(struct vhost_user *vu);
-// The thread of struct vu_again: asks for what others asked for.
+// The thread of struct again: asks for what others asked for.
 void vu_objects_serve(struct vhost_user *vu);
 
 // ---- vhost_user_open.c

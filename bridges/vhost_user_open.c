@@ -359,8 +359,10 @@ static void vu_init(struct vhost_user *vu, const struct vhost_user_params *p)
 		.mem_slots = UINT64_MAX,
 		.err_fd = fd_eventfd(),
 		.inflight.fd = -1,
-		.again = { .leave = -1, .lost = -1, .wake.fd = -1, .how.line = -1, .child_up = p->child },
+		.again = AGAIN_INIT,
+		.death.wake.fd = -1,
 	};
+	vu->again.child_up = p->child != NULL;
 	pthread_mutex_init(&vu->lock, NULL);
 	vu->err_source = (struct loop_source){ .fd = vu->err_fd, .ready = queue_failed };
 	vu_link_init(&vu->link, p->id, p->sock, p->loop, vu_link_lost);

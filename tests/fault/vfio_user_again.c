@@ -14,7 +14,7 @@
 
 static int64_t back_off_ms = 1;
 
-struct again {
+struct front_again {
 	struct front f; // first: the owner of the link
 	struct mem_table ram;
 	struct place place;
@@ -24,7 +24,7 @@ struct again {
 };
 
 // What an owner says again: memory, a vector, a register.
-static int say_all(struct again *a)
+static int say_all(struct front_again *a)
 {
 	const struct vfio_link_ops *ops = a->f.l->ops;
 	uint32_t word;
@@ -38,7 +38,7 @@ static int say_all(struct again *a)
 
 static int on_returned(void *owner, struct err *e)
 {
-	struct again *a = owner;
+	struct front_again *a = owner;
 	int rc = say_all(a);
 	if (a->refuse && a->refuse--)
 		rc = -EAGAIN;
@@ -51,7 +51,7 @@ static int on_returned(void *owner, struct err *e)
 static const struct vfio_link_events events = { .died = front_died, .returned = on_returned };
 
 // A client of its first server, which is told everything, and waits for others from now on.
-static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
+static bool again_open(struct front_again *a, struct peer *p, int64_t limit_ms)
 {
 	struct err e;
 	memset(a, 0, sizeof(*a));
@@ -69,7 +69,7 @@ static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
 	       vfio_user_keep(a->f.l, &how, &e) == 0;
 }
 
-static void again_close(struct again *a)
+static void again_close(struct front_again *a)
 {
 	front_close(&a->f);
 	place_close(&a->place);
@@ -77,7 +77,7 @@ static void again_close(struct again *a)
 	front_memory_free(&a->ram);
 }
 
-static bool await_returns(struct again *a, unsigned n)
+static bool await_returns(struct front_again *a, unsigned n)
 {
 	deadline_ns end = deadline_in_ms(5000);
 	while (atomic_load(&a->returns) < n && deadline_left_ms(end) > 0)
@@ -86,7 +86,7 @@ static bool await_returns(struct again *a, unsigned n)
 	return atomic_load(&a->returns) == n;
 }
 
-static bool await_deaths(struct again *a, unsigned n)
+static bool await_deaths(struct front_again *a, unsigned n)
 {
 	deadline_ns end = deadline_in_ms(5000);
 	while (a->f.died < n && deadline_left_ms(end) > 0)
@@ -108,7 +108,7 @@ static unsigned told(const struct peer *p, uint16_t command)
 	return n;
 }
 
-static uint32_t config_word(struct again *a)
+static uint32_t config_word(struct front_again *a)
 {
 	uint32_t word = 0;
 	return a->f.l->ops->region_read(a->f.l, VFIO_PCI_CONFIG_REGION_INDEX, 0, &word, 4) == 0 ? word : 0;
@@ -116,7 +116,7 @@ static uint32_t config_word(struct again *a)
 
 TEST(one_that_comes_back_is_told_all_of_it_again)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p[2];
 	unsigned fds = 0;
 	peer_init(&p[0]);
@@ -196,7 +196,7 @@ static const uint16_t phases[] = { VFIO_USER_VERSION,
 // One that does `fault` wherever it is in coming back; the one after it is taken.
 static void leaves_in_each_phase(bool (*fault)(struct peer *p, const struct peer_message *m))
 {
-	struct again a;
+	struct front_again a;
 	struct peer first, bad, good;
 	const unsigned fds = count_fds();
 	for (unsigned i = 0; i < ARRAY_LEN(phases); i++) {
@@ -288,7 +288,7 @@ TEST(another_device_is_refused_and_none_is_waited_for)
 	void (*const others[])(struct peer * p) = { larger_bar,	  no_bar,	 more_bars,
 						    not_writable, fewer_regions, fewer_vectors,
 						    no_pin,	  no_eventfds,	 no_reset };
-	struct again a;
+	struct front_again a;
 	struct peer first, other, late;
 	const unsigned fds = count_fds();
 	for (unsigned i = 0; i < ARRAY_LEN(others); i++) {
@@ -322,7 +322,7 @@ TEST(another_device_is_refused_and_none_is_waited_for)
 
 TEST(an_owner_that_could_not_say_it_all_gets_another_one)
 {
-	struct again a;
+	struct front_again a;
 	struct peer first, second, third;
 	peer_init(&first);
 	CHECK(again_open(&a, &first, 0));
@@ -355,7 +355,7 @@ static bool fault_slow(struct peer *p, const struct peer_message *m)
 
 TEST(one_that_takes_long_for_all_of_its_return_is_not_taken)
 {
-	struct again a;
+	struct front_again a;
 	struct peer first, slow, second;
 	front_deadline_ms = FRONT_SHORT_MS;
 	peer_init(&first);
@@ -384,7 +384,7 @@ TEST(one_that_takes_long_for_all_of_its_return_is_not_taken)
 
 TEST(nobody_comes_in_time)
 {
-	struct again a;
+	struct front_again a;
 	struct peer first, late;
 	peer_init(&first);
 	CHECK(again_open(&a, &first, 100));
@@ -403,7 +403,7 @@ TEST(nobody_comes_in_time)
 // What its owner asks when it returns is no use of it: one that is taken and ends at once is waited for like one that is not.
 TEST(one_that_returns_to_end_at_once_is_not_taken_at_any_rate)
 {
-	struct again a;
+	struct front_again a;
 	struct peer first, brief, last;
 	back_off_ms = 2 * SHORT_MS;
 	peer_init(&first);
@@ -437,7 +437,7 @@ TEST(one_that_returns_to_end_at_once_is_not_taken_at_any_rate)
 // Its end is not kept waiting: neither by one that nobody comes to, nor by one that is mute.
 TEST(the_machine_ends_meanwhile)
 {
-	struct again a;
+	struct front_again a;
 	struct peer first, mute;
 	for (unsigned i = 0; i < 2; i++) {
 		peer_init(&first);
@@ -466,7 +466,7 @@ static atomic_bool enough;
 
 static void *caller(void *arg)
 {
-	struct again *a = arg;
+	struct front_again *a = arg;
 	unsigned wrong = 0;
 	while (!atomic_load(&enough)) {
 		uint32_t word = 0;
@@ -480,7 +480,7 @@ static void *caller(void *arg)
 
 TEST(calls_while_it_comes_and_goes)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p[2];
 	pthread_t thread[3];
 	atomic_store(&enough, false);

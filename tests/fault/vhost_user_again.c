@@ -17,7 +17,7 @@
 
 #define SHORT_MS 200
 
-struct again {
+struct front_again {
 	struct front f;
 	struct mem_table ram;
 	struct place place;
@@ -26,17 +26,17 @@ struct again {
 };
 
 // Guest memory that a test writes: the rings that front_run() names.
-static uint16_t *avail_index(const struct again *a)
+static uint16_t *avail_index(const struct front_again *a)
 {
 	return (uint16_t *)mem_table_ptr(&a->ram, 0x2000, 4) + 1;
 }
-static uint16_t *used_index(const struct again *a)
+static uint16_t *used_index(const struct front_again *a)
 {
 	return (uint16_t *)mem_table_ptr(&a->ram, 0x100003000, 4) + 1;
 }
 
 // A front-end on its first peer, which is told everything, and waits for others from now on.
-static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
+static bool again_open(struct front_again *a, struct peer *p, int64_t limit_ms)
 {
 	struct err e;
 	memset(a, 0, sizeof(*a));
@@ -53,7 +53,7 @@ static bool again_open(struct again *a, struct peer *p, int64_t limit_ms)
 	return vhost_user_keep(a->f.b, &how, &e) == 0;
 }
 
-static void again_close(struct again *a)
+static void again_close(struct front_again *a)
 {
 	front_close(&a->f);
 	place_close(&a->place);
@@ -62,7 +62,7 @@ static void again_close(struct again *a)
 	front_memory_free(&a->ram);
 }
 
-static bool is_connected(struct again *a)
+static bool is_connected(struct front_again *a)
 {
 	pthread_mutex_lock(&a->vu->lock);
 	bool connected = a->vu->connected;
@@ -71,7 +71,7 @@ static bool is_connected(struct again *a)
 }
 
 // Runs the loop until the back-end is (or is not) there.
-static bool await(struct again *a, bool connected)
+static bool await(struct front_again *a, bool connected)
 {
 	deadline_ns end = deadline_in_ms(5000);
 	while (is_connected(a) != connected && deadline_left_ms(end) > 0)
@@ -81,7 +81,7 @@ static bool await(struct again *a, bool connected)
 }
 
 // A front-end whose first peer had a driver's queue, with these indices, and is gone.
-static bool again_after(struct again *a, struct peer *p, uint16_t avail, uint16_t used)
+static bool again_after(struct front_again *a, struct peer *p, uint16_t avail, uint16_t used)
 {
 	if (!again_open(a, p, 0) || front_run(&a->f, &a->ram, a->kick, a->call) != 0)
 		return false;
@@ -144,7 +144,7 @@ static uint32_t base_told(const struct peer *p)
 TEST(the_next_one_is_told_all_that_the_first_was)
 {
 	unsigned fds = count_fds();
-	struct again a;
+	struct front_again a;
 	struct peer p[2];
 	peers_init(p, 2);
 	CHECK(again_after(&a, p, 0x1234, 0x1234));
@@ -181,7 +181,7 @@ static bool fill(int fd)
 // B16, B17: a back-end that died has left a companion behind, who keeps what it was given of the queue.
 TEST(b16_b17_doorbell_and_interrupt_that_would_wait)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p[2];
 	struct err e;
 	CHECK_EQ(fd_peer_signals_open(&e), 0);
@@ -204,7 +204,7 @@ TEST(b16_b17_doorbell_and_interrupt_that_would_wait)
 
 TEST(what_is_done_while_nobody_is_there_is_noted)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p[2];
 	uint32_t base;
 	uint8_t config[60], writeback = 1;
@@ -246,7 +246,7 @@ static bool leave(struct peer *p, const struct peer_message *m)
 TEST(gone_again_at_each_message)
 {
 	unsigned fds = count_fds();
-	struct again a;
+	struct front_again a;
 	struct peer p[2];
 	peer_init(&p[0]);
 	CHECK(again_open(&a, &p[0], 0));
@@ -298,7 +298,7 @@ static bool stay_mute(struct peer *p, const struct peer_message *m)
 // B30: one that connects and says nothing costs a guest's CPU nothing, and is left for the next.
 TEST(b30_mute_on_return)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p[3];
 	uint32_t base;
 	peers_init(p, 3);
@@ -330,7 +330,7 @@ TEST(b30_mute_on_return)
 // Another device is not taken for the one that was there.
 TEST(b09_b10_not_the_same_device)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p[5];
 	peers_init(p, 5);
 	p[1].features &= ~PEER_BIT(28); // which the driver took
@@ -369,7 +369,7 @@ static bool hang_up(struct peer *p, const struct peer_message *m)
 // would have one that always dies started again without a pause.
 TEST(p02_what_was_not_answered_was_not_served)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p[3];
 	uint8_t config[60], writeback = 1;
 	peers_init(p, 3);
@@ -403,7 +403,7 @@ TEST(p02_what_was_not_answered_was_not_served)
 
 TEST(a_changed_configuration_is_told)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p[2];
 	uint8_t config[60];
 	peers_init(p, 2);
@@ -421,7 +421,7 @@ TEST(a_changed_configuration_is_told)
 
 TEST(the_time_is_over)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p;
 	unsigned fds = count_fds();
 	peer_init(&p);
@@ -442,7 +442,7 @@ TEST(the_time_is_over)
 // Requests that may have been under way, and nobody who knows which: the driver has to start over, and then it works.
 TEST(b18_without_a_record_the_device_needs_a_reset)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p[2];
 	uint32_t base;
 	peers_init(p, 2);
@@ -471,7 +471,7 @@ static unsigned shared_withdrawn(void *owner, const struct backend_shared_part *
 
 TEST(b14_shared_memory_of_one_that_is_gone)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p[4];
 	uint32_t base;
 	peers_init(p, 4);
@@ -514,7 +514,7 @@ TEST(b14_shared_memory_of_one_that_is_gone)
 
 TEST(the_record_of_requests_goes_from_one_to_the_next)
 {
-	struct again a;
+	struct front_again a;
 	struct peer p[3];
 	unsigned fds = count_fds();
 	peers_init(p, 3);
@@ -549,7 +549,7 @@ TEST(b08_a_record_that_is_none)
 {
 	unsigned fds = count_fds();
 	for (int kind = 0; kind < 3; kind++) {
-		struct again a;
+		struct front_again a;
 		struct peer p;
 		peer_init(&p);
 		p.protocol |= VHOST_USER_PF_BIT(INFLIGHT_SHMFD);
@@ -580,7 +580,7 @@ static int64_t cpu_ms(void)
 TEST(one_that_comes_when_there_are_no_descriptors)
 {
 	static struct peer p[2];
-	struct again a;
+	struct front_again a;
 	struct rlimit before, none;
 	peers_init(p, 2);
 	CHECK(again_after(&a, &p[0], 0, 0));
