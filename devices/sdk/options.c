@@ -90,8 +90,8 @@ static bool vduse_takes(const struct vdev_ops *ops)
 // A screen: 24 lines of 80 columns for our own programs (tests/native/help.bats).
 static void help(const struct vdev_ops *ops)
 {
-	printf("usage: %s %s--vfio-user PATH | ... [OPTION]...\n%s\n\n", ops->program,
-	       ops->pci ? "" : "--vhost-user PATH | ", ops->summary);
+	printf("usage: %s %s | ... [OPTION]...\n%s\n\n", ops->program,
+	       ops->pci ? "--vfio-user PATH" : "--vhost-user PATH", ops->summary);
 	help_options(ops->options);
 	printf("%s", ops->options->name ? "\n" : "");
 	if (!ops->pci)

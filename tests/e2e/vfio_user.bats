@@ -136,7 +136,7 @@ tools() { printf '[[device]]\nid = "tools"\nvirtio = "blk"\nimage = "%s"\nreadon
     touch "$D/record"
     sed -e "s|\"vmlinuz\"|\"$GUEST/rig-bzImage\"|" -e "s|\"initrd.img\"|\"$GUEST/rig-initrd\"|" \
         -e 's|^cmdline .*|cmdline = "console=ttyS0 panic=-1 quiet minivmm.agent minivmm.tools=/dev/vda"|' \
-        -e "s|/usr/bin/minivmm-nvme|$TOP/build/release/minivmm-nvme|" -e "s|/srv/disk.raw|$D/img|" -e "s|/srv/disk.record|$D/record|g" \
+        -e "s|\"minivmm-nvme\"|\"$TOP/build/release/minivmm-nvme\"|" -e "s|/srv/disk.raw|$D/img|" -e "s|/srv/disk.record|$D/record|g" \
         "$TOP/configs/vfio-user.toml" > "$D/config"
     tools >> "$D/config"
     printf '[[device]]\nid = "plain"\nvia = "vfio-user"\nexec = ["%s", "--fd", "{fd}", "--image", "%s", "--serial", "plain"]\npaths = ["%s:rw"]\n' \

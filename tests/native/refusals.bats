@@ -42,13 +42,13 @@ refused() { # STATUS WORDS ARG...
     [ "$status" = "$want" ]
     [ "${#lines[@]}" = 1 ]
     [[ $output == *"$words"* ]]
-    ! pgrep -f "vm.name=$NAME"
+    ! pgrep -f "vm.name=$NAME" || false
     [ -z "$(find . -name '*.sock')" ]
 }
 
 @test "--help of every program is one screen, and names the options that all have" {
     local program
-    for program in minivmm minivmm-{blk,console,net,nvme,pci-example,rng,switch,vsock}; do
+    for program in minivmm minivmm-{blk,console,net,net-control,nvme,pci-example,rng,switch,vsock}; do
         run -0 "$BIN/$program" --help
         echo "$output"
         [ "$(wc -l <<< "$output")" -le 24 ]
@@ -296,7 +296,7 @@ gone() { # within 2 s
     wait "$started" || true
     gone
     for _ in $(seq 40); do alive "$child" || break; sleep 0.05; done
-    ! alive "$child"
+    ! alive "$child" || false
     serial_machine
     sleep 0.3
     rm serial.sock
