@@ -18,7 +18,7 @@ every_request() { # of qemu-io, checked by what is read back
         -c 'aio_write -P 7 8M 4M' -c 'aio_flush' -c 'read -P 7 8M 4M' -c 'writev -P 9 16M 4k 8k 12k' \
         -c 'readv -P 9 16M 12k 8k 4k' > "$D/qemu-io" 2>&1 || { cat "$D/qemu-io"; return 1; }
     cat "$D/qemu-io"
-    ! grep -qiE 'fail|error|verif' "$D/qemu-io"
+    ! grep -qiE 'fail|error|verif' "$D/qemu-io" || false
     # The host sees the same.
     cmp <(head -c 1M /dev/zero | tr '\0' '\132') <(head -c 1M "$D/img")
     cmp <(head -c 4M /dev/zero | tr '\0' '\7') <(tail -c +8388609 "$D/img" | head -c 4M)
@@ -82,7 +82,7 @@ full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
     [ "$(grep -c '^wrote ' "$D/qemu-io")" = 3 ]
     grep -q '^write failed: Input/output error' "$D/qemu-io"
     [ "$(grep -c '^read [0-9]*/' "$D/qemu-io")" = 2 ]
-    ! grep -q 'Pattern verification failed' "$D/qemu-io"
+    ! grep -q 'Pattern verification failed' "$D/qemu-io" || false
     finish
 }
 
@@ -106,7 +106,7 @@ full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
         cat "$D/qemu-io"
         grep -q '^read failed: Input/output error' "$D/qemu-io"
         grep -q '^read 1048576/1048576 bytes at offset 0' "$D/qemu-io"
-        ! grep -q 'Pattern verification failed' "$D/qemu-io"
+        ! grep -q 'Pattern verification failed' "$D/qemu-io" || false
         finish
     done
 }
@@ -145,7 +145,10 @@ full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
         shift 2
         run timeout 10 "$BIN/minivmm-blk" --socket-path "$S" "$@"
         echo "$status: $output"
-        [ "$status" = "$status_" ] && [[ $output == *"$text"* ]] && [ "${#lines[@]}" = 1 ] && [ ! -e "$S" ]
+        [ "$status" = "$status_" ]
+        [[ $output == *"$text"* ]]
+        [ "${#lines[@]}" = 1 ]
+        [ ! -e "$S" ]
     }
     truncate -s 1000 "$D/odd"
     truncate -s 1536 "$D/three"
@@ -230,7 +233,7 @@ full_disk() { # ARG...: R04: an image of 64 MiB on a file system of 4 MiB
     peer qemu-io --image-opts "$O" -c 'write -P 3 0 64k' -c 'read -P 3 0 64k'
     sleep 0.2
     [ "$(find "/proc/$device/fd" -type l | wc -l)" = "$before" ]
-    ! grep -q memfd "/proc/$device/maps"
+    ! grep -q memfd "/proc/$device/maps" || false
     finish
 }
 
@@ -309,7 +312,9 @@ END
 @test "polling: a processor that is not there, an idle time of nothing" {
     truncate -s 1M "$D/img"
     run "$BIN/minivmm-blk" --image "$D/img" --socket-path "$S" --poll --cpus 1023
-    [ "$status" -eq 2 ] && [[ $output == *"which of them does this host have"* ]]
+    [ "$status" -eq 2 ]
+    [[ $output == *"which of them does this host have"* ]]
     run "$BIN/minivmm-blk" --image "$D/img" --socket-path "$S" --poll --poll-idle 0
-    [ "$status" -eq 2 ] && [[ $output == *"not a number"* ]]
+    [ "$status" -eq 2 ]
+    [[ $output == *"not a number"* ]]
 }

@@ -45,7 +45,7 @@ has() { # LINE, a pattern
     probe
     has 'virtio     9 ?                        used: .*'
     kill -0 "$started"
-    ! grep -qiE 'error|fail|critical' "$D/log"
+    ! grep -qiE 'error|fail|critical' "$D/log" || false
     "$TREE/lib64/ld-linux-x86-64.so.2" --argv0 qemu-io --library-path \
         "$TREE/usr/lib/x86_64-linux-gnu:$TREE/usr/lib/x86_64-linux-gnu/pulseaudio" "$TREE/usr/bin/qemu-io" --image-opts \
         "driver=virtio-blk-vhost-user,path=$S,cache.direct=on" -c 'write -P 7 0 64k' -c 'read -P 7 0 64k' > "$D/io" 2>&1 ||
@@ -184,7 +184,7 @@ END
     printf '[boot]\nkernel = "k"\n' > "$D/vm.toml"
     printf '[[device]]\nid = "%s"\nvia = "vhost-user"\nvirtio = "gpu"\nsocket = "s"\n' a >> "$D/vm.toml"
     run -0 "$BIN/minivmm" explain -c "$D/vm.toml"
-    ! grep -qE '^  (shared|doorbells) ' <<< "$output"
+    ! grep -qE '^  (shared|doorbells) ' <<< "$output" || false
     printf 'shared_memory = "64M"\nhost_notifier = true\n' >> "$D/vm.toml"
     run -0 "$BIN/minivmm" explain -c "$D/vm.toml"
     echo "$output"

@@ -130,7 +130,8 @@ END
         echo "#include <minivmm/$h>" | gcc -std=gnu11 -Wall -Wextra -Werror -I"$SDK/root/include" -x c -fsyntax-only -
     done < <(cd "$SDK/root/include/minivmm" && find . -name '*.h' | cut -c 3-)
     run ! grep -rE '#include "' "$SDK/root/include"
-    [ -x "$SDK/root/bin/minivmm" ] && [ -x "$SDK/root/bin/minivmm-blk" ]
+    [ -x "$SDK/root/bin/minivmm" ]
+    [ -x "$SDK/root/bin/minivmm-blk" ]
     [ "$(pkg-config --modversion minivmm-device)" = "$(cat "$TOP/VERSION")" ]
 }
 

@@ -113,7 +113,7 @@ triple_fault_guest() {
     run -0 "$without" landlock_create_ruleset "$BIN/minivmm" explain -c "$D/vm.toml"
     [ "$(grep -c '^  landlock    NONE: this kernel has none' <<< "$output")" = 3 ]
     run -0 "$BIN/minivmm" explain -c "$D/vm.toml"
-    ! grep -q '^  landlock    NONE' <<< "$output"
+    ! grep -q '^  landlock    NONE' <<< "$output" || false
     [ -w /dev/kvm ] || return 0
     triple_fault_guest
     run timeout 60 "$without" landlock_create_ruleset "$BIN/minivmm" -c "$D/vm.toml"
