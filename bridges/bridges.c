@@ -280,19 +280,6 @@ void bridge_abandon(struct bridge_pending *p)
 	kept_free(&p->kept);
 }
 
-int bridge_open(struct backend **out, const struct device_config *cfg, struct bridge_host *host,
-		struct err *e)
-{
-	struct bridge_pending p;
-	struct bridge_end end;
-	int rc = bridge_start(&p, cfg, host, e);
-	if (rc == 0)
-		rc = bridge_finish(&end, &p, e);
-	if (rc == 0)
-		*out = end.backend;
-	return rc;
-}
-
 // ---- after a death ------------------------------------------------------------------------------
 
 void bridges_init(struct bridge_host *host)

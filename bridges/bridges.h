@@ -93,10 +93,6 @@ int bridge_finish(struct bridge_end *out, struct bridge_pending *p, struct err *
 // Instead of bridge_finish(): stops what was started.
 void bridge_abandon(struct bridge_pending *p);
 
-// Both halves, for one virtio device.
-int bridge_open(struct backend **out, const struct device_config *cfg, struct bridge_host *host,
-		struct err *e);
-
 // What the device would be, with nothing started or opened.  Texts live in the arena.  -errno with the sentence.  Any thread.
 struct explain_device;
 int bridge_describe(struct explain_device *d, const struct device_config *cfg, const struct bridge_host *host,

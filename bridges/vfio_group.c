@@ -44,7 +44,8 @@ void vfio_containers_free(struct vfio_containers *all)
 	free(all);
 }
 
-int vfio_sysfs_link(const char *folder, const char *name, char *out, unsigned len)
+// The last word of a link ("driver", "iommu_group"): -errno if there is none.
+static int sysfs_link(const char *folder, const char *name, char *out, unsigned len)
 {
 	char path[PATH_MAX], target[PATH_MAX];
 	snprintf(path, sizeof(path), "%s/%s", folder, name);
@@ -223,7 +224,7 @@ static void others_of(const char *sysfs, char *out, size_t room)
 		if (entry->d_name[0] == '.')
 			continue;
 		snprintf(device, sizeof(device), "%s/%s", folder, entry->d_name);
-		if (vfio_sysfs_link(device, "driver", driver, sizeof(driver)) < 0 ||
+		if (sysfs_link(device, "driver", driver, sizeof(driver)) < 0 ||
 		    strncmp(driver, "vfio", 4) == 0 || strcmp(driver, "pcieport") == 0)
 			continue;
 		int n = snprintf(out + used, room - used, "%s%s has %s", used ? ", " : "", entry->d_name,
@@ -276,10 +277,10 @@ static int group_number(const char *sysfs, unsigned *out, struct err *e)
 	const char *device = basename(copy);
 	if (access(sysfs, F_OK) < 0)
 		return err_sys(e, errno, "%s: %s", device, sysfs);
-	if (vfio_sysfs_link(sysfs, "driver", driver, sizeof(driver)) < 0)
+	if (sysfs_link(sysfs, "driver", driver, sizeof(driver)) < 0)
 		return err_set(e, ENODEV, "%s has no driver; give it to vfio-pci: minivmm bind %s", device,
 			       device);
-	if (vfio_sysfs_link(sysfs, "iommu_group", name, sizeof(name)) < 0)
+	if (sysfs_link(sysfs, "iommu_group", name, sizeof(name)) < 0)
 		return err_set(e, ENODEV,
 			       "%s is in no IOMMU group: there is no IOMMU, or it is off (in the firmware; "
 			       "intel_iommu=on on the kernel's command line)",

@@ -79,7 +79,4 @@ void vfio_cdev_leave(struct vfio_device *d);
 int vfio_ioas_map(const struct vfio_container *c, const struct mem_region *r);
 int vfio_ioas_unmap(const struct vfio_container *c, uint64_t gpa, uint64_t size);
 
-// The last word of a link in sysfs ("driver", "iommu_group"): -errno if there is none.
-int vfio_sysfs_link(const char *folder, const char *name, char *out, unsigned len);
-
 #endif

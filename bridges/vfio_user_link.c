@@ -66,7 +66,7 @@ bool vfu_link_dead(struct vfu_link *l)
 }
 
 // The command that has to be answered first.
-const struct vfu_pending *vfu_most_urgent(const struct vfu_link *l)
+static const struct vfu_pending *most_urgent(const struct vfu_link *l)
 {
 	const struct vfu_pending *first = NULL;
 	for (unsigned i = 0; i < VFU_PENDING_MAX; i++) {
@@ -81,7 +81,7 @@ const struct vfu_pending *vfu_most_urgent(const struct vfu_link *l)
 void vfu_receive_failed(struct vfu_link *l, int rc)
 {
 	pthread_mutex_lock(&l->lock);
-	const struct vfu_pending *p = vfu_most_urgent(l);
+	const struct vfu_pending *p = most_urgent(l);
 	const char *during = p ? vfu_name_of(p->command) : "nothing was asked";
 	if (rc == -ETIMEDOUT)
 		vfu_die_locked(l,
@@ -115,7 +115,7 @@ static bool somebody_waits(const struct vfu_link *l)
 static void read_for_others(struct vfu_link *l)
 {
 	while (!l->dead && (somebody_waits(l) || vfu_ahead(l))) {
-		const struct vfu_pending *first = somebody_waits(l) ? vfu_most_urgent(l) : NULL;
+		const struct vfu_pending *first = somebody_waits(l) ? most_urgent(l) : NULL;
 		const deadline_ns deadline = first ? first->deadline : deadline_in_ms(l->control_ms);
 		pthread_mutex_unlock(&l->lock);
 		vfu_receive(l, deadline, NULL);

@@ -140,10 +140,8 @@ bool vfu_serve_reply(struct vfu_link *l, int sock, const struct vfio_user_header
 
 const char *vfu_name_of(uint16_t command);
 struct timespec vfu_when(deadline_ns deadline);
-// With the lock: marks the link dead; the command that has to be answered first; what the thread watches of the main socket; the command
-// with an id.
+// With the lock: marks the link dead; what the thread watches of the main socket; the command with an id.
 __attribute__((format(printf, 2, 3))) void vfu_die_locked(struct vfu_link *l, const char *fmt, ...);
-const struct vfu_pending *vfu_most_urgent(const struct vfu_link *l);
 void vfu_watch_main(struct vfu_link *l);
 struct vfu_pending *vfu_pending_of(struct vfu_link *l, uint16_t id);
 // What msg_recv() said.

@@ -33,7 +33,8 @@ static int told(const struct vhost_vdpa *v, const char *what, int rc)
 	return rc;
 }
 
-int vdpa_set_status(struct vhost_vdpa *v, uint8_t status)
+// -EIO: the device did not take a bit of it.
+static int set_status(struct vhost_vdpa *v, uint8_t status)
 {
 	uint8_t now = 0;
 	int rc = vhost_call(v->fd, VHOST_VDPA_SET_STATUS, &status);
@@ -49,7 +50,7 @@ static int reset(struct vhost_vdpa *v)
 {
 	v->running = false;
 	v->standing = true;
-	int rc = vdpa_set_status(v, 0);
+	int rc = set_status(v, 0);
 	return rc < 0 ? rc : vdpa_map_after_reset(v);
 }
 
@@ -70,11 +71,11 @@ static int op_negotiate(struct backend *b, uint64_t features)
 	if (rc == 0)
 		rc = reset(v);
 	if (rc == 0)
-		rc = vdpa_set_status(v, STATUS_BEGUN);
+		rc = set_status(v, STATUS_BEGUN);
 	if (rc == 0)
 		rc = vhost_call(v->fd, VHOST_SET_FEATURES, &taken);
 	if (rc == 0)
-		rc = vdpa_set_status(v, STATUS_BEGUN | VIRTIO_CONFIG_S_FEATURES_OK);
+		rc = set_status(v, STATUS_BEGUN | VIRTIO_CONFIG_S_FEATURES_OK);
 	for (uint32_t g = 0; g < v->groups && rc == 0; g++) {
 		struct vhost_vring_state s = { .index = g, .num = 0 };
 		rc = vhost_call(v->fd, VHOST_VDPA_SET_GROUP_ASID, &s);
@@ -196,7 +197,7 @@ static int op_run(struct backend *b, bool on)
 		return rc;
 	if (!on)
 		return told(v, "reset it", reset(v));
-	rc = vdpa_set_status(v, STATUS_BEGUN | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
+	rc = set_status(v, STATUS_BEGUN | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
 	v->running = rc == 0;
 	return told(v, "it does not start (DRIVER_OK)", rc);
 }
@@ -223,7 +224,7 @@ static void forget_guest(struct vhost_vdpa *v)
 	if (alive(v) < 0)
 		return;
 	if (v->running)
-		vdpa_set_status(v, 0);
+		set_status(v, 0);
 	vdpa_map(v, &none);
 }
 

@@ -77,7 +77,4 @@ int vdpa_map_after_reset(struct vhost_vdpa *v);
 int vdpa_gone_watch(struct vhost_vdpa *v, struct err *e);
 void vdpa_gone_close(struct vhost_vdpa *v);
 
-// Sets the device status.  -EIO: the device did not take a bit of it.
-int vdpa_set_status(struct vhost_vdpa *v, uint8_t status);
-
 #endif

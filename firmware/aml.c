@@ -20,7 +20,6 @@
 #define EXT_FIELD     0x81
 #define EXT_DEVICE    0x82
 #define IF_OP	      0xa0
-#define ELSE_OP	      0xa1
 #define ZERO_OP	      0x00
 #define ONE_OP	      0x01
 #define ROOT_CHAR     '\\'
@@ -271,12 +270,6 @@ void aml_path(struct aml *a, const char *names)
 void aml_if_begin(struct aml *a)
 {
 	put(a, IF_OP, 1);
-	begin(a, false);
-}
-
-void aml_else_begin(struct aml *a)
-{
-	put(a, ELSE_OP, 1);
 	begin(a, false);
 }
 

@@ -71,7 +71,6 @@ void aml_op(struct aml *a, enum aml_op op);
 void aml_ref(struct aml *a, const char *name);
 void aml_path(struct aml *a, const char *names); // from the root, more than two: "_SB_PCI0_OSC"
 void aml_if_begin(struct aml *a);		 // the predicate follows, then the statements
-void aml_else_begin(struct aml *a);
 
 // ---- resource templates (ACPI 6.4 §6.4) ----
 void aml_resources_begin(struct aml *a); // as a value; aml_end() writes the end tag

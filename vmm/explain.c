@@ -24,7 +24,8 @@ void explain_field(FILE *out, const char *name, const char *fmt, ...)
 	va_end(ap);
 }
 
-void explain_size(FILE *out, const char *name, uint64_t n, const char *what)
+// A limit; nothing for PROFILE_NO_LIMIT.
+static void put_size(FILE *out, const char *name, uint64_t n, const char *what)
 {
 	if (n == PROFILE_NO_LIMIT)
 		return;
@@ -34,7 +35,8 @@ void explain_size(FILE *out, const char *name, uint64_t n, const char *what)
 		explain_field(out, name, "%s %" PRIu64, what, n);
 }
 
-void explain_landlock(FILE *out, const char *files, bool network, bool signals)
+// What a process that grants itself nothing gives up, as far as this kernel does that.
+static void put_landlock(FILE *out, const char *files, bool network, bool signals)
 {
 	const int version = landlock_version();
 	if (version == 0)
@@ -48,7 +50,8 @@ void explain_landlock(FILE *out, const char *files, bool network, bool signals)
 
 // ---- processes -------------------------------------------------------------------------------------------------
 
-void explain_name_spaces(FILE *out, uint64_t flags)
+// CLONE_NEW*, or-ed.
+static void put_name_spaces(FILE *out, uint64_t flags)
 {
 	static const struct {
 		uint64_t flag;
@@ -126,21 +129,21 @@ static void print_jail(FILE *out, const struct explain_device *d, bool reasons)
 	const struct jail *j = d->jail;
 	const struct profile *p = d->profile;
 	explain_field(out, "jail", "%s: %s", p->name, p->about);
-	explain_name_spaces(out, j->name_spaces);
+	put_name_spaces(out, j->name_spaces);
 	if (j->host_net)
 		explain_field(out, "network", "the host's: %s", p->net_why);
 	print_shows(out, j, p);
-	explain_size(out, "limit", 0, "core");
-	explain_size(out, "limit", j->nofile, "nofile");
-	explain_size(out, "limit", j->processes, "processes");
-	explain_size(out, "limit", j->address_space, "address_space");
-	explain_size(out, "limit", j->file_size, "file_size");
+	put_size(out, "limit", 0, "core");
+	put_size(out, "limit", j->nofile, "nofile");
+	put_size(out, "limit", j->processes, "processes");
+	put_size(out, "limit", j->address_space, "address_space");
+	put_size(out, "limit", j->file_size, "file_size");
 	for (unsigned i = 0; i < p->keep_count; i++)
 		explain_field(out, "capability", "%s: %s", p->keep[i].name, p->keep[i].why);
 	if (!p->keep_count)
 		explain_field(out, "capability", "none");
 	if (j->landlock)
-		explain_landlock(out, "nothing but what it sees", !j->host_net, !j->host_net);
+		put_landlock(out, "nothing but what it sees", !j->host_net, !j->host_net);
 	else
 		explain_field(out, "landlock", "none: %s", p->landlock_why);
 	if (d->cfg->learn) {
@@ -158,15 +161,15 @@ static void print_own(FILE *out, const struct explain_device *d, bool reasons)
 {
 	char *text = explain_text_of_program(d->program);
 	const uint64_t nofile = explain_limit_in(text, "nofile");
-	explain_name_spaces(out, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC |
-					 CLONE_NEWUTS | CLONE_NEWCGROUP);
+	put_name_spaces(out, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC |
+				     CLONE_NEWUTS | CLONE_NEWCGROUP);
 	explain_field(out, "sees", "nothing: an empty read-only root, once it has started");
-	explain_size(out, "limit", 0, "core");
+	put_size(out, "limit", 0, "core");
 	// What it prints is for a socket of number 0.
 	if (nofile != PROFILE_NO_LIMIT)
-		explain_size(out, "limit", nofile + SPAWN_FD_FIRST, "nofile");
+		put_size(out, "limit", nofile + SPAWN_FD_FIRST, "nofile");
 	explain_field(out, "capability", "none");
-	explain_landlock(out, "nothing", true, true);
+	put_landlock(out, "nothing", true, true);
 	explain_field(out, "seccomp", "a call that is not listed kills it; (...) only with some arguments");
 	if (text)
 		explain_calls(out, "calls", text, "", reasons);
@@ -177,8 +180,8 @@ static void print_own(FILE *out, const struct explain_device *d, bool reasons)
 
 static void print_cgroup(FILE *out, const struct cgroup_limits *l)
 {
-	explain_size(out, "cgroup", l->memory ? l->memory : PROFILE_NO_LIMIT, "memory");
-	explain_size(out, "cgroup", l->processes ? l->processes : PROFILE_NO_LIMIT, "processes");
+	put_size(out, "cgroup", l->memory ? l->memory : PROFILE_NO_LIMIT, "memory");
+	put_size(out, "cgroup", l->processes ? l->processes : PROFILE_NO_LIMIT, "processes");
 	if (l->cpu)
 		explain_field(out, "cgroup", "cpu %u%%", l->cpu);
 }
@@ -217,7 +220,7 @@ static void print_monitor(FILE *out, const struct vm_config *c, bool reasons)
 	explain_field(out, "threads", "the loop, %u of vCPUs, one for each back-end that may come back%s",
 		      c->cpus, carries ? ", one for what each vfio-user server asks for" : "");
 	explain_field(out, "capability", "none");
-	explain_landlock(out, "no file", true, false);
+	put_landlock(out, "no file", true, false);
 	explain_field(out, "seccomp", "%s",
 		      c->insecure ? "as below, or none where the host refuses (vm.insecure)"
 				  : "a call that is not listed kills it; (...) only with some arguments");
@@ -249,7 +252,7 @@ static void print_pages(FILE *out, const struct device_config *cfg)
 		how, sizeof(how),
 		"BAR %d: memfds of the back-end's that cannot shrink, mapped by minivmm for the guest: at most",
 		VP_SHARED_BAR);
-	explain_size(out, "shared", cfg->shared_memory, how);
+	put_size(out, "shared", cfg->shared_memory, how);
 }
 
 static void print_device(FILE *out, const struct explain_device *d)

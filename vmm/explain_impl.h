@@ -9,12 +9,7 @@
 
 // One line: a name in the left column, what is to be said of it in the right one.
 void explain_field(FILE *out, const char *name, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-// A limit; nothing for PROFILE_NO_LIMIT.
-void explain_size(FILE *out, const char *name, uint64_t n, const char *what);
 void explain_user(FILE *out, bool isolated);
-void explain_name_spaces(FILE *out, uint64_t flags); // CLONE_NEW*, or-ed
-// `takes` is what a process that grants itself nothing gives up by Landlock; said as far as this kernel does that.
-void explain_landlock(FILE *out, const char *files, bool network, bool signals);
 
 // ---- explain_calls.c
 

@@ -198,7 +198,8 @@ static bool vcpu_should_stop(struct vcpu *c)
 	return !vcpu_may_run(c);
 }
 
-void vcpu_run(struct vcpu *c)
+// Runs the guest until vm->run is false.
+static void run(struct vcpu *c)
 {
 	if (vcpu_should_stop(c))
 		return;
@@ -245,7 +246,7 @@ static void *vcpu_thread(void *arg)
 			break;
 		seen = vm->generation;
 		pthread_mutex_unlock(&vm->run_lock);
-		vcpu_run(c);
+		run(c);
 		pthread_mutex_lock(&vm->run_lock);
 	}
 	pthread_mutex_unlock(&vm->run_lock);

@@ -29,9 +29,6 @@ void vcpu_close(struct vcpu *c);
 // Starts its thread, which parks at once (vm.c).
 int vcpu_thread_start(struct vcpu *c, struct err *e);
 
-// Runs the guest until vm->run is false.  On its own thread.
-void vcpu_run(struct vcpu *c);
-
 // Makes KVM_RUN return soon, also if it has not begun.  Any thread.
 void vcpu_kick(struct vcpu *c);
 

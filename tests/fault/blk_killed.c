@@ -3,8 +3,8 @@
 // and the next one can be started (row P01 of the fault list, without a machine around it).
 #include "tests/unit/test.h"
 
-#include "bridges/bridges.h"
 #include "bridges/vhost_user_impl.h"
+#include "tests/fault/bridge_open.h"
 #include "tests/fault/vu_peer.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"

@@ -4,7 +4,7 @@
 #include "tests/unit/test.h"
 
 #include "bridges/backend.h"
-#include "bridges/bridges.h"
+#include "tests/fault/bridge_open.h"
 #include "tests/fault/vu_peer.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/msg.h"
