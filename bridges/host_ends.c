@@ -4,7 +4,6 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/socket_file.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>

@@ -2,7 +2,6 @@
 // The life of a passthrough function: made, reset, dead, ended.
 #include "bridges/passthrough_impl.h"
 #include "vmm/base/err.h"
-#include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/kvm.h"
 #include "vmm/memmap.h"

@@ -11,12 +11,7 @@
 #include "vmm/kvm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/kvm.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define BAR_MAX	   (UINT64_C(1) << 44) // more fits no processor's address bits

@@ -7,10 +7,8 @@
 #include "vmm/base/msg.h"
 #include "vmm/base/virtio_id.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
-#include <string.h>
 
 #define VIRTIO_F_VERSION_1 32
 

@@ -6,9 +6,6 @@
 #include "vmm/base/check.h"
 #include "vmm/base/msg.h"
 
-#include <errno.h>
-#include <string.h>
-
 #define CONFIG_HEAD 64 // bytes of every configuration space
 
 static const char *const region_names[VFU_REGIONS] = { "BAR 0", "BAR 1", "BAR 2",  "BAR 3",	   "BAR 4",

@@ -5,11 +5,9 @@
 #include "vmm/base/check.h"
 #include "vmm/base/err.h"
 #include "vmm/base/fd.h"
-#include "vmm/base/log.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 

@@ -5,7 +5,6 @@
 // Called by vhost_user.c, vhost_user_open.c, vhost_user_again.c and probe.c.  What a back-end answers is checked here and nowhere else.
 #include "bridges/vhost_user_impl.h"
 #include "vmm/base/check.h"
-#include "vmm/base/virtio_id.h"
 
 #include <string.h>
 

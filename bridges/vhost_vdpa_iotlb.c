@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // Guest RAM at guest addresses: messages written to the device, in one batch where it takes one.
 #include "bridges/vhost_vdpa_impl.h"
-#include "vmm/base/check.h"
 
 #include <errno.h>
-#include <string.h>
 #include <unistd.h>
 
 static int say(const struct vhost_vdpa *v, const struct vhost_iotlb_msg *iotlb)

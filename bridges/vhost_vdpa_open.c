@@ -3,7 +3,6 @@
 #include "bridges/vhost_vdpa_impl.h"
 #include "vmm/base/check.h"
 #include "vmm/base/fd.h"
-#include "vmm/base/log.h"
 #include "vmm/base/virtio_id.h"
 #include "vmm/config.h"
 

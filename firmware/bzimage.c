@@ -4,7 +4,6 @@
 #include "firmware/layout_x86.h"
 #include "firmware/le.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 

@@ -2,7 +2,6 @@
 #include "arch/arch.h"
 #include "vmm/base/err.h"
 #include "vmm/base/landlock.h"
-#include "vmm/base/parse.h"
 #include "vmm/cgroup.h"
 #include "vmm/doctor_impl.h"
 #include "vmm/kvm.h"

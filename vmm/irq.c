@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 
 #define MSI_LAPIC_BASE UINT64_C(0xfee00000)

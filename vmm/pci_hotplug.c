@@ -6,7 +6,6 @@
 #include "vmm/pci_host.h"
 
 #include <errno.h>
-#include <string.h>
 
 #define LOOK	     UINT32_C(1) // slot 0 is the host bridge's
 #define SLOT_BIT(s)  (UINT32_C(1) << (s))

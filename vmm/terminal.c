@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <termios.h>
-#include <unistd.h>
 
 static struct termios terminal_saved;
 static volatile sig_atomic_t terminal_fd = -1;

@@ -12,7 +12,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -83,7 +82,8 @@ void vp_pages_take(struct virtio_pci *vp)
 {
 	for (unsigned i = 0; i < vp_queue_count(vp); i++) {
 		void *page = atomic_exchange(&vp->page[i].posted, NULL);
-		const bool had = vp->page[i].mapped, runs = vp->regs.state == VIRTIO_RUNNING && vp->queue[i].started;
+		const bool had = vp->page[i].mapped,
+			   runs = vp->regs.state == VIRTIO_RUNNING && vp->queue[i].started;
 		if (!page)
 			continue;
 		page_drop(vp, i);

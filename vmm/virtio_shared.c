@@ -13,7 +13,6 @@
 #include <linux/kvm.h>
 #include <linux/pci_regs.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
 _Static_assert(VP_PAGED_QUEUES + VP_SHARED_PARTS <= PCI_MEMORY_SLOTS, "each part is a slot");

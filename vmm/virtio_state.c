@@ -6,7 +6,6 @@
 #include "vmm/base/log.h"
 #include "vmm/virtio_pci_impl.h"
 
-#include <errno.h>
 #include <string.h>
 
 // ---- start, stop, break -----------------------------------------------------------------------------------------

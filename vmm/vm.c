@@ -12,7 +12,6 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdlib.h>
-#include <string.h>
 
 // ---- events -----------------------------------------------------------------------------------------------------
 

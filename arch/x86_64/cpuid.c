@@ -5,7 +5,6 @@
 #include <linux/kvm.h>
 #include <linux/kvm_para.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 
 #define ENTRIES_FIRST 128

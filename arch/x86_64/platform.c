@@ -5,7 +5,6 @@
 #include "firmware/acpi.h"
 #include "firmware/layout_x86.h"
 #include "vmm/base/check.h"
-#include "vmm/base/log.h"
 #include "vmm/config.h"
 #include "vmm/pci_hotplug.h"
 

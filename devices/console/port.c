@@ -5,7 +5,6 @@
 #include "vmm/base/log.h"
 
 #include <errno.h>
-#include <string.h>
 
 void vcon_port_again(struct vcon_port *p)
 {

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
-#include <string.h>
 #include <sys/random.h>
 #include <sys/timerfd.h>
 #include <unistd.h>

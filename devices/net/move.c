@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
 // For guests that come from another host: their state, the network's notice of them, and an MTU that is the front-end's to say.
 #include "devices/net/virtio_net.h"
-#include "vmm/base/log.h"
 
 #include <errno.h>
 #include <linux/if_ether.h>
 #include <string.h>
-#include <unistd.h>
 
 #define MTU_MIN 68 // virtio 1.2 §5.1.4.1
 

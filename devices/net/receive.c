@@ -2,7 +2,6 @@
 #include "devices/net/virtio_net.h"
 #include "devices/sdk/scatter.h"
 #include "vmm/base/check.h"
-#include "vmm/base/log.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "devices/net/virtio_net.h"
 #include "devices/sdk/scatter.h"
-#include "vmm/base/check.h"
 #include "vmm/base/err.h"
 #include "vmm/base/log.h"
 

@@ -6,7 +6,6 @@
 // them all the same.  Called by controller.c, which looks while there is work, and asks for writes before it sleeps.  Both
 // pages are the guest's: looked up each time, each value copied once and held against its queue.
 #include "devices/nvme/nvme.h"
-#include "vmm/base/check.h"
 #include "vmm/base/log.h"
 
 // The entries of a queue in both pages, and in the registers: CAP.DSTRD is 0.

@@ -2,7 +2,6 @@
 #include "devices/nvme/record.h"
 
 #include "devices/nvme/nvme.h"
-#include "vmm/base/check.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>

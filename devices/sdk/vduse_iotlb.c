@@ -9,7 +9,6 @@
 #include "vmm/base/log.h"
 
 #include <errno.h>
-#include <string.h>
 #include <sys/ioctl.h>
 
 bool vduse_iova_missing(struct guest_mem *m, uint64_t at)

@@ -5,7 +5,6 @@
 #include "vmm/base/log.h"
 
 #include <errno.h>
-#include <string.h>
 #include <sys/ioctl.h>
 
 // ---- state ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@
 #include "vmm/base/log.h"
 
 #include <errno.h>
-#include <string.h>
 #include <sys/socket.h>
 
 #define DMA_ID	    0x4d44u // one at a time

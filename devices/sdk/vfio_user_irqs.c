@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <linux/pci_regs.h>
-#include <string.h>
 
 static uint32_t irq_count(const struct pdev *p, uint32_t index)
 {

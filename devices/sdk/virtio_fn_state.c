@@ -5,7 +5,6 @@
 // Saved while the function rests: nothing is in flight, so that a queue's place is all that there is to say of it.  What is loaded
 // comes from anywhere: state_check() looks at all of it.  Where the rings lie is held against memory when the queues start.
 #include "devices/sdk/virtio_fn_impl.h"
-#include "vmm/base/check.h"
 
 #include <errno.h>
 #include <string.h>

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
 
 // ---- for the ring formats ---------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@
 #include "vmm/base/bin.h"
 #include "vmm/base/check.h"
 #include "vmm/base/err.h"
-#include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 #include <errno.h>

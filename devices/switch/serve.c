@@ -7,7 +7,6 @@
 #include "vmm/base/log.h"
 
 #include <errno.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
-#include <string.h>
 #include <sys/random.h>
 
 #define BIT(n) (UINT64_C(1) << (n))

@@ -10,7 +10,6 @@
 #include "vmm/base/log.h"
 #include "vmm/spawn.h"
 
-#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <sys/wait.h>

@@ -10,11 +10,9 @@
 #include "vmm/base/msg.h"
 
 #include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
 // What fails by a deadline has to have failed after it, plus what a busy machine adds.

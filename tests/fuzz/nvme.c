@@ -6,8 +6,6 @@
 // register is written, 255: the controller moves, and these bytes are written into its state on the way), and a command.  All of the guest's memory is 64 KiB from 0 on.
 #include "devices/nvme/nvme.h"
 #include "devices/sdk/pdev_impl.h"
-#include "vmm/base/check.h"
-#include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 #include <stdio.h>

@@ -7,7 +7,6 @@
 #include "tests/fault/vu_peer.h"
 
 #include "bridges/backend.h"
-#include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -5,7 +5,6 @@
 #include "tests/unit/test.h"
 
 #include <errno.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static char report[4096];

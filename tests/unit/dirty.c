@@ -3,7 +3,6 @@
 #include "devices/sdk/dirty.h"
 #include "tests/unit/ring_model.h"
 #include "tests/unit/test.h"
-#include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
 #define PACKED	  MODEL_BIT(VIRTIO_F_RING_PACKED)

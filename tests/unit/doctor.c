@@ -4,9 +4,7 @@
 #include "tests/unit/host_folder.h"
 #include "tests/unit/test.h"
 
-#include <sys/stat.h>
 #include <sys/utsname.h>
-#include <unistd.h>
 
 static char report[16384];
 

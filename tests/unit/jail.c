@@ -3,13 +3,11 @@
 #include "vmm/jail.h"
 
 #include "tests/unit/test.h"
-#include "vmm/base/check.h"
 #include "vmm/base/fd.h"
 #include "vmm/jail_elf.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

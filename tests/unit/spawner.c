@@ -8,8 +8,6 @@
 #include <dirent.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 
 static char folder[] = "/tmp/spawner-XXXXXX", path[64];
 static struct spawner spawner;

@@ -12,7 +12,6 @@
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_net.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>

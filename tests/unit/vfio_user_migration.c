@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <linux/pci_regs.h>
 #include <linux/virtio_ring.h>
-#include <sys/stat.h>
 
 #define VECTORS	  3
 #define PAGE	  0x1000u

@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <linux/pci_regs.h>
 #include <linux/virtio_ring.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>

@@ -5,8 +5,6 @@
 #include "tests/unit/test.h"
 #include "vmm/base/log.h"
 
-#include <unistd.h>
-
 #define NEXT  VRING_DESC_F_NEXT
 #define WRITE VRING_DESC_F_WRITE
 

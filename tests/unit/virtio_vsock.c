@@ -6,7 +6,6 @@
 #include "vmm/base/check.h"
 #include "vmm/base/log.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>

@@ -7,10 +7,8 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 
-#include <errno.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 
 #define PACKED	  MODEL_BIT(VIRTIO_F_RING_PACKED)

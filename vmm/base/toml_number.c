@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 #include "vmm/base/toml_lex.h"
 
-#include <errno.h>
 #include <string.h>
 
 #define SHOWN 40 // characters of a word in a message
