@@ -191,6 +191,21 @@ storage_daemon() { # BLOCKDEV-OPTIONS
     storage_daemon ,cache.direct=on,aio=native
 }
 
+@test "qemu-storage-daemon: a qcow2 image, as the README has it" {
+    local o=driver=virtio-blk-vhost-user,path=$D/sock,cache.direct=on
+    in_tree qemu-img create -q -f qcow2 "$D/img" 64M
+    in_tree_listening $jailed --fd '{fd}' --path "$D/img:rw" qemu-storage-daemon qemu-storage-daemon \
+        --blockdev "qcow2,node-name=d,file.driver=file,file.filename=$D/img" \
+        --export vhost-user-blk,id=e,node-name=d,writable=on,addr.type=fd,addr.str=3
+    in_tree timeout 60 qemu-io --image-opts "$o" -c 'write -P 0x5a 0 1M' -c 'write -z 1M 512k' -c 'flush' \
+        -c 'read -P 0x5a 0 1M' -c 'read -P 0 1M 2M' > "$D/qemu-io" 2>&1 || { cat "$D/qemu-io" "$D/log"; return 1; }
+    ! grep -qiE 'fail|error|verif' "$D/qemu-io" || { cat "$D/qemu-io"; return 1; }
+    kill -TERM "$(cat "$D/pid")"
+    ends 0
+    in_tree qemu-img check -q "$D/img"
+    in_tree qemu-io -f qcow2 -c 'read -P 0x5a 0 1M' "$D/img"
+}
+
 @test "passt: an address by DHCP, 200 kB by TCP from the host" {
     export -f in_tree
     export RIG NATIVES D
