@@ -85,6 +85,7 @@ static int start_program(struct bridge_pending *p, struct err *e)
 	p->kept.launch->deadline = p->host->start_deadline;
 	if (p->host->cgroups)
 		p->kept.launch->cgroup = cgroups_of(p->host->cgroups, p->host->config, p->cfg);
+	p->kept.launch->keeper = p->host->keeper;
 	return start_launch(p, e);
 }
 
@@ -323,11 +324,13 @@ static struct spawner_job job_of(const struct bridge_kept *k, enum again_source 
 	j.keep_count = k->launch->resource_count;
 	if (k->launch->cgroup)
 		j.keep[j.keep_count++] = k->launch->cgroup;
+	if (k->launch->keeper)
+		j.keep[j.keep_count++] = k->launch->keeper;
 	j.pidfd = k->pidfd;
 	return j;
 }
 
-_Static_assert(LAUNCH_RESOURCES_MAX < SPAWNER_KEEP_MAX && CONFIG_DEVICES_MAX <= SPAWNER_JOBS_MAX,
+_Static_assert(LAUNCH_RESOURCES_MAX + 2 <= SPAWNER_KEEP_MAX && CONFIG_DEVICES_MAX <= SPAWNER_JOBS_MAX,
 	       "every device may be started again");
 
 int bridges_spawner(struct bridge_host *host, struct err *e)

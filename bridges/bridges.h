@@ -43,6 +43,7 @@ struct bridge_host {
 	const struct mem_table *ram;   // the same memory, once it is there; NULL before
 	struct kvm *kvm;	       // once it is there
 	const struct cgroups *cgroups; // of the devices that have limits; NULL: none
+	int keeper;		       // who ends other people's programs after us (jail_keeper.h); 0: none
 	const struct vm_config *config;
 	bool insecure; // start programs although the host refuses to isolate them
 	int (*seal_thread)(

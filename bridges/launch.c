@@ -183,6 +183,7 @@ static int launch_with(const struct launch *l, const int *alive_fd, int theirs, 
 		.jail = l->isolate ? l->jail : NULL,
 		.learn = l->learn,
 		.cgroup = l->cgroup,
+		.keeper = l->keeper,
 		.sibling = alive_fd != NULL,
 		.alive_fd = alive_fd ? *alive_fd : -1,
 	};

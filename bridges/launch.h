@@ -28,7 +28,7 @@ struct launch {
 	const char *resource_name;
 	bool isolate, insecure; // as in struct spawn_request
 	struct jail *jail;	// from malloc(), or NULL
-	int cgroup;		// as in struct spawn_request; somebody else's
+	int cgroup, keeper;	// as in struct spawn_request; somebody else's
 	const char *learn;	// as in struct spawn_request
 	deadline_ns deadline;	// by when one with "{socket}" listens; 0: DEADLINE_START_MS from its start
 	void *text;		// what program and argv live in, from malloc(), or NULL

@@ -200,6 +200,8 @@ static bool recover(struct vhost_user *vu)
 		}
 		if (rc == 0 && attempt(vu, sock, &e) == 0)
 			break;
+		if (rc < 0)
+			err_prefix(&e, "%s", vu->backend.id);
 		log_limited(LOG_WARN, "%s; %s", e.text, again_next_step(&a->how));
 	}
 	atomic_store(&vu->backend.away, false);

@@ -7,6 +7,7 @@
 #include "vmm/base/err.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/sandbox.h"
+#include "vmm/jail_keeper.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -79,7 +80,7 @@ static void own_remove(int dir, const struct tree *t)
 // ---- the keeper -------------------------------------------------------------------------------------------------
 
 static const struct sandbox_rule keeper_rules[] = {
-	SANDBOX_CALL_IF(read, "the owner's end", 0, UINT32_MAX, KEEPER_OWNER),
+	JAIL_KEEPER_RULES(KEEPER_OWNER),
 	SANDBOX_CALL_IF(openat, "a cgroup's files", 0, UINT32_MAX, KEEPER_DIR),
 	SANDBOX_CALL(write, "an end to who is left, the way back, and word of it"),
 	SANDBOX_CALL(close, "those files"),
@@ -96,8 +97,7 @@ static const struct sandbox_spec keeper_spec = {
 static void keeper_run(const void *arg)
 {
 	char byte = 0;
-	while (read(KEEPER_OWNER, &byte, 1) < 0 && errno == EINTR)
-		;
+	jail_keeper_hold(KEEPER_OWNER);
 	devices_remove(KEEPER_DIR, arg);
 	if (write(KEEPER_OWNER, &byte, 1) < 0)
 		byte = 0; // the owner is gone already
@@ -280,7 +280,7 @@ static int tree_make(struct cgroups *g, struct tree *t, const struct vm_config *
 {
 	const struct aside keeper = {
 		.spec = &keeper_spec,
-		.type = SOCK_STREAM,
+		.type = SOCK_SEQPACKET,
 		.privileged = true, // the root's folder is read-only, to its owner, too
 		.fds = { g->dir },
 		.fd_count = 1,

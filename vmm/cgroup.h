@@ -3,7 +3,8 @@
 //
 // They lie in the monitor's own cgroup, which has to be delegated to it.  Where other rules of cgroups want that nobody is beside them
 // (any cgroup but the root), the monitor goes into one of its own first.  main.c makes them before anything is started; the
-// launcher has a program begin in its own, at each start.  A keeper, a process that outlives a sealed or killed monitor, removes them.
+// launcher has a program begin in its own, at each start.  A keeper, a process that outlives a sealed or killed monitor, removes them; it does what
+// jail_keeper.h says, too.
 //
 // Memory counts for whoever touches it first, guest memory too: mostly the guest, and so the monitor, but what a back-end is
 // the first to write into the guest is its.

@@ -6,6 +6,7 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/socket_file.h"
 #include "vmm/cgroup.h"
+#include "vmm/jail_keeper.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -18,7 +19,8 @@ static void print_calls(FILE *out, char *text, const char *prefix, bool reasons)
 		explain_calls(out, "calls", text, prefix, reasons);
 }
 
-static void print_spawner(FILE *out, const struct explain_device *devices, unsigned count)
+static void print_spawner(FILE *out, const struct vm_config *c, const struct explain_device *devices,
+			  unsigned count)
 {
 	bool needed = false;
 	for (unsigned i = 0; i < count; i++)
@@ -34,7 +36,8 @@ static void print_spawner(FILE *out, const struct explain_device *devices, unsig
 		if (devices[i].needs_spawner)
 			explain_field(out, "", "%s: %s", devices[i].cfg->id,
 				      devices[i].program ? devices[i].program : devices[i].peer);
-	explain_field(out, "holds", "/dev/null, standard error, sockets to minivmm, a watch on folders");
+	explain_field(out, "holds", "/dev/null, standard error, sockets to minivmm%s, a watch on folders",
+		      jail_keeper_needed(c) ? " and to the keeper of what it starts" : "");
 	for (unsigned i = 0; i < count; i++) {
 		if (!devices[i].needs_spawner)
 			continue;
@@ -78,23 +81,34 @@ static void print_socket_keepers(FILE *out, const struct vm_config *c, const str
 					    reasons);
 }
 
-static void print_cgroup_keeper(FILE *out, const struct vm_config *c, bool reasons)
+// One process, whichever of the two it has to do.
+static void print_keeper(FILE *out, const struct vm_config *c, bool reasons)
 {
-	bool needed = false;
+	bool cgroups = false;
 	for (unsigned i = 0; i < c->device_count; i++)
-		needed |= cgroup_limits_any(&c->devices[i].limits);
-	if (!needed)
+		cgroups |= cgroup_limits_any(&c->devices[i].limits);
+	if (!cgroups && !jail_keeper_needed(c))
 		return;
-	char *text = explain_text_of_printer(cgroups_print);
-	fprintf(out, "\nprocess cgroup-keeper\n");
+	char *text = explain_text_of_printer(cgroups ? cgroups_print : jail_keeper_print);
+	fprintf(out, "\nprocess %s-keeper\n", cgroups ? "cgroup" : "jail");
 	explain_user(out, false);
 	explain_field(out, "memory", "none of the guest's");
-	explain_field(out, "does",
-		      "removes the devices' cgroups, and whoever is still in them, after minivmm");
+	for (unsigned i = 0; i < c->device_count; i++)
+		if (c->devices[i].exec)
+			explain_field(out, "does", "kills %s, if it is still there, after minivmm",
+				      c->devices[i].id);
+	if (cgroups)
+		explain_field(out, "does",
+			      "removes the devices' cgroups, and whoever is still in them, after minivmm");
 	explain_field(out, "fd 0", "a socket, to whose other end it listens");
-	explain_field(out, "fd 1", "the folder of minivmm's cgroup");
-	explain_field(out, "capability",
-		      "what minivmm was started with: a cgroup's folder is read-only to its owner");
+	if (cgroups)
+		explain_field(out, "fd 1", "the folder of minivmm's cgroup");
+	for (unsigned i = 0; i < c->device_count; i++)
+		if (c->devices[i].exec)
+			explain_field(out, "holds", "a pidfd of %s", c->devices[i].id);
+	explain_field(out, "capability", "%s",
+		      cgroups ? "what minivmm was started with: a cgroup's folder is read-only to its owner"
+			      : "none");
 	print_calls(out, text, "", reasons);
 	free(text);
 }
@@ -130,9 +144,9 @@ static void print_aside(FILE *out, const struct explain_device *d, bool reasons)
 void explain_beside(FILE *out, const struct vm_config *c, const struct explain_device *devices,
 		    unsigned count, bool reasons)
 {
-	print_spawner(out, devices, count);
+	print_spawner(out, c, devices, count);
 	print_socket_keepers(out, c, devices, count, reasons);
-	print_cgroup_keeper(out, c, reasons);
+	print_keeper(out, c, reasons);
 	for (unsigned i = 0; i < count; i++) {
 		print_aside(out, &devices[i], reasons);
 		print_learner(out, &devices[i]);

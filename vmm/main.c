@@ -13,6 +13,7 @@
 #include "vmm/commands.h"
 #include "vmm/config.h"
 #include "vmm/explain.h"
+#include "vmm/jail_keeper.h"
 #include "vmm/seal.h"
 #include "vmm/signals.h"
 #include "vmm/virtio_pci.h"
@@ -226,12 +227,22 @@ static int limits_make(struct cgroups *g, struct bridge_host *host, const struct
 	return c->insecure ? 0 : rc;
 }
 
+// Before anything is started, too.
+static int keeper_make(struct jail_keeper *k, struct bridge_host *host, const struct cgroups *g,
+		       const struct vm_config *c, struct err *e)
+{
+	int rc = jail_keeper_make(k, c, g->keeper, e);
+	host->keeper = MAX(k->fd, 0);
+	return rc;
+}
+
 static int run_machine(const struct vm_config *config)
 {
 	struct err e = { 0 };
 	static struct vm vm;
 	static struct bridge_host host;
 	struct cgroups cgroups;
+	struct jail_keeper keeper = { .fd = -1 };
 	struct signals signals;
 	enum vm_event event = VM_CRASH;
 
@@ -242,10 +253,14 @@ static int run_machine(const struct vm_config *config)
 	if (rc == 0)
 		rc = limits_make(&cgroups, &host, config, &e);
 	if (rc == 0)
+		rc = keeper_make(&keeper, &host, &cgroups, config, &e);
+	if (rc == 0)
 		rc = machine_build(&vm, &host, &e);
 	cgroups_forget(&cgroups);
 	if (rc == 0)
 		rc = signals_watch(&signals, &vm, &e);
+	if (rc == 0 && (rc = jail_keeper_watch(&keeper, &vm.loop)) < 0)
+		err_sys(&e, -rc, "watch the process that ends programs");
 	if (rc == 0)
 		rc = seal(config, &e);
 	if (rc == 0)
@@ -261,6 +276,7 @@ static int run_machine(const struct vm_config *config)
 	bridges_leave(&host);
 	vm_destroy(&vm);
 	bridges_free(&host);
+	jail_keeper_end(&keeper);
 	cgroups_remove(&cgroups);
 	return event == VM_CRASH ? EXIT_MACHINE : EXIT_GOOD;
 }

@@ -9,6 +9,7 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/sandbox.h"
 #include "vmm/jail.h"
+#include "vmm/jail_keeper.h"
 #include "vmm/jail_learn.h"
 
 #include <assert.h>
@@ -35,10 +36,11 @@
 
 // ---- the child, up to exec -------------------------------------------------------------------------------------
 
-enum step { STEP_PARENT, STEP_IDS, STEP_FDS, STEP_SIGNALS, STEP_LIMIT, STEP_JAIL, STEP_EXEC };
+enum step { STEP_PARENT, STEP_KEEPER, STEP_IDS, STEP_FDS, STEP_SIGNALS, STEP_LIMIT, STEP_JAIL, STEP_EXEC };
 
 static const char *const step_names[] = {
 	[STEP_PARENT] = "tie it to its parent",
+	[STEP_KEEPER] = "tie it to its keeper",
 	[STEP_IDS] = "map its user id",
 	[STEP_FDS] = "arrange its descriptors",
 	[STEP_SIGNALS] = "reset its signals",
@@ -170,6 +172,8 @@ _Noreturn static void child_run(struct plan *p)
 	int rc = child_bind_to_parent(p);
 	if (rc < 0)
 		child_fail(p->report_fd, STEP_PARENT, -rc);
+	if (p->rq->keeper && (rc = jail_keeper_join(p->rq->keeper)) < 0)
+		child_fail(p->report_fd, STEP_KEEPER, -rc);
 	setsid(); // no terminal whose input queue it could write to, and no Ctrl-C
 	if (p->isolate && (rc = sandbox_map_ids(p->uid, p->gid)) < 0)
 		child_fail(p->report_fd, STEP_IDS, -rc);

@@ -725,6 +725,116 @@ scenario_ordinary_user() {
     finish 5
 }
 
+# hostile_disk [LINE]...: a disk whose program, before it serves, leaves processes that ignore all they can, in sessions of their own, and executes itself
+# from a second thread, which rids it of the signal that comes with its parent's death; or does that and then sleeps, while there is $T/sleeps.
+hostile_disk() {
+    local romdisk
+    romdisk=$(realpath "$here/../../docs/romdisk.py")
+    cat > "$T/hostile.py" << 'END'
+import ctypes, os, signal, sys, threading, time
+def deaf():
+    for s in set(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}:
+        signal.signal(s, signal.SIG_IGN)
+for fd in (0, 3):  # with and without the connection
+    if os.fork() == 0:
+        os.setsid()
+        deaf()
+        if os.fork() == 0:
+            os.close(fd)
+        time.sleep(600)
+deaf()
+ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG
+serve = "" if os.path.exists(sys.argv[2]) else "runpy.run_path(sys.argv[0], run_name='__main__')"
+again = f"import runpy, sys, time\nsys.argv = sys.argv[1:]\ntry: {serve or 'pass'}\nfinally: time.sleep(600)"
+threading.Thread(target=os.execv, args=(sys.argv[1], ["/usr/bin/python3", "-c", again, *sys.argv[3:]])).start()
+time.sleep(600)
+END
+    truncate -s 4M "$T/rom0.img"
+    disks+=("$T/rom0.img")
+    printf '[[device]]\nid = "rom0"\nvia = "vhost-user"\nvirtio = "blk"\nexec = ["/usr/bin/python3", "%s", "%s", "%s", "%s", "--file=%s", "--fd={fd}"]\npaths = ["%s", "%s", "%s"]\n' \
+        "$T/hostile.py" "$(realpath /usr/bin/python3)" "$T/sleeps" "$romdisk" "$T/rom0.img" "$romdisk" "$T" "$T/rom0.img" >> "$T/vm.toml"
+    [ $# = 0 ] || printf '%s\n' "$@" >> "$T/vm.toml"
+}
+hostile() { pgrep -f -- "--file=$T/rom0.img"; }
+hostile_runs() { [ "$(hostile | wc -l)" = 5 ] && ! pgrep -f "^/usr/bin/python3 $T/hostile.py" -P "$pid" > /dev/null; }
+jail_keeper() {
+    local p
+    for p in $(pgrep -x jail-keeper); do
+        ! grep -qzxF "$T/vm.toml" "/proc/$p/cmdline" || echo "$p"
+    done
+}
+no_hostile() { ! hostile > /dev/null; }
+
+scenario_killed_with_hostile_programs_P04() {
+    local first
+    machine machine do=wait
+    hostile_disk
+    start
+    wait_line ready
+    check 'P04 a program that executes itself from a second thread' wait_for 5 hostile_runs
+    kill -KILL "$pid"
+    finish 5
+    check 'P04 ends with a killed monitor, and all that it left behind' wait_for 1 no_hostile
+    check 'P04 so does the process that saw to it' wait_for 1 eval '! pgrep -f -- "^$MINIVMM -v -c $T/vm.toml"'
+
+    rm "$T/in" "$T/console"
+    start
+    wait_line ready
+    first=$(pgrep -P "$pid" -f romdisk)
+    kill -KILL "$first"
+    check 'P04 one that the spawner has started' wait_for 5 log_has 'rom0: /usr/bin/python3 is back after'
+    check 'P04 is as hostile' wait_for 5 hostile_runs
+    kill -KILL "$pid"
+    finish 5
+    check 'P04 and ends with a killed monitor' wait_for 1 no_hostile
+
+    rm "$T/in" "$T/console"
+    : > "$T/sleeps"
+    start
+    check 'P04 one that never serves' wait_for 5 hostile_runs
+    kill -KILL "$pid"
+    finish 5
+    check 'P04 ends with a monitor that is killed before the machine is sealed' wait_for 1 no_hostile
+}
+
+scenario_killed_while_learning_P04() {
+    machine machine do=wait
+    hostile_disk "sandbox = { learn = '$T/learned.toml' }" 'restart = "never"'
+    start
+    wait_line ready
+    check 'P04 learn: a program that may do anything' wait_for 5 hostile_runs
+    kill -KILL "$pid"
+    finish 5
+    check 'P04 learn: ends with a killed monitor' wait_for 1 no_hostile
+    check 'P04 learn: its profile is written' wait_for 5 test -s "$T/learned.toml"
+}
+
+scenario_jail_keeper_killed_P04() {
+    local keeper
+    machine machine do=wait
+    hostile_disk
+    start
+    wait_line ready
+    check 'P04 without the spawner' kill -KILL "$(spawner)"
+    wait_for 2 log_has 'stays dead'
+    kill -KILL "$pid"
+    finish 5
+    check 'P04 a hostile program ends with the monitor' wait_for 1 no_hostile
+
+    rm "$T/in" "$T/console"
+    start
+    wait_line ready
+    keeper=$(jail_keeper)
+    check 'P04 the keeper of jails is killed' kill -KILL "$keeper"
+    check 'P04 which is said' wait_for 2 log_has 'the process that would end programs with minivmm has ended'
+    kill -KILL "$(pgrep -P "$pid" -f romdisk)"
+    check 'P04 nothing is started that it does not hold' wait_for 5 log_has 'rom0: start /usr/bin/python3: tie it to its keeper: No such process'
+    kill -INT "$pid"
+    finish 5
+    check 'P04 the machine ends well' [ "$rc" = 0 ]
+    check 'P04 and all of it' wait_for 1 no_hostile
+}
+
 # A program that only knows how to listen at a path does that in its jail, and is reached there.
 scenario_listens_in_its_jail() {
     machine machine do=wait
