@@ -41,9 +41,9 @@ int jail_keeper_join(int fd);
 // them.  Its calls are JAIL_KEEPER_RULES(owner).
 void jail_keeper_hold(int owner);
 
-#define JAIL_KEEPER_RULES(owner)                                                                         \
-	SANDBOX_CALL_IF(recvmsg, "a pidfd of each program; the owner's end", 0, UINT32_MAX, owner),      \
-		SANDBOX_CALL(poll, "until that comes; has the program ended by itself?"),                \
+#define JAIL_KEEPER_RULES(owner)                                                                             \
+	SANDBOX_CALL_IF(recvmsg, "a pidfd of each program; the owner's end", 0, UINT32_MAX, owner),          \
+		SANDBOX_CALL(poll, "until that comes; has the program ended by itself?"),                    \
 		SANDBOX_CALL_IF(pidfd_send_signal, "an end to those that have not", 1, UINT32_MAX, SIGKILL), \
 		SANDBOX_RARE(close, "of those that have")
 

@@ -39,14 +39,10 @@
 enum step { STEP_PARENT, STEP_KEEPER, STEP_IDS, STEP_FDS, STEP_SIGNALS, STEP_LIMIT, STEP_JAIL, STEP_EXEC };
 
 static const char *const step_names[] = {
-	[STEP_PARENT] = "tie it to its parent",
-	[STEP_KEEPER] = "tie it to its keeper",
-	[STEP_IDS] = "map its user id",
-	[STEP_FDS] = "arrange its descriptors",
-	[STEP_SIGNALS] = "reset its signals",
-	[STEP_LIMIT] = "set its limits",
-	[STEP_JAIL] = "put it into its jail",
-	[STEP_EXEC] = "execute it",
+	[STEP_PARENT] = "tie it to its parent", [STEP_KEEPER] = "tie it to its keeper",
+	[STEP_IDS] = "map its user id",		[STEP_FDS] = "arrange its descriptors",
+	[STEP_SIGNALS] = "reset its signals",	[STEP_LIMIT] = "set its limits",
+	[STEP_JAIL] = "put it into its jail",	[STEP_EXEC] = "execute it",
 };
 
 struct report {

@@ -37,7 +37,7 @@ struct spawn_request {
 		*jail; // all of its walls, for a program that puts up none of its own; NULL: name spaces only
 	const char *learn; // with a jail: no filter, but a profile written there (jail_learn.h)
 	int cgroup;	   // a directory: the cgroup that it begins in; 0: the caller's
-	int keeper;	   // who is to end it after us (jail_keeper.h), for a program that may execute others; 0: none
+	int keeper;	   // who ends it after us (jail_keeper.h), for one that may execute others; 0: none
 	bool insecure;	   // where the host refuses name spaces: warn and go on without, instead of failing
 	// For spawner.c: the child becomes a child of the caller's parent, and dies with that.  alive_fd hangs up when
 	// the parent is gone.  Of a child that fails before exec c->pidfd is left, dead, for the parent to reap.
