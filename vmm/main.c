@@ -22,6 +22,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -334,6 +335,8 @@ static int machine_command(const struct options *o)
 int main(int argc, char **argv)
 {
 	struct options o = { 0 };
+	// Left ignored by who started us, it would have every child vanish unseen.
+	signal(SIGCHLD, SIG_DFL);
 	if (!standard_fds_fill())
 		return EXIT_MACHINE;
 	int status = argc > 1 ? command_run(argc - 1, argv + 1) : -1;

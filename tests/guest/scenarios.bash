@@ -473,6 +473,22 @@ scenario_reconnect_for_a_time_P02() {
     foreign_kill
     gone_for_good 'P02 reconnect = "1s": no longer' 'did not come back within 1 s'
 }
+# Whoever starts us may have it so, and then nobody could wait for a child.
+scenario_started_with_SIGCHLD_ignored_P02() {
+    printf '#!/usr/bin/python3\nimport os, signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nos.execv("%s", ["minivmm", *sys.argv[1:]])\n' \
+        "$MINIVMM" > "$T/ignoring"
+    chmod +x "$T/ignoring"
+    machine machine do=wait
+    two_disks
+    MINIVMM=$T/ignoring start
+    wait_line ready
+    kill -KILL "$(child disk0)"
+    check 'P02 a killed disk is noticed with SIGCHLD ignored at the start' wait_for 5 log_has 'disk0: minivmm-blk is back after'
+    kill -INT "$pid"
+    finish 5
+    check 'P02 and the machine ends well' [ "$rc" = 0 ]
+}
+
 scenario_spawner_killed_P02() {
     machine machine do=dead
     two_disks
