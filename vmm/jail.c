@@ -34,7 +34,7 @@ static int text_add(struct jail *j, const char *text, uint16_t *offset, struct e
 	return 0;
 }
 
-// A path without "." and "..", double slashes or one at its end; what lies behind symbolic links is mount(2)'s to find.
+// A path without "." and "..", double slashes or one at its end; what lies behind symbolic links is realpath(3)'s to find.
 static int path_tidy(const char *path, char *out, size_t room, struct err *e)
 {
 	size_t n = 0;
@@ -69,12 +69,12 @@ static struct jail_show *show_at(struct jail *j, const char *to)
 
 static int show_add(struct jail *j, const struct profile_show *wish, struct err *e)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX], from[PATH_MAX];
 	struct stat st = { 0 };
 	int rc = path_tidy(wish->path, path, sizeof(path), e);
 	if (rc < 0)
 		return rc;
-	if (wish->kind == SHOW_BIND && stat(path, &st) < 0)
+	if (wish->kind == SHOW_BIND && (!realpath(path, from) || stat(from, &st) < 0))
 		return wish->optional ? 0 : err_sys(e, errno, "show %s in its jail", path);
 	struct jail_show *s = show_at(j, path);
 	if (!s) {
@@ -85,6 +85,9 @@ static int show_add(struct jail *j, const struct profile_show *wish, struct err 
 		if ((rc = text_add(j, path, &s->to, e)) < 0)
 			return rc;
 		s->from = s->to;
+		if (wish->kind == SHOW_BIND && strcmp(path, from) != 0 &&
+		    (rc = text_add(j, from, &s->from, e)) < 0)
+			return rc;
 		j->show_count++;
 	}
 	s->folder = wish->kind != SHOW_BIND || S_ISDIR(st.st_mode);
@@ -239,6 +242,8 @@ static const char *mend_of(const struct jail_failure *f)
 		return "a kernel since 5.12 is needed";
 	if (f->step == JAIL_SHOW && f->error == ENOENT)
 		return "the path is gone since minivmm started";
+	if (f->step == JAIL_SHOW && f->error == ELOOP)
+		return "a symbolic link has come into its way since minivmm started";
 	if (f->step == JAIL_LANDLOCK && f->error == EPERM)
 		return "a security module forbids it";
 	if (f->error == EPERM || f->error == EACCES)

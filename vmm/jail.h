@@ -23,7 +23,7 @@
 #define JAIL_TEXT_MAX  32768
 
 struct jail_show { // one thing in sight, in the order in which it is mounted: folders before what is in them
-	uint16_t from, to; // in text[]: path on the host, path inside
+	uint16_t from, to; // in text[]: path on the host, without symbolic links; path inside
 	uint8_t kind;	   // enum show_kind
 	bool folder, writable, executable, device;
 	uint64_t size; // of a tmpfs

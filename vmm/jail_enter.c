@@ -10,8 +10,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <linux/mount.h>
+#include <linux/openat2.h>
 #include <linux/securebits.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,41 +39,44 @@ static int mount_call(const char *what, const char *where, const char *type, uns
 
 // ---- the root --------------------------------------------------------------------------------------------------
 
-// The folders on the way to `path` (relative to the working directory).  What is there already is good, also
-// in a file system that may not be written.
-static int make_way(const char *path)
+// In the new root, and whatever links say never out of it: of what is shown a part may be written by who is no friend.
+static int open_in(int root, const char *path, int flags)
 {
-	char part[512];
-	const size_t len = strlen(path);
-	if (len >= sizeof(part))
-		return -ENAMETOOLONG;
-	for (size_t i = 1; i < len; i++) {
-		if (path[i] != '/')
-			continue;
-		memcpy(part, path, i);
-		part[i] = '\0';
-		if (mkdir(part, 0755) < 0 && errno != EEXIST && errno != EROFS)
-			return -errno;
-	}
-	return 0;
+	const struct open_how how = { .flags = (uint64_t)(unsigned)flags | O_CLOEXEC,
+				      .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS };
+	int fd = (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
+	return fd < 0 ? -errno : fd;
 }
 
-static int make_point(const char *path, bool folder)
+static int make_in(int folder_fd, const char *name, bool folder)
 {
-	int rc = make_way(path);
-	if (rc < 0)
-		return rc;
-	if (access(path, F_OK) == 0)
-		return 0;
 	if (folder)
-		return mkdir(path, 0755) < 0 ? -errno : 0;
-	FD_AUTO fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0444);
+		return mkdirat(folder_fd, name, 0755) < 0 ? -errno : 0;
+	FD_AUTO fd = openat(folder_fd, name, O_CREAT | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0444);
 	return fd < 0 ? -errno : 0;
+}
+
+// What lies at `path` in the new root, made where there is nothing, and so are the folders on its way.  `path` is written to, and left as it was.
+static int open_point(int root, char *path, bool folder)
+{
+	int fd = open_in(root, path, O_PATH);
+	if (fd != -ENOENT)
+		return fd;
+	char *slash = strrchr(path, '/');
+	if (slash)
+		*slash = '\0';
+	FD_AUTO parent = slash ? open_point(root, path, true) : open_in(root, ".", O_PATH);
+	if (slash)
+		*slash = '/';
+	if (parent < 0)
+		return parent;
+	int rc = make_in(parent, slash ? slash + 1 : path, folder);
+	return rc < 0 ? rc : open_in(root, path, O_PATH);
 }
 
 // The attributes are set before it is anywhere, and are only ever added to those that the host's mount has: an ordinary user may not
 // take those away, and need not know them.
-static int show_bind(const struct jail_show *s, const char *from, const char *to)
+static int show_bind(const struct jail_show *s, int from, int point)
 {
 	struct mount_attr attr = { .attr_set = MOUNT_ATTR_NOSUID };
 	if (!s->writable)
@@ -81,34 +86,49 @@ static int show_bind(const struct jail_show *s, const char *from, const char *to
 	if (!s->executable)
 		attr.attr_set |= MOUNT_ATTR_NOEXEC;
 	attr.propagation = 0;
-	FD_AUTO tree = (int)syscall(SYS_open_tree, AT_FDCWD, from,
-				    OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+	FD_AUTO tree = (int)syscall(SYS_open_tree, from, "",
+				    AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
 	if (tree < 0 ||
 	    syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) < 0 ||
-	    syscall(SYS_move_mount, tree, "", AT_FDCWD, to, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+	    syscall(SYS_move_mount, tree, "", point, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) <
+		    0)
 		return -errno;
 	return 0;
 }
 
-static int show_one(const struct jail *j, const struct jail_show *s)
+// mount(2) takes a path, and there is none to a descriptor without /proc but the working directory's.
+static int mount_at(int point, int root, const char *type, const char *data)
 {
-	const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
-	const char *to = jail_text(j, s->to) + 1; // the working directory is the new root
-	char size[64];
-	int rc = make_point(to, s->folder);
-	if (rc < 0)
-		return rc;
+	if (fchdir(point) < 0)
+		return -errno;
+	int rc = mount_call("none", ".", type, MS_NOSUID | MS_NODEV | MS_NOEXEC | (data ? 0 : MS_RDONLY),
+			    data);
+	return fchdir(root) < 0 ? -errno : rc;
+}
+
+static int show_one(const struct jail *j, const struct jail_show *s, int root)
+{
+	const struct open_how straight = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS };
+	char to[PATH_MAX], size[64];
+	FD_AUTO from = -1;
+	if (s->kind == SHOW_BIND && (from = (int)syscall(SYS_openat2, AT_FDCWD, jail_text(j, s->from),
+							 &straight, sizeof(straight))) < 0)
+		return -errno;
+	snprintf(to, sizeof(to), "%s", jail_text(j, s->to) + 1);
+	FD_AUTO point = open_point(root, to, s->folder);
+	if (point < 0)
+		return point;
 	switch ((enum show_kind)s->kind) {
 	case SHOW_PROC:
-		return mount_call("proc", to, "proc", flags | MS_RDONLY, NULL);
+		return mount_at(point, root, "proc", NULL);
 	case SHOW_TMPFS:
 		snprintf(size, sizeof(size), "mode=1777,size=%llu,nr_inodes=1024",
 			 (unsigned long long)s->size);
-		return mount_call("none", to, "tmpfs", flags, size);
+		return mount_at(point, root, "tmpfs", size);
 	case SHOW_BIND:
 		break;
 	}
-	return show_bind(s, jail_text(j, s->from), to);
+	return show_bind(s, from, point);
 }
 
 static int enter_root(const struct jail *j, struct jail_failure *f)
@@ -121,10 +141,11 @@ static int enter_root(const struct jail *j, struct jail_failure *f)
 	umask(0);
 	rc = mount_call("none", PLACE, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
 			"mode=0755,size=1m,nr_inodes=4096");
-	if (rc < 0 || (rc = chdir(PLACE) < 0 ? -errno : 0) < 0)
-		return failed(f, JAIL_ROOT, 0, -rc);
+	FD_AUTO root = rc < 0 || chdir(PLACE) < 0 ? -1 : open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return failed(f, JAIL_ROOT, 0, rc < 0 ? -rc : errno);
 	for (unsigned i = 0; i < j->show_count; i++)
-		if ((rc = show_one(j, &j->show[i])) < 0)
+		if ((rc = show_one(j, &j->show[i], root)) < 0)
 			return failed(f, JAIL_SHOW, (int)i, -rc);
 	if (syscall(SYS_mount_setattr, AT_FDCWD, ".", 0, &read_only, sizeof(read_only)) < 0)
 		return failed(f, JAIL_ROOT, 0, errno);

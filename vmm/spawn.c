@@ -311,7 +311,7 @@ static int spawn_once(struct child *c, struct plan *p, bool *refused, struct err
 	if (rc < 0)
 		return err_sys(e, -rc, "start %s: wait for it to execute", rq->argv[0]);
 	if (r.step == STEP_JAIL) {
-		char why[256];
+		char why[sizeof(e->text)];
 		*refused = jail_failure_tell(p->jail, &r.jail, why, sizeof(why));
 		return err_set(e, r.error, "start %s: %s: %s", rq->argv[0], step_names[r.step], why);
 	}

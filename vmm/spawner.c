@@ -29,7 +29,7 @@
 struct answer {
 	int error; // positive, or 0
 	int pid;
-	char text[240];
+	char text[sizeof(((struct err *)NULL)->text)];
 };
 
 // ---- in the spawner ---------------------------------------------------------------------------------------------

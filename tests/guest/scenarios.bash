@@ -851,6 +851,58 @@ scenario_jail_keeper_killed_P04() {
     check 'P04 and all of it' wait_for 1 no_hostile
 }
 
+# A guest may write where another device's paths lie.  What it puts in their way is not followed when that device's program starts again.
+scenario_long_jail_paths_do_not_move() {
+    local name
+    machine machine do=wait
+    mkdir -p "$T/share/in" "$T/nest/in/deep" "$T/apart" "$T/real"
+    for name in share/word share/in/word nest/in/deep/word; do echo its own > "$T/$name"; done
+    echo of others > "$T/apart/word"
+    echo linked > "$T/real/word"
+    ln -s real "$T/link"
+    cat > "$T/says.py" << 'END'
+import runpy, sys
+for name in "share/word", "share/in/word", "nest/in/deep/word", "link/word":
+    print(name, "is", open(f"{sys.argv[1]}/{name}").read().strip(), file=sys.stderr, flush=True)
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+END
+    jailed_disk rom0
+    name="\"$T/says.py\", \"$T/share/word:rw\", \"$T/share/in/word\", \"$T/nest:rw\", \"$T/nest/in/deep/word\", \"$T/link\""
+    sed -i "s|^paths = \\[|&$name, |; s|\"/usr/bin/python3\", |&\"$T/says.py\", \"$T\", |" "$T/vm.toml"
+    start
+    wait_line ready
+    check 'paths are shown, and one behind a link of the user'"'"'s' wait_for 2 log_has 'rom0: link/word is linked'
+    mv "$T/share/word" "$T/share/was"
+    ln -s "$T/apart/word" "$T/share/word"
+    moved 'a link in the place of one is not followed' share/word
+    rm "$T/share/word"
+    echo its own, anew > "$T/share/word"
+    back 'another file there is shown' 'share/word is its own, anew'
+    mv "$T/share/in" "$T/share/was.in"
+    ln -s "$T/apart" "$T/share/in"
+    moved 'nor is one on the way' share/in/word
+    rm "$T/share/in"
+    mv "$T/share/was.in" "$T/share/in"
+    back 'what was there before is shown' 'link/word is linked'
+    mv "$T/nest/in" "$T/nest/was"
+    ln -s "$T/apart" "$T/nest/in"
+    moved 'nor one on the way into the jail' nest/in/deep/word
+    check 'and nothing is made behind it' [ ! -e "$T/apart/deep" ]
+    kill -INT "$pid"
+    finish 5
+}
+moved() { # NAME PATH
+    sleep 1.1 # one that has served comes back without a pause
+    kill -KILL "$(pgrep -P "$pid" -f romdisk)"
+    check "$1" wait_for 5 log_has "rom0: start /usr/bin/python3: put it into its jail: show $T/$2: Too many levels of symbolic links (a symbolic link has come into its way since minivmm started); starting it again"
+    check 'and nothing of others was read' eval '! log_has "of others"'
+}
+back() { # NAME LINE
+    : > "$T/log"
+    check "$1" wait_for 10 eval "log_has '$2' && log_has 'rom0: /usr/bin/python3 is back after'"
+}
+
 # A program that only knows how to listen at a path does that in its jail, and is reached there.
 scenario_listens_in_its_jail() {
     machine machine do=wait
