@@ -23,7 +23,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define PLACE "/proc" // where the root is put together: it exists everywhere, and is not needed any more
+#define TRIES_MAX 100
+#define PLACE	  "/proc" // where the root is put together: it exists everywhere, and is not needed any more
 
 static int failed(struct jail_failure *f, enum jail_step step, int show, int error)
 {
@@ -44,7 +45,10 @@ static int open_in(int root, const char *path, int flags)
 {
 	const struct open_how how = { .flags = (uint64_t)(unsigned)flags | O_CLOEXEC,
 				      .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS };
-	int fd = (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
+	int fd, tries = 0;
+	do { // EAGAIN: somebody on the host mounted or renamed something while a ".." of a link was looked at
+		fd = (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
+	} while (fd < 0 && errno == EAGAIN && ++tries < TRIES_MAX);
 	return fd < 0 ? -errno : fd;
 }
 
