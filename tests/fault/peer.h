@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-2-Clause
-// What tests with a scripted peer of either protocol need: counting, descriptors in messages, RAM for a guest.
+// What tests with a scripted peer of either protocol need: time, descriptors in messages, RAM for a guest.
 #ifndef MINIVMM_TESTS_FAULT_PEER_H
 #define MINIVMM_TESTS_FAULT_PEER_H
 
+#include "tests/unit/count_fds.h"
 #include "vmm/base/deadline.h"
 #include "vmm/base/loop.h"
 #include "vmm/memmap.h"
 
-#include <dirent.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -18,18 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-// ---- the test's side of counting -----------------------------------------------------------------------------------
-
-static inline unsigned count_fds(void)
-{
-	unsigned n = 0;
-	DIR *d = opendir("/proc/self/fd");
-	while (d && readdir(d))
-		n++;
-	if (d)
-		closedir(d);
-	return n;
-}
+// ---- time ----------------------------------------------------------------------------------------------------------
 
 static inline int64_t ms_since(deadline_ns start)
 {

@@ -9,13 +9,13 @@
 #include "bridges/vhost_user_wire.h"
 #include "devices/block/virtio_blk.h"
 #include "devices/sdk/carrier.h"
+#include "tests/unit/count_fds.h"
 #include "tests/unit/driver.h"
 #include "tests/unit/test.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/msg.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <pthread.h>
@@ -44,16 +44,6 @@ static struct {
 	int kick, call, err;
 	unsigned fds_before;
 } fx;
-
-static inline unsigned fds_open(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	unsigned n = 0;
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
-}
 
 // ---- the device, on a thread ------------------------------------------------------------------------------------
 
@@ -124,7 +114,7 @@ static inline bool set_up(void)
 	int pair[2];
 	log_init("frontend", getenv("V") ? LOG_DEBUG : LOG_ERROR);
 	memset(&fx, 0, sizeof(fx));
-	fx.fds_before = fds_open();
+	fx.fds_before = count_fds();
 	strcpy(fx.path, "/tmp/minivmm-fe.XXXXXX");
 	FD_AUTO fd = mkstemp(fx.path);
 	struct blk_image_options o = { .path = fx.path };
@@ -167,7 +157,7 @@ static inline void tear_down(void)
 	fd_close(&fx.call);
 	fd_close(&fx.err);
 	unlink(fx.path);
-	CHECK_EQ(fds_open(), fx.fds_before);
+	CHECK_EQ(count_fds(), fx.fds_before);
 }
 
 // ---- the front-end ----------------------------------------------------------------------------------------------

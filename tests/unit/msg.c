@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-2-Clause
+#include "tests/unit/count_fds.h"
 #include "tests/unit/test.h"
 
 #include "vmm/base/fd.h"
 #include "vmm/base/msg.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -28,17 +28,6 @@ static void pair_close(void)
 {
 	fd_close(&a);
 	fd_close(&b);
-}
-
-static unsigned count_fds(void)
-{
-	unsigned n = 0;
-	DIR *d = opendir("/proc/self/fd");
-	while (d && readdir(d))
-		n++;
-	if (d)
-		closedir(d);
-	return n;
 }
 
 static int send_text(const char *text, const int *fds, unsigned count)

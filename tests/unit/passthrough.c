@@ -2,6 +2,7 @@
 // Passthrough functions over a carrier in memory: what the guest sees and what reaches the device, mapped BARs, interrupts of each kind,
 // death and return, and the devices that are refused.
 #include "bridges/passthrough.h"
+#include "tests/unit/count_fds.h"
 #include "tests/unit/fake_vfio.h"
 #include "tests/unit/test.h"
 #include "vmm/base/fd.h"
@@ -13,7 +14,6 @@
 #include "vmm/pci_host.h"
 #include "vmm/pci_hotplug.h"
 
-#include <dirent.h>
 
 #define ECAM  UINT64_C(0xe8000000)
 #define WIN32 UINT64_C(0xc0000000)
@@ -116,17 +116,6 @@ static void command(uint16_t val)
 }
 
 #define ON (PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)
-
-static unsigned count_fds(void)
-{
-	unsigned n = 0;
-	DIR *d = opendir("/proc/self/fd");
-	while (d && readdir(d))
-		n++;
-	if (d)
-		closedir(d);
-	return n;
-}
 
 // ---- configuration space ----------------------------------------------------------------------------------------
 
