@@ -1,6 +1,6 @@
-"""What the parts with Linux guests share: the same job by several ways, by turns, in one rig with one processor.
+"""What the parts with Linux guests share: the same job by several ways, by turns, in one rig with one processor, or as many as asked for.
 
-The clock is that processor's: the CPU time of the outer QEMU's thread that emulates it.  So a figure is all that guest, monitor, back-end and
+The clock is those processors': the CPU time of the outer QEMU's threads that emulate them.  So a figure is all that guest, monitor, back-end and
 host did for a job, as an emulator's time; it is for ratios.  Other work on the machine does not count, though it cools the caches.
 """
 
@@ -33,14 +33,25 @@ def programs():
     return folder
 
 
-def processor(rig):
-    """The file with the CPU time of the emulated processor."""
+def processors(rig, count):
+    """The files with the CPU time of the emulated processors."""
+    found = []
     for pid in family(rig.pid):
         for comm in glob.glob(f"/proc/{pid}/task/*/comm"):
             with open(comm) as f:
-                if f.read().startswith("CPU 0/"):
-                    return os.path.dirname(comm) + "/schedstat"
-    raise SystemExit("the outer QEMU has no processor")
+                if re.match(r"CPU \d+/", f.read()):
+                    found.append(os.path.dirname(comm) + "/schedstat")
+    if len(found) != count:
+        raise SystemExit(f"the outer QEMU has {len(found)} processors")
+    return found
+
+
+def cpu_us(clocks):
+    total = 0
+    for clock in clocks:
+        with open(clock) as f:
+            total += int(f.read().split()[0])
+    return total / 1000
 
 
 def lines(rig, what, end):
@@ -55,17 +66,16 @@ def lines(rig, what, end):
     raise SystemExit(f"the rig was not done in {LIMIT} s; see {WORK}/{what}.log and {what}-rig")
 
 
-def once(what, options, words):
+def once(what, options, words, cpus):
     """(status of the rig, {job: [{name: value}]}): cpu_us, entries and what the job says."""
-    command = [TOP + "/tests/rig/rig", "run", "-c", "1", "-t", str(LIMIT - 30), "--ro", programs(), "-k", f"{WORK}/{what}-rig", *options, "--",
+    command = [TOP + "/tests/rig/rig", "run", "-c", str(cpus), "-t", str(LIMIT - 30), "--ro", programs(), "-k", f"{WORK}/{what}-rig", *options, "--",
                TOP + "/tests/bench/jobs-l1", what, WORK + "/jobs", str(ROUNDS + 1), *map(str, words)]
-    jobs, clock = {}, None
+    jobs, clocks = {}, []
     with (open(f"{WORK}/{what}.log", "w", buffering=1) as log,
           subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=TOP) as rig):
         for line in lines(rig, what, time.monotonic() + LIMIT):
-            clock = clock or processor(rig)
-            with open(clock) as f:
-                now = int(f.read().split()[0]) / 1000
+            clocks = clocks or processors(rig, cpus)
+            now = cpu_us(clocks)
             print(f"{time.monotonic():.2f} {now / 1e6:.2f} {line}", file=log)
             word, job, *_ = line.split(" ")
             if word == "B":
@@ -75,11 +85,11 @@ def once(what, options, words):
     return rig.returncode, jobs
 
 
-def measure(what, *words, options=()):
+def measure(what, *words, options=(), cpus=1):
     """{job: {name: median}}, the marks' own part taken off."""
-    status, jobs = once(what, options, words)
+    status, jobs = once(what, options, words, cpus)
     if status == RIG_FAILED:  # which stands still now and then, whatever it runs
-        status, jobs = once(what, options, words)
+        status, jobs = once(what, options, words, cpus)
     if status:
         raise SystemExit(f"jobs-l1 {what} ended with status {status}")
     medians = {job: {name: statistics.median(r[name] for r in runs[1:]) for name in runs[0]} for job, runs in jobs.items()}
