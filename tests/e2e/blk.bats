@@ -70,8 +70,8 @@ allocated_kb() { stat -c '%b %B' "$1" | awk '{ print int($1 * $2 / 1024) }'; }
         dd if=/dev/zero of=/dev/vdc bs=4k seek=1000 count=1 conv=fsync 2> /dev/null'
     [ "$output" = $'flushes some\nwrite back\nwrite through' ] || fail "$output"
     cmp -n 524288 -i 1048576:0 "$D/big.img" /dev/zero
-    ! cmp -s -n 1048576 "$D/big.img" /dev/zero
-    ! cmp -s -n 4096 -i 1572864:0 "$D/big.img" /dev/zero
+    ! cmp -s -n 1048576 "$D/big.img" /dev/zero || false
+    ! cmp -s -n 4096 -i 1572864:0 "$D/big.img" /dev/zero || false
     vm_stop a
 }
 

@@ -43,7 +43,8 @@ exits() { # NAME FIELD
     [ "$output" -ge 10100 ]
     # KVM had the doorbells
     [ $((after - before)) -ge 10000 ]
-    [ "$idle" -gt 0 ] && [ $((busy - idle)) -lt 300 ]
+    [ "$idle" -gt 0 ]
+    [ $((busy - idle)) -lt 300 ]
     [ $(($(exits a mmio_exits) - mmio)) -lt 50 ]
     vm_stop a
 }

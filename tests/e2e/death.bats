@@ -35,7 +35,8 @@ fds() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
     run -0 vm_guest a 'head -n 1 /dev/vda'
     [ "$output" = marked ]
     monitor=$(fds "$(vm_pid a)") blk=$(fds "$(served_by a disk0)")
-    [ "$monitor" -gt 5 ] && [ "$blk" -gt 5 ]
+    [ "$monitor" -gt 5 ]
+    [ "$blk" -gt 5 ]
     # with I/O under way each time
     run -0 vm_guest a -t 120 '
         cd /sys/bus/pci/drivers/virtio-pci

@@ -34,7 +34,8 @@ load lib/helpers
         -e "s|\"vm.vsock\"|\"$D/vm.vsock\"|; s|socket:agent.sock|socket:$D/agent.sock|; s|file:guest.log|file:$D/guest.log|" \
         "$TOP/configs/devices.toml" > "$D/config"
     run -0 "$MINIVMM" explain -c "$D/config"
-    [ "$(grep -c '^device ' <<< "$output")" = 8 ] && [ "$(grep -c '^device ' <<< "$output")" = "$(grep -c '^\[\[device' "$TOP/configs/devices.toml")" ]
+    [ "$(grep -c '^device [a-z]' <<< "$output")" = 8 ]
+    [ "$(grep -c '^device [a-z]' <<< "$output")" = "$(grep -c '^\[\[device' "$TOP/configs/devices.toml")" ]
     vm_start a < "$D/config"
     # disks, random numbers, ports, files
     run -0 vm_guest a '

@@ -115,7 +115,8 @@ share() { # the folder $D/share by virtiofsd
         [ "$(cat "/proc/$p/comm")" = virtiofsd ] || continue
         status_is "$p" NoNewPrivs 1
         status_is "$p" Seccomp 2
-        [ ! -e "/proc/$p/root/etc" ] && [ ! -e "/proc/$p/root/root" ]
+        [ ! -e "/proc/$p/root/etc" ]
+        [ ! -e "/proc/$p/root/root" ]
     done
     vm_stop a
 }

@@ -71,7 +71,8 @@ jailed_as_said() { # PID
     grep -q '^NoNewPrivs:.*1$' "/proc/$1/status"
     grep -q '^Seccomp:.*2$' "/proc/$1/status"
     [ "$(readlink "/proc/$1/ns/user")" != "$(readlink /proc/self/ns/user)" ]
-    [ ! -e "/proc/$1/root/etc/passwd" ] && [ ! -e "/proc/$1/root/root" ]
+    [ ! -e "/proc/$1/root/etc/passwd" ]
+    [ ! -e "/proc/$1/root/root" ]
 }
 
 virtiofsd_path() {

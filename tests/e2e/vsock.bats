@@ -171,7 +171,9 @@ talk_many() { # PATH COUNT
     pid=$(device_pid)
     grep -q '^NoNewPrivs:.*1$' "/proc/$pid/status"
     grep -q '^Seccomp:.*2$' "/proc/$pid/status"
-    [ ! -e "/proc/$pid/root/etc" ] && [ ! -e "/proc/$pid/root/$GUEST" ] && [ -d "/proc/$pid/root/$D/uds" ]
+    [ ! -e "/proc/$pid/root/etc" ]
+    [ ! -e "/proc/$pid/root/$GUEST" ]
+    [ -d "/proc/$pid/root/$D/uds" ]
     kill -KILL "$pid"
     wait_for 20 another "$pid"
     run -0 vm_guest a 'sh /run/socat VSOCK-LISTEN:5003,fork PIPE > /run/log3 2>&1 &'
