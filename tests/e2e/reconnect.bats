@@ -178,6 +178,7 @@ kill_again() { # NAME SERIAL TIMES
     run -0 vm_guest a 'modprobe virtiofs; mkdir -p /run/fs; mount -t virtiofs share /run/fs; echo before > /run/fs/before; cat /run/fs/greeting
         (exec 5> /run/fs/held; while [ ! -e /run/enough ]; do sleep 0.2; done; echo late >&5; echo $? > /run/late) > /dev/null 2>&1 &'
     [ "$output" = 'from the host' ]
+    nap 1 # Linux lets go of a file after its close(2), and would wait for ever for an answer to that
     kill -KILL "$(fs_pid)"
     wait_for 10 fs_back 1
     # The session was that process's: who asks the next one with its numbers of files is told so.

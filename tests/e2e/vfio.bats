@@ -164,7 +164,7 @@ load lib/vfio
     }
     need_device $NIC
     { vm_boot rig; vfio_device nic0 0000:7f:00.0; } | vm_start b
-    refused '/sys/bus/pci/devices/0000:7f:00.0: No such file'
+    refused '/sys/bus/pci/devices/0000:7f:00.0: this host has no such device (lspci -D)'
     { vm_boot rig; vfio_device nic0 "$(device_of 0x8086 0x29c0)"; } | vm_start b
     refused '.* has no driver; give it to vfio-pci: minivmm bind'
     {

@@ -231,7 +231,8 @@ TEST(b03_leaves_again_in_each_phase)
 
 TEST(b02_is_mute_in_each_phase)
 {
-	front_deadline_ms = 4 * SHORT_MS; // the whole handshake of the good one has to fit in, on a busy machine, too
+	front_deadline_ms =
+		4 * SHORT_MS; // the whole handshake of the good one has to fit in, on a busy machine, too
 	leaves_in_each_phase(fault_mute);
 	front_deadline_ms = FRONT_LONG_MS;
 }
