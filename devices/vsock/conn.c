@@ -99,8 +99,10 @@ void vsock_conn_told(struct vsock_conn *c, unsigned what)
 
 void vsock_conn_late(struct vsock_conn *c)
 {
-	log_limited(LOG_DEBUG, "host port %u, guest port %u: state %u takes too long", c->host_port,
-		    c->guest_port, c->state);
+	// A driver that has been asked and says nothing is no ordinary peer.
+	log_limited(c->state == VSOCK_REQUESTED ? LOG_WARN : LOG_DEBUG,
+		    "host port %u, guest port %u: state %u takes too long", c->host_port, c->guest_port,
+		    c->state);
 	vsock_conn_reset(c);
 }
 
