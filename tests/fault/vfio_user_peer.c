@@ -14,9 +14,9 @@ static void nothing(struct peer *p)
 }
 
 // Opens a link on a peer that `setup` has changed and that does `fault` at `command`: true if it was refused with a sentence about
-// dev0 that says `because`, in time, with nothing left.
-static bool refused_how(void (*setup)(struct peer *p), fault_fn *fault, uint16_t command, unsigned nth,
-			int arg, const char *because)
+// dev0 that says `because`, in time, with nothing left.  *shown: the peer came so far.
+static bool refused_once(void (*setup)(struct peer *p), fault_fn *fault, uint16_t command, unsigned nth,
+			 int arg, const char *because, bool *shown)
 {
 	struct peer p;
 	struct front f;
@@ -34,13 +34,25 @@ static bool refused_how(void (*setup)(struct peer *p), fault_fn *fault, uint16_t
 	atomic_store(&p.release, true);
 	peer_join(&p);
 	peer_free(&p);
+	*shown = !command || p.seen_at > nth;
 	const bool good = f.rc < 0 && strncmp(f.e.text, "dev0: ", 6) == 0 && strstr(f.e.text, because) &&
-			  took < front_deadline_ms + 1000 && (!command || p.seen_at > nth) &&
-			  count_fds() == fds;
+			  took < front_deadline_ms + 1000 && count_fds() == fds;
 	if (!good)
 		printf("at command %u (%d): rc %d, \"%s\", not \"%s\", %lld ms, %d descriptors more\n",
 		       command, arg, f.rc, f.e.text, because, (long long)took, (int)count_fds() - (int)fds);
 	return good;
+}
+
+// A busy machine may not come so far within a short deadline for all of it.
+static bool refused_how(void (*setup)(struct peer *p), fault_fn *fault, uint16_t command, unsigned nth,
+			int arg, const char *because)
+{
+	bool good = true, shown = false;
+	for (unsigned i = 0; good && !shown && i < 5; i++)
+		good = refused_once(setup, fault, command, nth, arg, because, &shown) || !shown;
+	if (!shown)
+		printf("at command %u (%d): the peer was never asked for it\n", command, arg);
+	return good && shown;
 }
 
 static bool refused(fault_fn *fault, uint16_t command, int arg, const char *because)
