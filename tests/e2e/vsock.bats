@@ -2,6 +2,9 @@
 # weight: 110
 load lib/helpers
 
+# The first test starts more than 200 programs in a nested guest: two to three minutes of the 240 s that a test has.
+BATS_TEST_TIMEOUT=360
+
 MINIVMM_VSOCK=${MINIVMM_VSOCK:-$TOP/minivmm-vsock}
 HOST=$TOP/tests/e2e/lib/vsock-host
 
